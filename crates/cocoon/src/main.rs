@@ -1,0 +1,2 @@
+//! The `cocoon` binary.
+fn main() {}
