@@ -1,1 +1,75 @@
-//! Placeholder.
+//! Engines: what a worker asks for the answer.
+//!
+//! An [`Engine`] is one HTTP exchange, seen from the asking side: request head and body in, response head and a
+//! stream of body bytes out. Dropping the body (or the future) cancels the work. What the bytes mean (usage,
+//! server-sent events) is not an engine's business: see `cocoon-openai`.
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use futures_util::stream::BoxStream;
+
+pub mod builtin;
+pub mod upstream;
+
+/// One request to an engine. The body is complete and has already been checked by the worker.
+#[derive(Debug, Clone)]
+pub struct EngineRequest {
+    /// HTTP method, `POST` for completions.
+    pub method: http::Method,
+    /// Path and query, such as `/v1/chat/completions`; always starts with `/`.
+    pub path: String,
+    /// End-to-end headers; hop-by-hop ones and `Content-Length` are the engine's own business.
+    pub headers: http::HeaderMap,
+    /// The whole request body.
+    pub body: Bytes,
+}
+
+/// The body of an answer, as it comes. An error means that the answer is incomplete.
+pub type EngineBody = BoxStream<'static, Result<Bytes, EngineError>>;
+
+/// The answer of an engine: its head, and its body as it comes.
+pub struct EngineResponse {
+    /// HTTP status, passed on faithfully, errors included.
+    pub status: http::StatusCode,
+    /// End-to-end headers; hop-by-hop ones and `Content-Length` are removed.
+    pub headers: http::HeaderMap,
+    /// The body, without transfer coding. Dropping it cancels the work.
+    pub body: EngineBody,
+}
+
+/// Why an engine gave no (complete) answer.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// No connection could be made.
+    #[error("engine unreachable: {0}")]
+    Unreachable(String),
+    /// The connection broke, or what came over it was not HTTP.
+    #[error("engine failed: {0}")]
+    Broken(String),
+    /// A limit of ours was passed.
+    #[error("engine answer over the limit: {0}")]
+    TooLarge(String),
+    /// The request can't be served by this engine at all.
+    #[error("engine can't serve this request: {0}")]
+    Unsupported(String),
+}
+
+/// What a probe of an engine found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EngineHealth {
+    /// Whether the engine answered as an OpenAI-style server.
+    pub ready: bool,
+    /// Model names that the engine says it serves; empty where it does not say.
+    pub models: Vec<String>,
+    /// Where not ready: why, in words for the operator.
+    pub detail: Option<String>,
+}
+
+/// Something that answers OpenAI-style HTTP requests.
+pub trait Engine: Send + Sync + 'static {
+    /// Starts one exchange. Dropping the future or the answer's body cancels it.
+    fn call(&self, request: EngineRequest) -> BoxFuture<'_, Result<EngineResponse, EngineError>>;
+
+    /// Asks whether the engine is ready; never fails, and ends within a few seconds.
+    fn probe(&self) -> BoxFuture<'_, EngineHealth>;
+}

@@ -1,0 +1,1 @@
+//! Any OpenAI-style HTTP server as an engine.
