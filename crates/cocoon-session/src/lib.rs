@@ -1,1 +1,39 @@
-//! Placeholder.
+//! The three sides of the Cocoon protocol as state machines without I/O.
+//!
+//! Bytes, time and decisions come in as arguments; what is to be sent is polled with a capacity, what happened is
+//! polled as events. No clock, no randomness, no sockets: so the same code serves the nodes, the simulator and the
+//! tests.
+//!
+//! - [`link`]: one framed connection: opening, pings, time-outs, query/answer correlation.
+//! - [`outbox`]: answers on their way out, shared fairly between the requests of one connection.
+//! - [`client`]: the gateway's side of a connection to a proxy.
+//! - [`worker`]: the worker's side of a connection to a proxy.
+//! - [`proxy`]: a whole proxy: all its connections, requests, reservations and payment notices.
+//!
+//! A peer that breaks the protocol gets a [`Violation`], with which its connection is closed; nothing a peer sends
+//! can panic here.
+
+pub mod client;
+pub mod link;
+pub mod outbox;
+pub mod proxy;
+pub mod worker;
+
+mod terms;
+mod time;
+
+pub use terms::{ErrorCode, FinalInfo, PaymentCounters, ProxyTerms, RequestFailure, Violation};
+pub use time::Time;
+
+/// Lowest protocol version that we speak.
+pub const MIN_PROTO_VERSION: i32 = 1;
+/// Highest protocol version that we speak.
+pub const MAX_PROTO_VERSION: i32 = 2;
+/// Most body bytes in one answer part, so that requests on one connection take fair turns.
+pub const MAX_PART_BYTES: usize = 64 * 1024;
+/// Body bytes that may be under way per request before the receiver grants more (extension set 1).
+pub const INITIAL_CREDIT_BYTES: usize = 256 * 1024;
+/// Body bytes held for one request whose receiver is slow, where the peer knows no credit; over it that request ends.
+pub const MAX_HELD_BYTES: usize = 8 * 1024 * 1024;
+/// Longest time a request may take; longer wishes are shortened.
+pub const MAX_REQUEST_TIME: std::time::Duration = std::time::Duration::from_secs(3600);

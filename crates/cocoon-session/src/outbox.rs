@@ -1,0 +1,241 @@
+//! Answers on their way out of one connection, shared fairly between its requests.
+//!
+//! Each request has a queue of body bytes. [`Outbox::next`] serves the requests in turn, at most
+//! [`MAX_PART_BYTES`](crate::MAX_PART_BYTES) each time, and only as far as the receiver granted credit: one slow or
+//! greedy request never stalls the others. Small pieces that wait together leave together.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::{Bytes, BytesMut};
+
+use crate::{INITIAL_CREDIT_BYTES, MAX_PART_BYTES};
+
+/// What to send next for one request.
+#[derive(Debug, PartialEq)]
+pub struct Chunk<K, H, E> {
+    /// Which request.
+    pub key: K,
+    /// The head of the answer, with its first chunk.
+    pub head: Option<H>,
+    /// Body bytes, possibly none.
+    pub data: Bytes,
+    /// How the answer ends, with its last chunk.
+    pub end: Option<E>,
+}
+
+#[derive(Debug)]
+struct Stream<H, E> {
+    head: Option<H>,
+    queue: VecDeque<Bytes>,
+    queued: usize,
+    /// `None`: the receiver knows no credit.
+    credit: Option<usize>,
+    end: Option<E>,
+    in_turn: bool,
+}
+
+impl<H, E> Stream<H, E> {
+    fn has_chunk(&self) -> bool {
+        self.head.is_some() || (self.queued > 0 && self.credit != Some(0)) || (self.queued == 0 && self.end.is_some())
+    }
+
+    fn take_data(&mut self) -> Bytes {
+        let room = self.credit.unwrap_or(MAX_PART_BYTES).min(MAX_PART_BYTES);
+        let Some(mut first) = self.queue.pop_front() else { return Bytes::new() };
+        if first.len() > room {
+            let rest = first.split_off(room);
+            self.queue.push_front(rest);
+        }
+        let mut joined = None::<BytesMut>;
+        let mut taken = first.len();
+        while let Some(next) = self.queue.front() {
+            if taken + next.len() > room {
+                break;
+            }
+            let joined = joined.get_or_insert_with(|| BytesMut::from(first.as_ref()));
+            joined.extend_from_slice(next);
+            taken += next.len();
+            self.queue.pop_front();
+        }
+        self.queued -= taken;
+        if let Some(credit) = &mut self.credit {
+            *credit -= taken;
+        }
+        joined.map_or(first, BytesMut::freeze)
+    }
+}
+
+/// The outgoing answers of one connection.
+#[derive(Debug)]
+pub struct Outbox<K, H, E> {
+    streams: BTreeMap<K, Stream<H, E>>,
+    turn: VecDeque<K>,
+    with_credit: bool,
+}
+
+impl<K: Ord + Copy, H, E> Outbox<K, H, E> {
+    /// An empty outbox; `with_credit` where the receiver grants credit per request.
+    #[must_use]
+    pub fn new(with_credit: bool) -> Self {
+        Self { streams: BTreeMap::new(), turn: VecDeque::new(), with_credit }
+    }
+
+    /// Begins the answer of request `key`.
+    pub fn open(&mut self, key: K) {
+        let credit = self.with_credit.then_some(INITIAL_CREDIT_BYTES);
+        self.streams.entry(key).or_insert(Stream {
+            head: None,
+            queue: VecDeque::new(),
+            queued: 0,
+            credit,
+            end: None,
+            in_turn: false,
+        });
+    }
+
+    /// Queues the head. Nothing happens for a request that is not open (any more); so for the others below.
+    pub fn head(&mut self, key: K, head: H) {
+        if let Some(stream) = self.streams.get_mut(&key) {
+            stream.head = Some(head);
+        }
+        self.enqueue(key);
+    }
+
+    /// Queues body bytes.
+    pub fn data(&mut self, key: K, data: Bytes) {
+        if let Some(stream) = self.streams.get_mut(&key)
+            && !data.is_empty()
+        {
+            stream.queued += data.len();
+            stream.queue.push_back(data);
+        }
+        self.enqueue(key);
+    }
+
+    /// Says how the answer ends once its bytes are out.
+    pub fn end(&mut self, key: K, end: E) {
+        if let Some(stream) = self.streams.get_mut(&key) {
+            stream.end = Some(end);
+        }
+        self.enqueue(key);
+    }
+
+    /// Drops the bytes that wait, so that the end comes next.
+    pub fn discard_data(&mut self, key: K) {
+        if let Some(stream) = self.streams.get_mut(&key) {
+            stream.queue.clear();
+            stream.queued = 0;
+        }
+        self.enqueue(key);
+    }
+
+    /// Forgets a request.
+    pub fn close(&mut self, key: K) {
+        self.streams.remove(&key);
+    }
+
+    /// The receiver grants `bytes` more for a request.
+    pub fn grant(&mut self, key: K, bytes: usize) {
+        if let Some(stream) = self.streams.get_mut(&key)
+            && let Some(credit) = &mut stream.credit
+        {
+            *credit = credit.saturating_add(bytes);
+        }
+        self.enqueue(key);
+    }
+
+    /// Body bytes that wait for a request.
+    #[must_use]
+    pub fn queued(&self, key: K) -> usize {
+        self.streams.get(&key).map_or(0, |stream| stream.queued)
+    }
+
+    /// Whether [`Outbox::next`] would give something.
+    #[must_use]
+    pub fn has_chunk(&self) -> bool {
+        self.turn.iter().any(|key| self.streams.get(key).is_some_and(Stream::has_chunk))
+    }
+
+    fn enqueue(&mut self, key: K) {
+        if let Some(stream) = self.streams.get_mut(&key)
+            && !stream.in_turn
+            && stream.has_chunk()
+        {
+            stream.in_turn = true;
+            self.turn.push_back(key);
+        }
+    }
+
+    /// The next chunk in turn. A request whose end was given is forgotten.
+    pub fn next_chunk(&mut self) -> Option<Chunk<K, H, E>> {
+        while let Some(key) = self.turn.pop_front() {
+            let Some(stream) = self.streams.get_mut(&key) else { continue };
+            stream.in_turn = false;
+            if !stream.has_chunk() {
+                continue;
+            }
+            let head = stream.head.take();
+            let data = stream.take_data();
+            let end = if stream.queued == 0 { stream.end.take() } else { None };
+            if end.is_some() {
+                self.streams.remove(&key);
+            } else {
+                self.enqueue(key);
+            }
+            return Some(Chunk { key, head, data, end });
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Plain = Outbox<u8, &'static str, &'static str>;
+
+    #[test]
+    fn requests_take_turns_in_parts_of_bounded_size() {
+        let mut outbox = Plain::new(false);
+        for key in [1, 2] {
+            outbox.open(key);
+            outbox.data(key, Bytes::from(vec![key; MAX_PART_BYTES + 10]));
+        }
+        let order: Vec<_> =
+            std::iter::from_fn(|| outbox.next_chunk()).map(|chunk| (chunk.key, chunk.data.len())).collect();
+        assert_eq!(order, [(1, MAX_PART_BYTES), (2, MAX_PART_BYTES), (1, 10), (2, 10)]);
+    }
+
+    #[test]
+    fn without_credit_only_that_request_waits() {
+        let mut outbox = Plain::new(true);
+        outbox.open(1);
+        outbox.open(2);
+        outbox.data(1, Bytes::from(vec![1; INITIAL_CREDIT_BYTES + 5]));
+        let mut sent = 0;
+        while let Some(chunk) = outbox.next_chunk() {
+            sent += chunk.data.len();
+        }
+        assert_eq!(sent, INITIAL_CREDIT_BYTES);
+        outbox.data(2, Bytes::from_static(b"x"));
+        assert_eq!(outbox.next_chunk().map(|chunk| chunk.key), Some(2));
+        outbox.grant(1, 100);
+        assert_eq!(outbox.next_chunk().map(|chunk| chunk.data.len()), Some(5));
+        assert!(!outbox.has_chunk());
+    }
+
+    #[test]
+    fn head_small_pieces_and_end_leave_together() {
+        let mut outbox = Plain::new(true);
+        outbox.open(1);
+        outbox.head(1, "head");
+        outbox.data(1, Bytes::from_static(b"ab"));
+        outbox.data(1, Bytes::from_static(b"cd"));
+        outbox.end(1, "end");
+        let chunk = outbox.next_chunk().unwrap();
+        assert_eq!((chunk.head, chunk.data.as_ref(), chunk.end), (Some("head"), b"abcd".as_slice(), Some("end")));
+        assert!(outbox.next_chunk().is_none());
+        outbox.data(1, Bytes::from_static(b"late"));
+        assert!(outbox.next_chunk().is_none(), "an ended request is forgotten");
+    }
+}
