@@ -1,0 +1,561 @@
+//! The books of one proxy: what each client was charged, what each worker earned, what is reserved.
+//!
+//! Every change of a balance goes through one private function, `Ledger::post`, which also writes the record that
+//! replays it. Reservations are not persisted: a crash forgets them, and the work they covered falls on the
+//! proxy. Counters never fall, a request is charged at most once, and always
+//! charges of clients = earnings of workers + what the proxy keeps, in tokens and in nanoton.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use crate::ids::{ClientId, RequestId, WorkerId};
+use crate::record::{Change, Record};
+use crate::tariff::Rates;
+use crate::units::{AdjustedTokens, MAX_COUNTER, Nanoton, Overflow};
+
+/// Most reservations that are open at once, all clients together.
+pub const MAX_RESERVATIONS: usize = 1 << 20;
+
+/// A client's account.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ClientAccount {
+    /// Everything ever paid in for this client, as the chain shows it.
+    pub funds: Nanoton,
+    /// Tokens charged so far. Never falls.
+    pub charged: AdjustedTokens,
+    /// What those tokens cost, each at the price of its time.
+    pub cost: Nanoton,
+    /// Tokens reserved for requests in flight.
+    pub reserved: AdjustedTokens,
+    /// What the reserved tokens would cost.
+    pub reserved_cost: Nanoton,
+    /// The part of `charged` that durable records cover.
+    pub(crate) durable: AdjustedTokens,
+}
+
+impl ClientAccount {
+    /// Funds neither spent nor reserved.
+    pub fn available(&self) -> Nanoton {
+        self.funds.left_after(self.cost).left_after(self.reserved_cost)
+    }
+}
+
+/// A worker's account.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct WorkerAccount {
+    /// Tokens earned so far. Never falls.
+    pub earned: AdjustedTokens,
+    /// What those tokens are worth to the worker, each at the fee of its time.
+    pub value: Nanoton,
+    /// The part of `earned` that durable records cover.
+    pub(crate) durable: AdjustedTokens,
+}
+
+/// The outcome of a settled request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settlement {
+    /// Who was charged.
+    pub client: ClientId,
+    /// Who earned it.
+    pub worker: WorkerId,
+    /// By how much both counters rose.
+    pub charged: AdjustedTokens,
+    /// What the worker claimed.
+    pub claimed: AdjustedTokens,
+    /// What of the claim nobody pays: claimed - charged.
+    pub overrun: AdjustedTokens,
+    /// What the charge costs the client.
+    pub cost: Nanoton,
+}
+
+/// Why a reservation was refused. Nothing was reserved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ReserveError {
+    /// The client's free funds do not cover the amount.
+    #[error("balance too low: {needed} needed, {available} available; top up the client contract")]
+    InsufficientFunds {
+        /// What the reservation costs at most.
+        needed: Nanoton,
+        /// What is neither spent nor reserved.
+        available: Nanoton,
+    },
+    /// This request already has a reservation.
+    #[error("request {0} already has a reservation")]
+    DuplicateRequest(RequestId),
+    /// No funds were ever seen for this client.
+    #[error("unknown client {0}")]
+    UnknownClient(ClientId),
+    /// [`MAX_RESERVATIONS`] are open.
+    #[error("too many requests in flight ({MAX_RESERVATIONS})")]
+    TooManyReservations,
+    /// The amount, or a total with it, does not fit.
+    #[error(transparent)]
+    Overflow(#[from] Overflow),
+}
+
+/// Why a settlement was refused. Nothing was charged and the reservation, if any, stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum SettleError {
+    /// The request has no open reservation: never made, released, or settled already.
+    #[error("request {0} has no open reservation")]
+    UnknownRequest(RequestId),
+    /// The record does not fit the books; [`Ledger::reserve`] makes sure that it does.
+    #[error(transparent)]
+    Apply(#[from] ApplyError),
+}
+
+/// Why a record does not continue the books. Nothing was changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ApplyError {
+    /// Records are missing, doubled or out of order.
+    #[error("record {found} does not follow position {position}")]
+    OutOfOrder {
+        /// The position the ledger is at.
+        position: u64,
+        /// The record's position.
+        found: u64,
+    },
+    /// The totals that the record names are not those that the books arrive at.
+    #[error("record {position} belongs to another history: its totals do not match")]
+    TotalsDiffer {
+        /// The record's position.
+        position: u64,
+    },
+    /// A total does not fit.
+    #[error(transparent)]
+    Overflow(#[from] Overflow),
+}
+
+/// A log that claims to hold more than the ledger ever wrote.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("position {durable} is reported durable, but the ledger is at {position}: another ledger's log?")]
+pub struct MarkError {
+    /// The reported position.
+    pub durable: u64,
+    /// The ledger's position.
+    pub position: u64,
+}
+
+/// Books that do not balance. This is a defect of the program or a damaged snapshot, never a peer's doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum InvariantViolation {
+    /// Tokens charged and tokens earned differ.
+    #[error("clients were charged {charged} tokens, but workers earned {earned}")]
+    Tokens {
+        /// Sum over all clients.
+        charged: u128,
+        /// Sum over all workers.
+        earned: u128,
+    },
+    /// The money does not add up.
+    #[error("clients owe {cost} nanoton, but workers earned {value} and the proxy keeps {kept}")]
+    Money {
+        /// Sum over all clients.
+        cost: u128,
+        /// Sum over all workers.
+        value: u128,
+        /// What the proxy keeps.
+        kept: u128,
+    },
+    /// A client's reserved amounts are not the sum of its reservations.
+    #[error("client {0} has other amounts reserved than its reservations")]
+    Reserved(ClientId),
+    /// More is reported durable than was ever counted.
+    #[error("a counter is behind its durable part")]
+    Durable,
+    /// A running total is not the sum of its accounts.
+    #[error("a running total is not the sum of its accounts")]
+    Totals,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Reservation {
+    client: ClientId,
+    amount: AdjustedTokens,
+    cost: Nanoton,
+    rates: Rates,
+}
+
+/// A charge whose record is not known to be durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Undurable {
+    position: u64,
+    client: ClientId,
+    client_total: AdjustedTokens,
+    worker: WorkerId,
+    worker_total: AdjustedTokens,
+}
+
+/// Running sums over all accounts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Totals {
+    charged: AdjustedTokens,
+    cost: Nanoton,
+    reserved: AdjustedTokens,
+    reserved_cost: Nanoton,
+    kept: Nanoton,
+}
+
+/// The books of one proxy. See the [module](self).
+#[derive(Debug, Clone, Default)]
+pub struct Ledger {
+    pub(crate) position: u64,
+    durable: u64,
+    pub(crate) clients: BTreeMap<ClientId, ClientAccount>,
+    pub(crate) workers: BTreeMap<WorkerId, WorkerAccount>,
+    reservations: BTreeMap<RequestId, Reservation>,
+    undurable: VecDeque<Undurable>,
+    outbox: Vec<Record>,
+    totals: Totals,
+}
+
+impl Ledger {
+    /// Empty books at position 0.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Notes what the chain shows of a client: its **lifetime** funds, absolute. That is the balance its
+    /// contract can spend now plus what the contract has paid so far (tokens used on chain times price); both move
+    /// when a charge reaches the chain, their sum does not. Opens the account where it is new; unchanged
+    /// funds write no record. Funds may fall below what is charged (a chain may be rolled back): then
+    /// nothing more can be reserved.
+    ///
+    /// # Errors
+    /// [`ApplyError`] only where the ledger's position overflows.
+    pub fn set_client_funds(&mut self, client: ClientId, funds: Nanoton) -> Result<(), ApplyError> {
+        if self.clients.get(&client).is_some_and(|account| account.funds == funds) {
+            return Ok(());
+        }
+        self.record(Change::ClientFunds { client, funds })
+    }
+
+    /// A client's account, if funds were ever seen for it.
+    pub fn client(&self, client: &ClientId) -> Option<&ClientAccount> {
+        self.clients.get(client)
+    }
+
+    /// A worker's account, if it ever earned anything.
+    pub fn worker(&self, worker: &WorkerId) -> Option<&WorkerAccount> {
+        self.workers.get(worker)
+    }
+
+    /// All clients, by identifier.
+    pub fn clients(&self) -> impl Iterator<Item = (&ClientId, &ClientAccount)> {
+        self.clients.iter()
+    }
+
+    /// All workers, by identifier.
+    pub fn workers(&self) -> impl Iterator<Item = (&WorkerId, &WorkerAccount)> {
+        self.workers.iter()
+    }
+
+    /// What the proxy keeps of everything charged so far.
+    pub fn proxy_kept(&self) -> Nanoton {
+        self.totals.kept
+    }
+
+    /// What all clients were charged so far: tokens and their cost.
+    pub fn charged(&self) -> (AdjustedTokens, Nanoton) {
+        (self.totals.charged, self.totals.cost)
+    }
+
+    /// How many requests have an open reservation.
+    pub fn reservations(&self) -> usize {
+        self.reservations.len()
+    }
+
+    /// Sets `amount` aside for a request, at the rates that its charge will have. A charge never exceeds it.
+    ///
+    /// # Errors
+    /// [`ReserveError`]; nothing is reserved then.
+    pub fn reserve(
+        &mut self,
+        request: RequestId,
+        client: ClientId,
+        amount: AdjustedTokens,
+        rates: Rates,
+    ) -> Result<(), ReserveError> {
+        if self.reservations.contains_key(&request) {
+            return Err(ReserveError::DuplicateRequest(request));
+        }
+        if self.reservations.len() >= MAX_RESERVATIONS {
+            return Err(ReserveError::TooManyReservations);
+        }
+        let account = self.clients.get_mut(&client).ok_or(ReserveError::UnknownClient(client))?;
+        let cost = amount.checked_cost(rates.price()).ok_or(Overflow { what: "cost of the reservation" })?;
+        let available = account.available();
+        if cost > available {
+            return Err(ReserveError::InsufficientFunds { needed: cost, available });
+        }
+        // Everything charged plus everything reserved must fit, so that no later settlement can overflow:
+        // neither the client's counter nor the worker's, which are both at most these sums.
+        let totals = &mut self.totals;
+        let tokens = sum(&[totals.charged.0, totals.reserved.0, amount.0]);
+        if tokens.is_none_or(|tokens| tokens > MAX_COUNTER) {
+            return Err(Overflow { what: "sum of all tokens" }.into());
+        }
+        if sum(&[totals.cost.0, totals.reserved_cost.0, cost.0]).is_none() {
+            return Err(Overflow { what: "sum of all costs" }.into());
+        }
+        // Each is part of a sum that was just seen to fit.
+        totals.reserved.0 += amount.0;
+        totals.reserved_cost.0 += cost.0;
+        account.reserved.0 += amount.0;
+        account.reserved_cost.0 += cost.0;
+        self.reservations.insert(request, Reservation { client, amount, cost, rates });
+        Ok(())
+    }
+
+    /// Ends a request with a charge: the least of the claim, the reservation, and what the client's funds cover. The
+    /// reservation is released; an overrun is the worker's loss. A charge of zero writes no record.
+    ///
+    /// # Errors
+    /// [`SettleError`] without effect, also where the request was settled before.
+    pub fn settle(
+        &mut self,
+        request: RequestId,
+        worker: WorkerId,
+        claimed: AdjustedTokens,
+    ) -> Result<Settlement, SettleError> {
+        let reservation = *self.reservations.get(&request).ok_or(SettleError::UnknownRequest(request))?;
+        let Reservation { client, amount, rates, .. } = reservation;
+        let account = self.clients.get(&client).copied().unwrap_or_default();
+        let unspent = account.funds.left_after(account.cost);
+        let covered = match rates.price().0 {
+            0 => amount,
+            price => AdjustedTokens(unspent.0 / price),
+        };
+        let tokens = claimed.min(amount).min(covered);
+        let cost = tokens.checked_cost(rates.price()).ok_or(ApplyError::from(Overflow { what: "cost" }))?;
+        if tokens > AdjustedTokens::ZERO {
+            let earned = self.workers.get(&worker).copied().unwrap_or_default().earned;
+            let total = |counter: AdjustedTokens| {
+                counter.checked_add(tokens).ok_or(ApplyError::from(Overflow { what: "counter" }))
+            };
+            let (client_total, worker_total) = (total(account.charged)?, total(earned)?);
+            self.record(Change::Charge {
+                request,
+                client,
+                worker,
+                tokens,
+                rates,
+                client_total,
+                worker_total,
+            })?;
+        }
+        self.release(request);
+        let overrun = claimed.left_after(tokens);
+        Ok(Settlement { client, worker, charged: tokens, claimed, overrun, cost })
+    }
+
+    /// Ends a request without a charge. Returns whether it had a reservation.
+    pub fn release(&mut self, request: RequestId) -> bool {
+        let Some(reservation) = self.reservations.remove(&request) else { return false };
+        let Reservation { client, amount, cost, .. } = reservation;
+        self.totals.reserved = self.totals.reserved.left_after(amount);
+        self.totals.reserved_cost = self.totals.reserved_cost.left_after(cost);
+        if let Some(account) = self.clients.get_mut(&client) {
+            account.reserved = account.reserved.left_after(amount);
+            account.reserved_cost = account.reserved_cost.left_after(cost);
+        }
+        true
+    }
+
+    /// The records written since the last call, in order. Append them to a durable log after each step.
+    pub fn take_records(&mut self) -> Vec<Record> {
+        std::mem::take(&mut self.outbox)
+    }
+
+    /// How many records were ever written: the position of the newest.
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// Up to where records are known to be durable.
+    pub fn durable(&self) -> u64 {
+        self.durable
+    }
+
+    /// Notes that all records up to `position` are durable. A lower position than before changes nothing.
+    ///
+    /// # Errors
+    /// [`MarkError`] where that is more than was ever taken; nothing is changed then.
+    pub fn mark_durable(&mut self, position: u64) -> Result<(), MarkError> {
+        // What still lies in the outbox cannot be durable.
+        let taken = self.outbox.first().map_or(self.position, |record| record.position - 1);
+        if position > taken {
+            return Err(MarkError { durable: position, position: taken });
+        }
+        self.durable = self.durable.max(position);
+        while let Some(charge) = self.undurable.pop_front_if(|charge| charge.position <= position) {
+            if let Some(account) = self.clients.get_mut(&charge.client) {
+                account.durable = charge.client_total;
+            }
+            if let Some(account) = self.workers.get_mut(&charge.worker) {
+                account.durable = charge.worker_total;
+            }
+        }
+        Ok(())
+    }
+
+    /// Up to what total a notice or signature may charge this client now: what durable records cover.
+    pub fn chargeable(&self, client: &ClientId) -> AdjustedTokens {
+        self.clients.get(client).map_or(AdjustedTokens::ZERO, |account| account.durable)
+    }
+
+    /// Up to what total a notice or signature may pay this worker now: what durable records cover.
+    pub fn payable(&self, worker: &WorkerId) -> AdjustedTokens {
+        self.workers.get(worker).map_or(AdjustedTokens::ZERO, |account| account.durable)
+    }
+
+    /// Replays a record that comes from the durable log; it counts as durable and is not written again. For a
+    /// ledger that is being restored, before it serves.
+    ///
+    /// # Errors
+    /// [`ApplyError`] without effect where the record does not continue these books.
+    pub fn apply(&mut self, record: &Record) -> Result<(), ApplyError> {
+        if let Some(unwritten) = self.outbox.first() {
+            return Err(ApplyError::OutOfOrder { position: unwritten.position, found: record.position });
+        }
+        self.post(record)?;
+        // The outbox is empty, so the ledger's own position is never ahead of itself.
+        self.mark_durable(record.position)
+            .map_err(|error| ApplyError::OutOfOrder { position: error.position, found: record.position })
+    }
+
+    /// Recomputes every sum from the accounts and compares. Linear in the number of accounts and reservations.
+    ///
+    /// # Errors
+    /// The first [`InvariantViolation`] found.
+    pub fn check_invariants(&self) -> Result<(), InvariantViolation> {
+        let wide = |numbers: &mut dyn Iterator<Item = u64>| numbers.map(u128::from).sum::<u128>();
+        let charged = wide(&mut self.clients.values().map(|account| account.charged.0));
+        let cost = wide(&mut self.clients.values().map(|account| account.cost.0));
+        let earned = wide(&mut self.workers.values().map(|account| account.earned.0));
+        let value = wide(&mut self.workers.values().map(|account| account.value.0));
+        let kept = u128::from(self.totals.kept.0);
+        if charged != earned {
+            return Err(InvariantViolation::Tokens { charged, earned });
+        }
+        if cost != value + kept {
+            return Err(InvariantViolation::Money { cost, value, kept });
+        }
+        if charged != u128::from(self.totals.charged.0) || cost != u128::from(self.totals.cost.0) {
+            return Err(InvariantViolation::Totals);
+        }
+        self.check_reservations()?;
+        let behind = self.clients.values().any(|account| account.durable > account.charged)
+            || self.workers.values().any(|account| account.durable > account.earned)
+            || self.durable > self.position;
+        if behind { Err(InvariantViolation::Durable) } else { Ok(()) }
+    }
+
+    fn check_reservations(&self) -> Result<(), InvariantViolation> {
+        let mut sums: BTreeMap<ClientId, (u128, u128)> = BTreeMap::new();
+        for reservation in self.reservations.values() {
+            let (amount, cost) = sums.entry(reservation.client).or_default();
+            *amount += u128::from(reservation.amount.0);
+            *cost += u128::from(reservation.cost.0);
+        }
+        let (mut amount, mut cost) = (0, 0);
+        for (client, account) in &self.clients {
+            let held = (u128::from(account.reserved.0), u128::from(account.reserved_cost.0));
+            if sums.remove(client).unwrap_or_default() != held {
+                return Err(InvariantViolation::Reserved(*client));
+            }
+            (amount, cost) = (amount + held.0, cost + held.1);
+        }
+        if let Some((client, _)) = sums.pop_first() {
+            return Err(InvariantViolation::Reserved(client));
+        }
+        let totals = (u128::from(self.totals.reserved.0), u128::from(self.totals.reserved_cost.0));
+        if totals == (amount, cost) { Ok(()) } else { Err(InvariantViolation::Totals) }
+    }
+
+    /// Posts a new change and keeps its record for the log.
+    fn record(&mut self, change: Change) -> Result<(), ApplyError> {
+        let position = self.position.checked_add(1).ok_or(Overflow { what: "position" })?;
+        let record = Record { position, change };
+        self.post(&record)?;
+        self.outbox.push(record);
+        Ok(())
+    }
+
+    /// The one place where a balance changes. All or nothing.
+    fn post(&mut self, record: &Record) -> Result<(), ApplyError> {
+        let position = record.position;
+        if self.position.checked_add(1) != Some(position) {
+            return Err(ApplyError::OutOfOrder { position: self.position, found: position });
+        }
+        match record.change {
+            Change::ClientFunds { client, funds } => {
+                self.clients.entry(client).or_default().funds = funds;
+            }
+            Change::Charge { client, worker, tokens, rates, client_total, worker_total, .. } => {
+                let mut payer = self.clients.get(&client).copied().unwrap_or_default();
+                let mut earner = self.workers.get(&worker).copied().unwrap_or_default();
+                let mut totals = self.totals;
+                charge(&mut payer, &mut earner, &mut totals, tokens, rates)?;
+                if (payer.charged, earner.earned) != (client_total, worker_total) {
+                    return Err(ApplyError::TotalsDiffer { position });
+                }
+                self.totals = totals;
+                self.clients.insert(client, payer);
+                self.workers.insert(worker, earner);
+                self.undurable.push_back(Undurable { position, client, client_total, worker, worker_total });
+            }
+        }
+        self.position = position;
+        Ok(())
+    }
+
+    /// Books read back from a snapshot: everything in them is durable, and the sums follow from the accounts.
+    pub(crate) fn from_accounts(
+        position: u64,
+        mut clients: BTreeMap<ClientId, ClientAccount>,
+        mut workers: BTreeMap<WorkerId, WorkerAccount>,
+        kept: Nanoton,
+    ) -> Result<Self, Overflow> {
+        let mut totals = Totals { kept, ..Totals::default() };
+        for account in clients.values_mut() {
+            totals.charged = bounded(totals.charged.checked_add(account.charged))?;
+            totals.cost =
+                totals.cost.checked_add(account.cost).ok_or(Overflow { what: "sum of all costs" })?;
+            account.durable = account.charged;
+        }
+        for account in workers.values_mut() {
+            account.durable = account.earned;
+        }
+        Ok(Self { position, durable: position, clients, workers, totals, ..Self::default() })
+    }
+}
+
+fn sum(numbers: &[u64]) -> Option<u64> {
+    numbers.iter().try_fold(0_u64, |sum, &number| sum.checked_add(number))
+}
+
+fn bounded(tokens: Option<AdjustedTokens>) -> Result<AdjustedTokens, Overflow> {
+    tokens.filter(|tokens| tokens.0 <= MAX_COUNTER).ok_or(Overflow { what: "sum of all tokens" })
+}
+
+/// Moves one charge through copies of the accounts it touches.
+fn charge(
+    payer: &mut ClientAccount,
+    earner: &mut WorkerAccount,
+    totals: &mut Totals,
+    tokens: AdjustedTokens,
+    rates: Rates,
+) -> Result<(), Overflow> {
+    let money = |amount: Option<Nanoton>| amount.ok_or(Overflow { what: "money" });
+    let cost = money(tokens.checked_cost(rates.price()))?;
+    let value = money(tokens.checked_cost(rates.worker_fee()))?;
+    totals.charged = bounded(totals.charged.checked_add(tokens))?;
+    totals.cost = money(totals.cost.checked_add(cost))?;
+    // The fee never exceeds the price, and `kept` is at most the cost just checked.
+    totals.kept = money(cost.checked_sub(value).and_then(|kept| totals.kept.checked_add(kept)))?;
+    payer.charged = bounded(payer.charged.checked_add(tokens))?;
+    payer.cost = money(payer.cost.checked_add(cost))?;
+    earner.earned = bounded(earner.earned.checked_add(tokens))?;
+    earner.value = money(earner.value.checked_add(value))?;
+    Ok(())
+}
