@@ -1,0 +1,134 @@
+//! What a node shows about the machine it runs on, and where that comes from.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha512};
+
+use crate::hexed;
+
+/// The kinds of evidence. Names are those of the published policies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum EvidenceKind {
+    /// Nothing is shown.
+    None,
+    /// The report data alone, signed by nobody: for development, proves nothing.
+    FakeTdx,
+    /// An Intel TDX quote, version 4 or 5.
+    Tdx,
+    /// An AMD SEV-SNP attestation report.
+    SevSnp,
+    /// Bytes of no known form.
+    Unrecognised,
+}
+
+impl EvidenceKind {
+    /// Whether this kind proves nothing about hardware and belongs on test networks only.
+    #[must_use]
+    pub fn is_simulated(self) -> bool {
+        self == Self::FakeTdx
+    }
+
+    /// The name used in configuration and answers: `none`, `fake_tdx`, `tdx`, `sev_snp`, `unrecognised`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::FakeTdx => "fake_tdx",
+            Self::Tdx => "tdx",
+            Self::SevSnp => "sev_snp",
+            Self::Unrecognised => "unrecognised",
+        }
+    }
+}
+
+impl std::fmt::Display for EvidenceKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Evidence as it travels. Its fields are reached through methods, so that evidence of several parts (CPU and
+/// GPU, with certificates) can come without changing callers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Evidence {
+    kind: EvidenceKind,
+    bytes: Bytes,
+}
+
+impl Evidence {
+    /// No evidence.
+    #[must_use]
+    pub fn none() -> Self {
+        Self { kind: EvidenceKind::None, bytes: Bytes::new() }
+    }
+
+    /// Evidence of a kind that the caller knows, as its [`EvidenceSource`] made it.
+    #[must_use]
+    pub fn new(kind: EvidenceKind, bytes: Bytes) -> Self {
+        Self { kind, bytes }
+    }
+
+    /// Evidence from a certificate's quote extension. The extension does not name its kind, so the kind is
+    /// read off the form: 64 bytes are a fake quote, a TDX quote starts with version 4 or 5 and TEE type 0x81.
+    #[must_use]
+    pub fn from_quote(bytes: Bytes) -> Self {
+        let kind = match &bytes[..] {
+            quote if quote.len() == ReportData::LEN => EvidenceKind::FakeTdx,
+            [4 | 5, 0, _, _, 0x81, 0, 0, 0, ..] => EvidenceKind::Tdx,
+            _ => EvidenceKind::Unrecognised,
+        };
+        Self { kind, bytes }
+    }
+
+    /// What this claims to be.
+    #[must_use]
+    pub fn kind(&self) -> EvidenceKind {
+        self.kind
+    }
+
+    /// The evidence itself.
+    #[must_use]
+    pub fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+}
+
+/// The 64 bytes that evidence vouches for besides the machine: what binds it to a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ReportData(#[serde(with = "hexed::array")] pub [u8; 64]);
+
+impl ReportData {
+    /// Length, bytes.
+    pub const LEN: usize = 64;
+
+    /// SHA-512 of the raw Ed25519 public key, as published nodes bind their certificates.
+    #[must_use]
+    pub fn for_key(public_key: &[u8; 32]) -> Self {
+        Self(Sha512::digest(public_key).into())
+    }
+}
+
+/// Why evidence could not be made.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("no {kind} evidence: {reason}")]
+pub struct EvidenceError {
+    /// What was asked for.
+    pub kind: EvidenceKind,
+    /// What stands in the way, and what to do about it.
+    pub reason: String,
+}
+
+/// Makes evidence about this machine. May block: call it where blocking is allowed.
+pub trait EvidenceSource: Send + Sync {
+    /// What it makes.
+    fn kind(&self) -> EvidenceKind;
+
+    /// Evidence bound to `report_data`.
+    ///
+    /// # Errors
+    /// Says why the machine gives none.
+    fn evidence(&self, report_data: &ReportData) -> Result<Evidence, EvidenceError>;
+}
