@@ -1,1 +1,31 @@
-//! Placeholder.
+//! What the nodes know of TON: addresses, cells, the data layouts that contract addresses depend on, the root
+//! contract's configuration, and the payment orders that a proxy signs.
+//!
+//! Pure: no I/O, no clock, no randomness. Bytes, keys and query ids come in as arguments.
+//!
+//! * [`address`]   standard addresses in all their textual forms.
+//! * [`cell`]      bounded decoding of bags of cells, and the field encodings that the contracts use.
+//! * [`contracts`] initial data of the proxy, worker, client and wallet contracts, and the addresses that follow.
+//! * [`message`]   bodies of messages to those contracts.
+//! * [`payment`]   Ed25519-signed orders: "charge this client up to N tokens", "pay this worker up to N tokens".
+//! * [`root`]      what nodes need of the root contract, from its state or from a published test-mode file.
+
+pub mod address;
+pub mod cell;
+pub mod contracts;
+pub mod message;
+pub mod payment;
+pub mod root;
+
+pub use address::{Address, AddressFormat, AddressParseError};
+pub use cell::{Cell, CellError, ContractCode};
+pub use contracts::{
+    ClientState, RootParams, StructVersion, WorkerState, client_address, proxy_address, wallet_address,
+    worker_address,
+};
+pub use ed25519_dalek::{SigningKey, VerifyingKey};
+pub use payment::{OrderKind, PaymentOrder, PaymentParseError, PaymentVerifyError, SignedPayment};
+pub use root::{ProxyEndpoints, RegisteredProxy, RootConfig, RootConfigError};
+
+/// Nanotons in one TON.
+pub const NANOTON_PER_TON: u64 = 1_000_000_000;

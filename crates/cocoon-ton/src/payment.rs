@@ -1,0 +1,212 @@
+//! Payment orders: what a proxy signs, off chain, for a client's or a worker's contract.
+//!
+//! An order names a contract and a cumulative number of adjusted tokens: "charge this client up to N", "pay this
+//! worker up to N". Numbers only rise, so of any two orders the larger replaces the smaller, and either side may put
+//! the newest on chain. The proxy signs the hash of the inner cell with Ed25519; the outer cell is the message body
+//! that the contract expects:
+//!
+//! ```text
+//! outer: op:uint32 query_id:uint64 excesses_to:MsgAddress signature:bits512 ^inner
+//! inner: op:uint32 query_id:uint64 tokens:uint64 contract:MsgAddress
+//! ```
+//!
+//! Where the excess coins go is not signed: whoever sends the order may change it
+//! ([`SignedPayment::with_excesses_to`]).
+
+use ed25519_dalek::{Signature, Signer as _, SigningKey, VerifyingKey};
+
+use crate::address::Address;
+use crate::cell::{Cell, CellError, Reader, Writer, decode_boc, encode_boc};
+
+/// Largest encoded signed payment that we decode, in bytes. A well-formed one has about 180.
+pub const MAX_SIGNED_PAYMENT_BYTES: usize = 4 * 1024;
+
+/// What an order tells its contract to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum OrderKind {
+    /// `ext_client_charge_signed`: charge the client up to N tokens.
+    ChargeClient,
+    /// `ext_client_grant_refund_signed`: charge the client up to N tokens, close, and refund the rest.
+    RefundClient,
+    /// `ext_worker_payout_request_signed`: pay the worker up to N tokens.
+    PayWorker,
+    /// `ext_worker_last_payout_request_signed`: pay the worker up to N tokens, and close.
+    PayWorkerLast,
+}
+
+impl OrderKind {
+    const ALL: [Self; 4] = [Self::ChargeClient, Self::RefundClient, Self::PayWorker, Self::PayWorkerLast];
+
+    /// The operation code at the start of both cells.
+    pub const fn operation(self) -> u32 {
+        match self {
+            Self::ChargeClient => 0xbb63_ff93,
+            Self::RefundClient => 0xefd7_11e1,
+            Self::PayWorker => 0xa040_ad28,
+            Self::PayWorkerLast => 0xf5f2_6a36,
+        }
+    }
+
+    fn from_operation(operation: u32) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.operation() == operation)
+    }
+}
+
+/// An order before it is signed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PaymentOrder {
+    /// What to do.
+    pub kind: OrderKind,
+    /// The client's or worker's contract that shall do it. Any other refuses the order.
+    pub contract: Address,
+    /// Lets the sender recognise the contract's answer; published nodes draw it at random.
+    pub query_id: u64,
+    /// Adjusted tokens since the contract began.
+    pub tokens: u64,
+    /// Where the contract sends coins that are left of the message: published proxies name their wallet.
+    pub excesses_to: Address,
+}
+
+impl PaymentOrder {
+    /// The inner cell, whose hash is signed.
+    pub fn unsigned_cell(&self) -> Cell {
+        Writer::new()
+            .uint(u64::from(self.kind.operation()), 32)
+            .uint(self.query_id, 64)
+            .uint(self.tokens, 64)
+            .address(&self.contract)
+            .build()
+    }
+
+    /// Signs the order with the proxy's key. Ed25519 is deterministic: the same order gives the same bytes.
+    pub fn sign(&self, key: &SigningKey) -> SignedPayment {
+        let signature = key.sign(&self.unsigned_cell().repr_hash().0);
+        SignedPayment { order: *self, signature: signature.to_bytes() }
+    }
+}
+
+/// An order and what claims to be the proxy's signature. Only [`Self::verify`] tells whether it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SignedPayment {
+    order: PaymentOrder,
+    signature: [u8; 64],
+}
+
+impl SignedPayment {
+    /// Reads a signed payment as it comes over the wire. Bags of cells with an index or a checksum are accepted too,
+    /// although published proxies write neither.
+    ///
+    /// # Errors
+    /// When the bytes are over [`MAX_SIGNED_PAYMENT_BYTES`], are no cells, or have another layout.
+    pub fn parse(bytes: &[u8]) -> Result<Self, PaymentParseError> {
+        let outer_cell = decode_boc(bytes, MAX_SIGNED_PAYMENT_BYTES)?;
+        let mut outer = Reader::new(&outer_cell, "the signed payment")?;
+        let operation = outer.u32("op")?;
+        let kind =
+            OrderKind::from_operation(operation).ok_or(PaymentParseError::UnknownOperation(operation))?;
+        let query_id = outer.uint(64, "query_id")?;
+        let excesses_to = outer.address("excesses_to")?;
+        let signature = outer.bytes("signature")?;
+        let inner_cell = outer.reference("payload")?;
+        outer.end("the signed payment")?;
+
+        let mut inner = Reader::new(&inner_cell, "the payment order")?;
+        let same_operation = inner.u32("op")? == operation;
+        let same_query = inner.uint(64, "query_id")? == query_id;
+        if !same_operation || !same_query {
+            return Err(PaymentParseError::HeaderMismatch);
+        }
+        let tokens = inner.uint(64, "tokens")?;
+        let contract = inner.address("contract")?;
+        inner.end("the payment order")?;
+        Ok(Self { order: PaymentOrder { kind, contract, query_id, tokens, excesses_to }, signature })
+    }
+
+    /// Checks that the proxy with `key` ordered `contract` to do `kind`, and returns the number of tokens.
+    ///
+    /// # Errors
+    /// [`PaymentVerifyError`] says which of the three does not hold.
+    pub fn verify(
+        &self,
+        key: &VerifyingKey,
+        kind: OrderKind,
+        contract: &Address,
+    ) -> Result<u64, PaymentVerifyError> {
+        if self.order.kind != kind {
+            return Err(PaymentVerifyError::Kind { expected: kind, found: self.order.kind });
+        }
+        if self.order.contract != *contract {
+            return Err(PaymentVerifyError::Contract { expected: *contract, found: self.order.contract });
+        }
+        let hash = self.order.unsigned_cell().repr_hash().0;
+        key.verify_strict(&hash, &Signature::from_bytes(&self.signature))
+            .map_err(|_| PaymentVerifyError::Signature)?;
+        Ok(self.order.tokens)
+    }
+
+    /// The order. Do not act on it before [`Self::verify`].
+    pub const fn order(&self) -> &PaymentOrder {
+        &self.order
+    }
+
+    /// The same signed order, with excess coins going elsewhere. The signature does not cover that address.
+    #[must_use]
+    pub const fn with_excesses_to(mut self, excesses_to: Address) -> Self {
+        self.order.excesses_to = excesses_to;
+        self
+    }
+
+    /// The message body that the contract expects.
+    pub fn to_cell(&self) -> Cell {
+        Writer::new()
+            .uint(u64::from(self.order.kind.operation()), 32)
+            .uint(self.order.query_id, 64)
+            .address(&self.order.excesses_to)
+            .bytes(&self.signature)
+            .reference(self.order.unsigned_cell())
+            .build()
+    }
+
+    /// The bytes that go on the wire: [`Self::to_cell`] as a bag of cells without index and checksum.
+    pub fn to_boc(&self) -> Vec<u8> {
+        encode_boc(&self.to_cell())
+    }
+}
+
+/// Why bytes are not a signed payment.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PaymentParseError {
+    /// The cells do not have the layout.
+    #[error("not a signed payment: {0}")]
+    Cell(#[from] CellError),
+    /// None of the four kinds.
+    #[error("the signed payment has the unknown operation {0:#010x}")]
+    UnknownOperation(u32),
+    /// The outer cell says something else than what was signed.
+    #[error("the operation or query id beside the signature differs from the signed one")]
+    HeaderMismatch,
+}
+
+/// Why a signed payment does not hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum PaymentVerifyError {
+    /// An order to do something else.
+    #[error("the payment order is a {found:?} where a {expected:?} must be")]
+    Kind {
+        /// What was asked for.
+        expected: OrderKind,
+        /// What the order says.
+        found: OrderKind,
+    },
+    /// An order to another contract.
+    #[error("the payment order is for the contract {found}, not for {expected}")]
+    Contract {
+        /// The contract in question.
+        expected: Address,
+        /// The contract in the order.
+        found: Address,
+    },
+    /// Not signed by that key.
+    #[error("the signature of the payment order does not fit the proxy's key")]
+    Signature,
+}
