@@ -1,0 +1,120 @@
+//! The bounded queue between the callers and the writer thread.
+
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use tokio::sync::oneshot;
+
+use crate::{Position, StoreError};
+
+/// Most records and values that wait for the disk.
+pub const MAX_QUEUE_ENTRIES: usize = 65_536;
+/// Most bytes of them, one snapshot aside.
+pub const MAX_QUEUE_BYTES: usize = 64 * 1024 * 1024;
+
+pub(crate) type Done = oneshot::Sender<Result<(), StoreError>>;
+
+/// Something to be made durable.
+#[derive(Debug)]
+pub(crate) enum Job {
+    Record { position: Position, bytes: Bytes },
+    Snapshot { at: Position, bytes: Bytes, done: Done },
+    Put { key: String, value: Bytes, done: Done },
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Queue {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    jobs: Vec<Job>,
+    bytes: usize,
+    /// Position of the last record, queued or durable.
+    end: Position,
+    /// Position of the newest snapshot, queued or durable.
+    snapshot: Position,
+    /// Set once nothing more is taken.
+    ended: Option<StoreError>,
+}
+
+impl Queue {
+    pub(crate) fn starting_at(end: Position, snapshot: Position) -> Self {
+        Self { state: Mutex::new(State { end, snapshot, ..State::default() }), changed: Condvar::new() }
+    }
+
+    pub(crate) fn append(&self, records: &[Bytes]) -> Result<Position, StoreError> {
+        let mut state = self.open()?;
+        state.make_room(records.len(), records.iter().map(Bytes::len).sum())?;
+        for bytes in records {
+            state.end += 1;
+            let position = state.end;
+            state.jobs.push(Job::Record { position, bytes: bytes.clone() });
+        }
+        self.changed.notify_one();
+        Ok(state.end)
+    }
+
+    pub(crate) fn snapshot(&self, at: Position, bytes: Bytes, done: Done) -> Result<(), StoreError> {
+        let mut state = self.open()?;
+        if at < state.snapshot || at > state.end {
+            return Err(StoreError::SnapshotPosition { at, newest: state.snapshot, end: state.end });
+        }
+        if state.jobs.iter().any(|job| matches!(job, Job::Snapshot { .. })) {
+            return Err(StoreError::QueueFull);
+        }
+        state.make_room(1, 0)?;
+        state.snapshot = at;
+        state.jobs.push(Job::Snapshot { at, bytes, done });
+        self.changed.notify_one();
+        Ok(())
+    }
+
+    pub(crate) fn put(&self, key: &str, value: Bytes, done: Done) -> Result<(), StoreError> {
+        let mut state = self.open()?;
+        state.make_room(1, key.len() + value.len())?;
+        state.jobs.push(Job::Put { key: key.to_owned(), value, done });
+        self.changed.notify_one();
+        Ok(())
+    }
+
+    /// Waits for work; `None` once the queue was ended and is empty.
+    pub(crate) fn take_all(&self) -> Option<Vec<Job>> {
+        let waiting = |state: &mut State| state.jobs.is_empty() && state.ended.is_none();
+        let mut state = self.changed.wait_while(self.lock(), waiting).unwrap_or_else(PoisonError::into_inner);
+        state.bytes = 0;
+        Some(std::mem::take(&mut state.jobs)).filter(|jobs| !jobs.is_empty())
+    }
+
+    /// Takes nothing more, for this reason. The first reason stands.
+    pub(crate) fn end(&self, reason: StoreError) {
+        self.lock().ended.get_or_insert(reason);
+        self.changed.notify_all();
+    }
+
+    fn open(&self) -> Result<MutexGuard<'_, State>, StoreError> {
+        let state = self.lock();
+        match &state.ended {
+            Some(reason) => Err(reason.clone()),
+            None => Ok(state),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // No code panics while it holds the lock, and the state is whole at every step.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn make_room(&mut self, entries: usize, bytes: usize) -> Result<(), StoreError> {
+        let total = self.bytes.saturating_add(bytes);
+        if self.jobs.len().saturating_add(entries) > MAX_QUEUE_ENTRIES || total > MAX_QUEUE_BYTES {
+            return Err(StoreError::QueueFull);
+        }
+        self.bytes = total;
+        Ok(())
+    }
+}

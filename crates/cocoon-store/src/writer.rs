@@ -1,0 +1,107 @@
+//! The writer thread: everything that is queued becomes one transaction, again and again.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rusqlite::{Connection, Transaction, TransactionBehavior};
+use tokio::sync::watch;
+
+use crate::open::{from_sql, to_sql};
+use crate::queue::{Done, Job, Queue};
+use crate::{Durability, StoreError};
+
+pub(crate) struct Writer {
+    pub(crate) path: PathBuf,
+    pub(crate) connection: Connection,
+    pub(crate) epoch: u64,
+    pub(crate) queue: Arc<Queue>,
+    pub(crate) durable: watch::Sender<Durability>,
+    pub(crate) commits: Arc<AtomicU64>,
+}
+
+impl Writer {
+    /// Runs until the queue is ended and empty, or until the first failure.
+    pub(crate) fn run(mut self) {
+        while let Some(jobs) = self.queue.take_all() {
+            let outcome = self.commit(&jobs);
+            if let Err(failure) = &outcome {
+                self.queue.end(failure.clone());
+                self.durable.send_modify(|state| state.failure = Some(failure.clone()));
+                // What was queued between the commit and the end fails with it.
+                if let Some(late) = self.queue.take_all() {
+                    answer(late, &outcome);
+                }
+            } else {
+                self.commits.fetch_add(1, Ordering::Relaxed);
+                let last = jobs.iter().rev().find_map(|job| match job {
+                    Job::Record { position, .. } => Some(*position),
+                    _ => None,
+                });
+                if let Some(position) = last {
+                    self.durable.send_modify(|state| state.position = position);
+                }
+            }
+            let failed = outcome.is_err();
+            answer(jobs, &outcome);
+            if failed {
+                return;
+            }
+        }
+    }
+
+    fn commit(&mut self, jobs: &[Job]) -> Result<(), StoreError> {
+        let sqlite = |error: rusqlite::Error| StoreError::from_sqlite(&self.path, &error);
+        // The write lock is held from here on, so the epoch cannot change before the commit.
+        let transaction =
+            self.connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(sqlite)?;
+        let epoch: i64 =
+            transaction.query_row("SELECT epoch FROM epoch", [], |row| row.get(0)).map_err(sqlite)?;
+        if from_sql(&self.path, epoch)? != self.epoch {
+            return Err(StoreError::Fenced { path: self.path.clone(), epoch: self.epoch });
+        }
+        for job in jobs {
+            write(&transaction, job).map_err(sqlite)?;
+        }
+        transaction.commit().map_err(sqlite)
+    }
+}
+
+impl Drop for Writer {
+    /// Whatever ends the thread, nobody queues for it any more.
+    fn drop(&mut self) {
+        self.queue.end(StoreError::Closed);
+    }
+}
+
+fn write(transaction: &Transaction<'_>, job: &Job) -> rusqlite::Result<()> {
+    match job {
+        Job::Record { position, bytes } => {
+            let mut insert = transaction.prepare_cached("INSERT INTO records VALUES (?1, ?2)")?;
+            insert.execute((to_sql(*position), &bytes[..]))?;
+        }
+        Job::Snapshot { at, bytes, .. } => {
+            let at = to_sql(*at);
+            transaction.execute("INSERT OR REPLACE INTO snapshot VALUES (1, ?1, ?2)", (at, &bytes[..]))?;
+            transaction.execute("DELETE FROM records WHERE position <= ?1", (at,))?;
+        }
+        Job::Put { key, value, .. } => {
+            let mut upsert = transaction.prepare_cached("INSERT OR REPLACE INTO entries VALUES (?1, ?2)")?;
+            upsert.execute((key, &value[..]))?;
+        }
+    }
+    Ok(())
+}
+
+fn answer(jobs: Vec<Job>, outcome: &Result<(), StoreError>) {
+    let tell = |done: Done| {
+        // A caller that did not wait is not told.
+        let _ = done.send(outcome.clone());
+    };
+    for job in jobs {
+        match job {
+            Job::Record { .. } => {}
+            Job::Snapshot { done, .. } | Job::Put { done, .. } => tell(done),
+        }
+    }
+}
