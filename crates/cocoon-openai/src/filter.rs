@@ -1,0 +1,163 @@
+//! The gateway's view of an answer: shows the caller what was asked for, and adds the `cocoon` object.
+//!
+//! The engine is always asked for usage. A caller who did not ask for it gets the stream without: the chunk that
+//! carries only usage (no choices) is left out, and from other chunks the `usage` field, `null` included, is taken
+//! away. (An engine that sends usage unasked loses it too: the two can't be told apart.) All else passes byte for
+//! byte, at once.
+//!
+//! Held back until the price is known are only the chunk that carries nothing but usage, and the `[DONE]` event;
+//! what follows `[DONE]`, comments apart, is no part of the answer and is left out. Where the caller sees no such
+//! chunk, the price goes into a comment before `[DONE]`: `: cocoon {...}`; clients skip comments. Lines of JSON
+//! have no comments: there it is left out.
+
+use bytes::Bytes;
+use serde_json::value::RawValue;
+
+use crate::kind::{BodyKind, BodyLimits};
+use crate::object::{ObjectError, RawObject, splice};
+use crate::observe::{MeterReport, Observer};
+use crate::units::{Piece, Unit, UnitReader};
+
+/// Filters one answer on its way to the caller, and meters it for checking.
+#[derive(Debug)]
+pub struct AnswerFilter {
+    kind: BodyKind,
+    show_usage: bool,
+    reader: UnitReader,
+    observer: Observer,
+    usage: Option<Unit>,
+    done: Option<Bytes>,
+}
+
+impl AnswerFilter {
+    /// A filter for one answer; `show_usage`: the caller asked for usage in the stream.
+    #[must_use]
+    pub fn new(kind: BodyKind, limits: BodyLimits, show_usage: bool) -> Self {
+        Self {
+            kind,
+            show_usage,
+            reader: UnitReader::new(kind, limits),
+            observer: Observer::new(kind),
+            usage: None,
+            done: None,
+        }
+    }
+
+    /// Takes the next bytes; what can be shown now, in order. Nothing of one JSON body comes before its end.
+    pub fn push(&mut self, chunk: Bytes) -> Vec<Bytes> {
+        self.reader.push(chunk);
+        let mut out = Vec::new();
+        while let Some(piece) = self.reader.next_piece() {
+            self.pass(piece, &mut out);
+        }
+        out
+    }
+
+    /// The answer has ended: what was held back, with the `cocoon` object where there is one.
+    ///
+    /// For a stream that broke, call this with `None`, or not at all, and end with an error event instead.
+    pub fn take_held(&mut self, cocoon: Option<&RawValue>) -> Vec<Bytes> {
+        let mut out = Vec::new();
+        match self.reader.finish() {
+            Some(Piece::Unit(unit)) if self.kind == BodyKind::Json => {
+                self.observer.observe(&unit);
+                out.push(with_cocoon(unit, cocoon));
+            }
+            Some(piece) => self.pass(piece, &mut out),
+            None => {}
+        }
+        match (self.usage.take(), cocoon) {
+            (Some(unit), cocoon) => out.push(with_cocoon(unit, cocoon)),
+            (None, Some(cocoon)) if self.kind == BodyKind::Sse => out.push(cocoon_comment(cocoon)),
+            (None, _) => {}
+        }
+        out.extend(self.done.take());
+        out.retain(|bytes| !bytes.is_empty());
+        out
+    }
+
+    /// What the answer was so far.
+    #[must_use]
+    pub fn report(&self) -> MeterReport {
+        self.observer.report(self.reader.gave_up())
+    }
+
+    fn pass(&mut self, piece: Piece, out: &mut Vec<Bytes>) {
+        let unit = match piece {
+            Piece::Unread(bytes) => {
+                out.extend(self.usage.take().map(Unit::into_raw));
+                out.push(bytes);
+                return;
+            }
+            Piece::Unit(unit) => unit,
+        };
+        if unit.data().is_empty() {
+            out.push(unit.into_raw());
+            return;
+        }
+        if self.done.is_some() {
+            return;
+        }
+        let seen = self.observer.observe(&unit);
+        if unit.is_done() {
+            self.done = Some(unit.into_raw());
+        } else if seen.usage.is_some() && !seen.has_choices {
+            // Only the last such chunk is held: an engine with running usage sends many.
+            let earlier = if self.show_usage { self.usage.replace(unit) } else { None };
+            out.extend(earlier.map(Unit::into_raw));
+        } else {
+            out.extend(self.usage.take().map(Unit::into_raw));
+            out.push(if self.show_usage { unit.into_raw() } else { without_usage(unit) });
+        }
+    }
+}
+
+/// A whole JSON answer with a `cocoon` object as its last field (instead of one that it may have), else verbatim.
+/// What is no JSON object with distinct fields stays as it is.
+#[must_use]
+pub fn add_cocoon_object(body: Bytes, cocoon: &RawValue) -> Bytes {
+    with_cocoon(Unit::text(body), Some(cocoon))
+}
+
+/// The server-sent comment `: cocoon {...}`, which clients skip.
+#[must_use]
+pub fn cocoon_comment(cocoon: &RawValue) -> Bytes {
+    // Line ends in JSON are white space, but would end the comment.
+    format!(": cocoon {}\n\n", cocoon.get().replace(['\n', '\r'], " ")).into()
+}
+
+fn with_cocoon(unit: Unit, cocoon: Option<&RawValue>) -> Bytes {
+    let changed = cocoon.and_then(|cocoon| {
+        let data = unit.data();
+        let mut object = RawObject::parse(data).ok()?;
+        if object.get("cocoon").is_some() {
+            object.remove("cocoon");
+            object.set("cocoon", cocoon.get());
+            return Some(object.to_json().into_bytes());
+        }
+        let comma = if object.is_empty() { "" } else { "," };
+        let end = data.len().checked_sub(1)?;
+        let field = format!("{comma}\"cocoon\":{}", cocoon.get());
+        Some(splice(data, end..end, field.as_bytes()))
+    });
+    match changed {
+        Some(json) => unit.with_data(&json),
+        None => unit.into_raw(),
+    }
+}
+
+fn without_usage(unit: Unit) -> Bytes {
+    const KEY: &[u8] = b"\"usage\"";
+    let data = unit.data();
+    if !data.windows(KEY.len()).any(|window| window == KEY) {
+        return unit.into_raw();
+    }
+    let stripped = match RawObject::parse(data) {
+        Ok(mut object) => object.remove("usage").map(|_| object.to_json()),
+        Err(ObjectError::Syntax { .. } | ObjectError::Duplicate(_)) => None,
+    };
+    match stripped {
+        Some(json) => unit.with_data(json.as_bytes()),
+        None => unit.into_raw(),
+    }
+}
