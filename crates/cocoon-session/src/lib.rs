@@ -16,9 +16,10 @@
 pub mod client;
 pub mod link;
 pub mod outbox;
-pub mod proxy;
+//PROXY pub mod proxy;
 pub mod worker;
 
+mod answer;
 mod terms;
 mod time;
 

@@ -86,6 +86,7 @@ pub struct Link {
     probe_after: Option<Duration>,
     next_id: i64,
     queries: BTreeMap<i64, OpenQuery>,
+    broken: Option<Violation>,
 }
 
 impl Link {
@@ -105,6 +106,7 @@ impl Link {
             probe_after: None,
             next_id: random.rotate_left(32).cast_signed(),
             queries: BTreeMap::new(),
+            broken: None,
         };
         if side == Side::Dialler {
             let id = link.connect_id;
@@ -125,9 +127,7 @@ impl Link {
         while let Some(payload) = self.decoder.decode(received)? {
             let packet = Packet::decode_boxed(payload).map_err(Violation::message("tcp packet"))?;
             let event = if self.open { self.on_packet(packet)? } else { Some(self.on_opening(&packet)?) };
-            if self.out.len() > MAX_UNSENT_BYTES {
-                return Err(Violation::NotReading(self.out.len()));
-            }
+            self.check()?;
             if event.is_some() {
                 return Ok(event);
             }
@@ -174,7 +174,9 @@ impl Link {
 
     /// Sends a one-way message.
     pub fn packet(&mut self, message: &impl Message) {
-        self.encoder.encode_tcp_packet(&mut self.out, message);
+        if let Err(error) = self.encoder.encode_tcp_packet(&mut self.out, message) {
+            self.broken = Some(error.into());
+        }
     }
 
     /// Asks the peer; the answer comes as an event that carries `what`.
@@ -210,7 +212,17 @@ impl Link {
     }
 
     fn write(&mut self, packet: &Packet) {
-        self.encoder.encode_message(&mut self.out, packet);
+        if let Err(error) = self.encoder.encode_message(&mut self.out, packet) {
+            self.broken = Some(error.into());
+        }
+    }
+
+    fn check(&mut self) -> Result<(), Violation> {
+        match self.broken.take() {
+            Some(violation) => Err(violation),
+            None if self.out.len() > MAX_UNSENT_BYTES => Err(Violation::NotReading(self.out.len())),
+            None => Ok(()),
+        }
     }
 
     /// Bytes encoded and waiting to be taken.
@@ -246,6 +258,7 @@ impl Link {
     /// # Errors
     /// The violation with which to close: silence, or a query left without an answer.
     pub fn on_time(&mut self, now: Time) -> Result<(), Violation> {
+        self.check()?;
         if !self.open {
             return if now >= self.opened_by { Err(Violation::NoAnswer("opening")) } else { Ok(()) };
         }

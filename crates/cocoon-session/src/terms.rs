@@ -4,7 +4,9 @@ use std::fmt;
 
 use bytes::Bytes;
 use cocoon_ton::address::Address;
-use cocoon_wire::codec::DecodeError;
+use cocoon_ton::contracts::{CodeMissing, RootParams};
+use cocoon_ton::root::RootConfig;
+use cocoon_wire::codec::{ByteStr, DecodeError};
 use cocoon_wire::frame::FrameError;
 use cocoon_wire::tl;
 
@@ -143,4 +145,56 @@ pub struct ProxyTerms {
     pub proto_version: i32,
     /// Whether extension set 1 is in force.
     pub extensions: bool,
+}
+
+/// What a proxy says in its handshake answer.
+pub(crate) struct ProxyClaims<'a> {
+    pub(crate) params: &'a tl::proxy::Params,
+    pub(crate) pair_contract: &'a ByteStr,
+}
+
+/// Checks a proxy's handshake answer: network, version, and both contract addresses, recomputed.
+pub(crate) fn check_proxy(
+    claims: &ProxyClaims<'_>,
+    root: &RootConfig,
+    root_address: &Address,
+    is_test: bool,
+    extensions: bool,
+    pair: impl FnOnce(&RootParams, &Address, &[u8; 32]) -> Result<Address, CodeMissing>,
+) -> Result<ProxyTerms, Violation> {
+    let params = claims.params;
+    let mismatch = |what: String| Violation::Mismatch(what);
+    if params.is_test != Some(is_test) {
+        return Err(mismatch("the proxy serves another kind of network (test mode mismatch)".into()));
+    }
+    let proto_version = params.proto_version.unwrap_or(0);
+    if !(crate::MIN_PROTO_VERSION..=crate::MAX_PROTO_VERSION).contains(&proto_version) {
+        return Err(mismatch(format!("the proxy chose protocol version {proto_version}")));
+    }
+    let owner = parse_address(&params.proxy_owner_address)?;
+    let contract = parse_address(&params.proxy_sc_address)?;
+    let pair_contract = parse_address(claims.pair_contract)?;
+    let missing = |error: CodeMissing| Violation::Mismatch(error.to_string());
+    let expected =
+        cocoon_ton::contracts::proxy_address(&root.params, root_address, &owner, &params.proxy_public_key)
+            .map_err(missing)?;
+    if expected != contract {
+        return Err(mismatch(format!("proxy contract {contract} does not follow from its key and owner")));
+    }
+    let expected = pair(&root.params, &contract, &params.proxy_public_key).map_err(missing)?;
+    if expected != pair_contract {
+        return Err(mismatch(format!("the proxy names contract {pair_contract}, but ours is {expected}")));
+    }
+    Ok(ProxyTerms {
+        public_key: params.proxy_public_key,
+        contract,
+        pair_contract,
+        proto_version,
+        extensions: extensions && params.ext_flags & tl::ext::EXT_V1 != 0,
+    })
+}
+
+pub(crate) fn parse_address(text: &ByteStr) -> Result<Address, Violation> {
+    let text = text.to_str().ok_or_else(|| Violation::Mismatch("address is not text".into()))?;
+    Address::parse(text).map(|(address, _)| address).map_err(|error| Violation::Mismatch(error.to_string()))
 }

@@ -1,0 +1,133 @@
+//! Answers in the forms that every peer can bear.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use cocoon_wire::codec::ByteStr;
+use cocoon_wire::tl::http;
+
+use crate::{ErrorCode, MAX_REQUEST_TIME, RequestFailure, Time};
+
+/// A peer's wish for time, in seconds; `None` where it makes no sense.
+pub(crate) fn request_time(seconds: f64) -> Option<Duration> {
+    if !seconds.is_finite() || seconds <= 0.0 {
+        return None;
+    }
+    Some(Duration::try_from_secs_f64(seconds).unwrap_or(MAX_REQUEST_TIME).min(MAX_REQUEST_TIME))
+}
+
+/// A header with a moment, as published nodes write it: Unix seconds with six digits.
+pub(crate) fn seconds_header(name: &'static str, at: Time) -> http::Header {
+    header(name, format!("{}.{:06}", at.0 / 1_000_000, at.0 % 1_000_000))
+}
+
+/// How the body is delimited. Published peers build an HTTP answer from it, so it must be there and be right.
+pub(crate) fn framing_header(complete: bool, length: usize) -> http::Header {
+    if complete { header("Content-Length", length.to_string()) } else { header("Transfer-Encoding", "chunked".into()) }
+}
+
+fn header(name: &'static str, value: String) -> http::Header {
+    http::Header { name: ByteStr::from_static(name), value: value.into() }
+}
+
+/// The HTTP status that a failure deserves, and OpenAI's word for its kind.
+pub(crate) fn status_of(failure: &RequestFailure) -> (i32, &'static str) {
+    match failure.code {
+        ErrorCode::TIMEOUT => (504, "timeout"),
+        ErrorCode::NOT_READY => (503, "service_unavailable"),
+        ErrorCode::PROTOCOL => (400, "invalid_request_error"),
+        ErrorCode::CANCELLED => (499, "cancelled"),
+        _ => (502, "upstream_error"),
+    }
+}
+
+/// A failure as a whole HTTP answer.
+pub(crate) fn error_body(failure: &RequestFailure) -> (http::Response, Bytes) {
+    let (status, kind) = status_of(failure);
+    status_body(status, kind, &failure.message)
+}
+
+/// An OpenAI-shaped error as a whole HTTP answer. The `X-Cocoon-Error` header tells the next hop that a node of the
+/// network said this, not the engine.
+pub(crate) fn status_body(status: i32, kind: &str, message: &str) -> (http::Response, Bytes) {
+    let body = serde_json::json!({
+        "error": {"message": message, "type": kind, "param": null, "code": kind}
+    });
+    let head = http::Response {
+        http_version: ByteStr::from_static("HTTP/1.1"),
+        status_code: status,
+        reason: ByteStr::from_static(reason(status)),
+        headers: vec![
+            header("Content-Type", "application/json".into()),
+            header("X-Cocoon-Error", kind.to_owned()),
+        ],
+        payload: Bytes::new(),
+    };
+    (head, Bytes::from(body.to_string()))
+}
+
+pub(crate) fn reason(status: i32) -> &'static str {
+    match status {
+        200 => "OK",
+        400 => "Bad Request",
+        402 => "Payment Required",
+        404 => "Not Found",
+        429 => "Too Many Requests",
+        499 => "Client Closed Request",
+        502 => "Bad Gateway",
+        503 => "Service Unavailable",
+        504 => "Gateway Timeout",
+        _ => "Error",
+    }
+}
+
+/// Makes the head of a peer's answer safe to pass on: a published gateway builds an HTTP answer from it and dies of
+/// anything that is none. `None` where it cannot be mended.
+pub(crate) fn sanitize(mut head: http::Response) -> Option<http::Response> {
+    if !(200..=599).contains(&head.status_code) {
+        return None;
+    }
+    head.http_version = ByteStr::from_static("HTTP/1.1");
+    if !head.reason.as_bytes().iter().all(|&byte| byte == b' ' || byte.is_ascii_graphic()) {
+        head.reason = ByteStr::from_static(reason(head.status_code));
+    }
+    head.headers.retain(|header| {
+        let name = header.name.as_bytes();
+        let token = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
+        let framing = ["content-length", "transfer-encoding", "connection", "keep-alive", "upgrade", "trailer"];
+        !name.is_empty()
+            && name.iter().all(token)
+            && !framing.iter().any(|word| name.eq_ignore_ascii_case(word.as_bytes()))
+            && !header.value.as_bytes().iter().any(|&byte| (byte < b' ' && byte != b'\t') || byte == 0x7f)
+    });
+    Some(head)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_head_that_would_break_a_published_gateway_is_mended_or_refused() {
+        let (mut head, _) = error_body(&RequestFailure::new(ErrorCode::ERROR, "x"));
+        head.http_version = ByteStr::from_static("SPDY");
+        head.headers.push(header("Content-Length", "7".into()));
+        head.headers.push(header("X-Evil", "a\r\nb".into()));
+        head.headers.push(header("bad name", "a".into()));
+        head.headers.push(header("X-Good", "a".into()));
+        let mended = sanitize(head.clone()).unwrap();
+        let names: Vec<_> = mended.headers.iter().map(|header| header.name.to_lossy().into_owned()).collect();
+        assert_eq!(names, ["Content-Type", "X-Cocoon-Error", "X-Good"]);
+        assert_eq!(mended.http_version.as_bytes(), b"HTTP/1.1");
+        head.status_code = 42;
+        assert!(sanitize(head).is_none());
+    }
+
+    #[test]
+    fn senseless_times_are_refused_and_long_ones_shortened() {
+        assert_eq!(request_time(f64::NAN), None);
+        assert_eq!(request_time(-1.0), None);
+        assert_eq!(request_time(1e300), Some(MAX_REQUEST_TIME));
+        assert_eq!(request_time(1.5), Some(Duration::from_millis(1500)));
+    }
+}

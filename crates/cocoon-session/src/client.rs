@@ -1,0 +1,556 @@
+//! The gateway's side of one connection to a proxy.
+//!
+//! Life: opening, `client.connectToProxy`, authorisation, ready. Then requests go out with [`ClientSession::submit`] and
+//! their answers come as events. With a proxy of ours, answers are held back by credit: the caller's reading
+//! ([`ClientSession::consumed`]) grants more. With a published proxy at most [`MAX_HELD_BYTES`] are held per request.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use cocoon_ton::address::Address;
+use cocoon_ton::root::RootConfig;
+use cocoon_wire::codec::{ByteStr, from_boxed};
+use cocoon_wire::frame::MAX_FRAME_PAYLOAD;
+use cocoon_wire::tl::{self, ProtoRange, ProxyToClient, client, ext, http};
+use sha2::{Digest as _, Sha256};
+use zeroize::Zeroizing;
+
+use crate::link::{Link, LinkEvent, Side};
+use crate::terms::{check_proxy, ProxyClaims};
+use crate::{
+    ErrorCode, FinalInfo, INITIAL_CREDIT_BYTES, MAX_HELD_BYTES, MAX_PROTO_VERSION, MIN_PROTO_VERSION, PaymentCounters,
+    ProxyTerms, RequestFailure, Time, Violation,
+};
+
+/// Largest encoded `http.request` that fits a frame with what is around it.
+pub const MAX_QUERY_BYTES: usize = MAX_FRAME_PAYLOAD - 4096;
+/// Requests under way on one connection.
+pub const MAX_REQUESTS: usize = 16_384;
+
+const CONNECT_WITHIN: Duration = Duration::from_secs(30);
+const AUTHORIZE_WITHIN: Duration = Duration::from_secs(300);
+const STATUS_WITHIN: Duration = Duration::from_secs(60);
+const MODELS_WITHIN: Duration = Duration::from_secs(10);
+/// How often the payment status is compared.
+const STATUS_EVERY: Duration = Duration::from_secs(15);
+/// How often the offers are asked for without being told to.
+const MODELS_EVERY: Duration = Duration::from_secs(5);
+
+const CONNECT: &str = "client.connectToProxy";
+const AUTHORIZE: &str = "client.authorizeWithProxy";
+const STATUS: &str = "client.updatePaymentStatus";
+const MODELS: &str = "client.getWorkerTypesV2";
+
+/// Who the client is, and what it works with.
+#[derive(Debug, Clone)]
+pub struct ClientSettings {
+    /// The client's wallet, by which proxies know it.
+    pub wallet: Address,
+    /// Whether the network is a test network.
+    pub is_test: bool,
+    /// Whether addresses are written in the testnet form.
+    pub is_testnet: bool,
+    /// Proves to a proxy, by its hash on chain, that we are this client.
+    pub secret: Zeroizing<Vec<u8>>,
+    /// Root configuration to work with.
+    pub root: Arc<RootConfig>,
+    /// Address of the root contract.
+    pub root_address: Address,
+    /// Whether to offer extension set 1.
+    pub extensions: bool,
+}
+
+/// A request on its way in.
+#[derive(Debug, Clone)]
+pub struct Submission {
+    /// 256 random bits.
+    pub id: [u8; 32],
+    /// Model name without `@...`.
+    pub model: String,
+    /// The boxed `http.request`, at most [`MAX_QUERY_BYTES`].
+    pub query: Bytes,
+    /// Highest price accepted, in 1/1000.
+    pub max_coefficient: i32,
+    /// Limit of completion tokens, all choices together.
+    pub max_tokens: i32,
+    /// Time that is left.
+    pub timeout: Duration,
+    /// Ask all hops for timings.
+    pub enable_debug: bool,
+}
+
+/// One worker's offer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Offer {
+    /// Price in 1/1000 of the base price.
+    pub coefficient: u32,
+    /// Requests under way.
+    pub active: u32,
+    /// Most requests at a time.
+    pub limit: u32,
+}
+
+/// A model and its offers, cheapest first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelOffers {
+    /// Model name without `@...`.
+    pub name: String,
+    /// The offers of workers that are ready.
+    pub offers: Vec<Offer>,
+}
+
+/// What happened on the connection.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ClientEvent {
+    /// Requests can be submitted.
+    Ready(ProxyTerms),
+    /// The proxy waits to see our registration with this nonce on chain.
+    RegistrationNeeded {
+        /// The nonce to register.
+        nonce: i64,
+        /// The client contract to send it to.
+        contract: Address,
+    },
+    /// The head of an answer. Its payload is empty.
+    Head {
+        /// Which request.
+        request: [u8; 32],
+        /// Status and headers.
+        head: http::Response,
+    },
+    /// Body bytes of an answer.
+    Data {
+        /// Which request.
+        request: [u8; 32],
+        /// The bytes.
+        data: Bytes,
+    },
+    /// The answer is complete.
+    Completed {
+        /// Which request.
+        request: [u8; 32],
+        /// What it used.
+        info: FinalInfo,
+        /// Debug information of worker and proxy, JSON, where asked for.
+        debug: Option<(ByteStr, ByteStr)>,
+    },
+    /// The answer will not be complete.
+    Failed {
+        /// Which request.
+        request: [u8; 32],
+        /// Why.
+        failure: RequestFailure,
+        /// What it used all the same, where that is known.
+        info: Option<FinalInfo>,
+    },
+    /// The proxy acknowledges the payment of a request, or (without a request) tells the state of the account.
+    Payment {
+        /// Which request, and what it cost in adjusted tokens.
+        request: Option<([u8; 32], i64)>,
+        /// The counters now.
+        counters: PaymentCounters,
+    },
+    /// What is on offer.
+    Models(Vec<ModelOffers>),
+}
+
+#[derive(Debug)]
+enum Stage {
+    Opening,
+    Connecting,
+    Authorizing(Box<ProxyTerms>),
+    Ready(Box<ProxyTerms>),
+}
+
+#[derive(Debug)]
+struct Running {
+    deadline: Time,
+    answering: bool,
+    held: usize,
+    grant: usize,
+}
+
+/// One connection to a proxy.
+#[derive(Debug)]
+pub struct ClientSession {
+    settings: ClientSettings,
+    link: Link,
+    stage: Stage,
+    requests: BTreeMap<[u8; 32], Running>,
+    deadlines: BTreeSet<(Time, [u8; 32])>,
+    events: VecDeque<ClientEvent>,
+    next_status: Time,
+    next_models: Time,
+}
+
+impl ClientSession {
+    /// A connection that was just made. `random` seeds ids.
+    #[must_use]
+    pub fn new(settings: ClientSettings, now: Time, random: u64) -> Self {
+        Self {
+            settings,
+            link: Link::new(Side::Dialler, now, random),
+            stage: Stage::Opening,
+            requests: BTreeMap::new(),
+            deadlines: BTreeSet::new(),
+            events: VecDeque::new(),
+            next_status: now.plus(STATUS_EVERY),
+            next_models: now,
+        }
+    }
+
+    /// Takes in what was received; leaves an incomplete frame in `received`.
+    ///
+    /// # Errors
+    /// The connection must be closed.
+    pub fn receive(&mut self, received: &mut BytesMut, now: Time) -> Result<(), Violation> {
+        while let Some(event) = self.link.receive(received, now)? {
+            match event {
+                LinkEvent::Opened => self.connect(now)?,
+                LinkEvent::Packet(data) => self.on_packet(data)?,
+                LinkEvent::Query { id, .. } => self.link.refuse(id, ErrorCode::PROTOCOL, "a client takes no queries"),
+                LinkEvent::Answer { what, data } => self.on_answer(what, data, now)?,
+                LinkEvent::Refused { what: STATUS | MODELS, .. } => {}
+                LinkEvent::Refused { code, message, .. } => return Err(Violation::Refused { code, message }),
+            }
+        }
+        Ok(())
+    }
+
+    /// The next event.
+    pub fn poll_event(&mut self) -> Option<ClientEvent> {
+        self.events.pop_front()
+    }
+
+    /// Bytes to send.
+    pub fn transmit(&mut self) -> Option<Bytes> {
+        self.link.take_output()
+    }
+
+    /// The proxy's terms once the connection is ready.
+    #[must_use]
+    pub fn terms(&self) -> Option<&ProxyTerms> {
+        match &self.stage {
+            Stage::Ready(terms) => Some(terms),
+            _ => None,
+        }
+    }
+
+    /// Requests under way.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.requests.len()
+    }
+
+    fn connect(&mut self, now: Time) -> Result<(), Violation> {
+        self.stage = Stage::Connecting;
+        let settings = &self.settings;
+        let message = client::ConnectToProxy {
+            params: client::Params {
+                ext_flags: if settings.extensions { ext::EXT_V1 } else { 0 },
+                client_owner_address: settings.wallet.to_wire_string(settings.is_testnet).into(),
+                is_test: Some(settings.is_test),
+                proto: Some(ProtoRange { min: MIN_PROTO_VERSION, max: MAX_PROTO_VERSION }),
+            },
+            min_config_version: settings.root.version.cast_signed(),
+        };
+        self.link.query(CONNECT, &message, now, CONNECT_WITHIN)
+    }
+
+    fn on_answer(&mut self, what: &'static str, data: Bytes, now: Time) -> Result<(), Violation> {
+        match (what, &self.stage) {
+            (CONNECT, Stage::Connecting) => self.on_connected(data, now),
+            (AUTHORIZE, Stage::Authorizing(terms)) => {
+                let terms = terms.clone();
+                self.on_authorized(data, terms)
+            }
+            (STATUS, Stage::Ready(_)) => {
+                let status: client::PaymentStatus = from_boxed(data).map_err(Violation::message("payment status"))?;
+                let counters = PaymentCounters::new(status.db_tokens, status.max_tokens, status.signed_payment);
+                self.events.push_back(ClientEvent::Payment { request: None, counters });
+                Ok(())
+            }
+            (MODELS, Stage::Ready(_)) => self.on_models(data),
+            _ => Err(Violation::Unexpected("answer")),
+        }
+    }
+
+    fn on_connected(&mut self, data: Bytes, now: Time) -> Result<(), Violation> {
+        let answer: client::ConnectedToProxy = from_boxed(data).map_err(Violation::message("handshake answer"))?;
+        let settings = &self.settings;
+        let claims = ProxyClaims { params: &answer.params, pair_contract: &answer.client_sc_address };
+        let terms = check_proxy(
+            &claims,
+            &settings.root,
+            &settings.root_address,
+            settings.is_test,
+            settings.extensions,
+            |params, proxy, key| cocoon_ton::contracts::client_address(params, &settings.wallet, proxy, key),
+        )?;
+        match answer.auth {
+            client::ProxyConnectionAuth::Short { secret_hash, .. }
+                if <[u8; 32]>::from(Sha256::digest(settings.secret.as_slice())) == secret_hash =>
+            {
+                let data = Bytes::copy_from_slice(&settings.secret);
+                let message = client::AuthorizeWithProxyShort { data };
+                self.link.query(AUTHORIZE, &message, now, AUTHORIZE_WITHIN)?;
+            }
+            client::ProxyConnectionAuth::Short { nonce, .. } | client::ProxyConnectionAuth::Long { nonce } => {
+                let contract = terms.pair_contract;
+                self.events.push_back(ClientEvent::RegistrationNeeded { nonce, contract });
+                self.link.query(AUTHORIZE, &client::AuthorizeWithProxyLong {}, now, AUTHORIZE_WITHIN)?;
+            }
+        }
+        self.stage = Stage::Authorizing(Box::new(terms));
+        Ok(())
+    }
+
+    fn on_authorized(&mut self, data: Bytes, terms: Box<ProxyTerms>) -> Result<(), Violation> {
+        match from_boxed(data).map_err(Violation::message("authorisation answer"))? {
+            client::AuthorizationWithProxy::Success { signed_payment, tokens_committed_to_db, max_tokens } => {
+                self.events.push_back(ClientEvent::Ready(terms.as_ref().clone()));
+                let counters = PaymentCounters::new(tokens_committed_to_db, max_tokens, signed_payment);
+                self.events.push_back(ClientEvent::Payment { request: None, counters });
+                self.stage = Stage::Ready(terms);
+                Ok(())
+            }
+            client::AuthorizationWithProxy::Failed { error_code, error } => {
+                Err(Violation::Refused { code: error_code, message: error.to_lossy().chars().take(500).collect() })
+            }
+        }
+    }
+
+    fn on_models(&mut self, data: Bytes) -> Result<(), Violation> {
+        let answer: client::WorkerTypesV2 = from_boxed(data).map_err(Violation::message("worker types"))?;
+        let natural = |number: i32| u32::try_from(number).unwrap_or(0);
+        let models = answer.types.into_iter().map(|model| {
+            let mut offers: Vec<_> = model
+                .workers
+                .iter()
+                .map(|worker| Offer {
+                    coefficient: natural(worker.coefficient),
+                    active: natural(worker.active_requests),
+                    limit: natural(worker.max_active_requests),
+                })
+                .collect();
+            offers.sort_by_key(|offer| offer.coefficient);
+            ModelOffers { name: model.name.to_lossy().into_owned(), offers }
+        });
+        self.events.push_back(ClientEvent::Models(models.collect()));
+        Ok(())
+    }
+
+    /// Asks for the offers now.
+    ///
+    /// # Errors
+    /// The connection must be closed.
+    pub fn refresh_models(&mut self, now: Time) -> Result<(), Violation> {
+        if matches!(self.stage, Stage::Ready(_)) {
+            self.next_models = now.plus(MODELS_EVERY);
+            self.link.query(MODELS, &client::GetWorkerTypesV2 {}, now, MODELS_WITHIN)?;
+        }
+        Ok(())
+    }
+
+    /// Sends a request.
+    ///
+    /// # Errors
+    /// Says why it cannot be sent; nothing was sent then.
+    pub fn submit(&mut self, request: &Submission, now: Time) -> Result<(), RequestFailure> {
+        let refuse = |message: &str| Err(RequestFailure::new(ErrorCode::NOT_READY, message));
+        if !matches!(self.stage, Stage::Ready(_)) {
+            return refuse("the connection to the proxy is not ready");
+        }
+        if self.requests.len() >= MAX_REQUESTS || self.link.unsent() > MAX_FRAME_PAYLOAD {
+            return refuse("too many requests are under way to this proxy");
+        }
+        if request.query.len() > MAX_QUERY_BYTES || self.requests.contains_key(&request.id) {
+            return Err(RequestFailure::new(ErrorCode::PROTOCOL, "request too large, or its id is in use"));
+        }
+        self.link.packet(&client::RunQueryEx {
+            model_name: request.model.clone().into(),
+            query: request.query.clone(),
+            max_coefficient: request.max_coefficient,
+            max_tokens: request.max_tokens,
+            timeout: request.timeout.as_secs_f64(),
+            request_id: request.id,
+            min_config_version: self.settings.root.version.cast_signed(),
+            enable_debug: Some(request.enable_debug),
+        });
+        // The proxy and the worker time out before us and say so; this is for those that do not.
+        let deadline = now.plus(request.timeout);
+        self.requests.insert(request.id, Running { deadline, answering: false, held: 0, grant: 0 });
+        self.deadlines.insert((deadline, request.id));
+        Ok(())
+    }
+
+    /// Gives a request up: no more events come for it, and a proxy of ours stops the work.
+    pub fn cancel(&mut self, request: [u8; 32]) {
+        if self.forget(&request).is_some() && self.extensions() {
+            self.link.packet(&ext::Cancel { request_id: request });
+        }
+    }
+
+    /// Notes that `bytes` of an answer were passed on to the caller.
+    pub fn consumed(&mut self, request: [u8; 32], bytes: usize) {
+        let extensions = self.extensions();
+        let Some(running) = self.requests.get_mut(&request) else { return };
+        running.held = running.held.saturating_sub(bytes);
+        running.grant += bytes;
+        if extensions && running.grant >= INITIAL_CREDIT_BYTES / 4 {
+            let bytes = i64::try_from(std::mem::take(&mut running.grant)).unwrap_or(0);
+            self.link.packet(&ext::Credit { request_id: request, bytes });
+        }
+    }
+
+    fn extensions(&self) -> bool {
+        self.terms().is_some_and(|terms| terms.extensions)
+    }
+
+    fn forget(&mut self, request: &[u8; 32]) -> Option<Running> {
+        let running = self.requests.remove(request)?;
+        self.deadlines.remove(&(running.deadline, *request));
+        Some(running)
+    }
+
+    fn on_packet(&mut self, data: Bytes) -> Result<(), Violation> {
+        if !matches!(self.stage, Stage::Ready(_)) {
+            return Err(Violation::Unexpected("packet before the handshake is done"));
+        }
+        let packet = <ProxyToClient as cocoon_wire::codec::Message>::decode_boxed(data)
+            .map_err(Violation::message("packet from proxy"))?;
+        match packet {
+            ProxyToClient::QueryAnswerEx(m) => self.on_head(m.request_id, m.answer, m.final_info.map(ending)),
+            ProxyToClient::QueryAnswerPartEx(m) => self.on_part(m.request_id, m.answer, m.final_info.map(ending)),
+            ProxyToClient::QueryAnswerErrorEx(m) => {
+                self.on_error(m.request_id, m.error_code, &m.error, m.final_info.map(|info| ending(info).0));
+                Ok(())
+            }
+            ProxyToClient::QueryAnswer(m) => {
+                let end = m.is_completed.then(|| old_ending(m.request_tokens_used));
+                self.on_head(m.request_id, m.answer, end)
+            }
+            ProxyToClient::QueryAnswerPart(m) => {
+                let end = m.is_completed.then(|| old_ending(m.request_tokens_used));
+                self.on_part(m.request_id, m.answer, end)
+            }
+            ProxyToClient::QueryAnswerError(m) => {
+                let info = Some(old_ending(m.request_tokens_used).0);
+                self.on_error(m.request_id, m.error_code, &m.error, info);
+                Ok(())
+            }
+            ProxyToClient::QueryAnswerPartError(m) => {
+                let info = Some(old_ending(m.request_tokens_used).0);
+                self.on_error(m.request_id, m.error_code, &m.error, info);
+                Ok(())
+            }
+            ProxyToClient::ClientRequestPayment(m) => {
+                let counters = PaymentCounters::new(m.db_tokens, m.max_tokens, m.signed_payment);
+                let request = Some((m.request_id, m.request_tokens));
+                self.events.push_back(ClientEvent::Payment { request, counters });
+                Ok(())
+            }
+        }
+    }
+
+    fn on_head(&mut self, request: [u8; 32], answer: Bytes, end: Option<Ending>) -> Result<(), Violation> {
+        let Some(running) = self.requests.get_mut(&request) else { return Ok(()) };
+        if std::mem::replace(&mut running.answering, true) {
+            return Err(Violation::Unexpected("second head of an answer"));
+        }
+        let mut head: http::Response = from_boxed(answer).map_err(Violation::message("http.response"))?;
+        let data = std::mem::take(&mut head.payload);
+        self.events.push_back(ClientEvent::Head { request, head });
+        self.on_body(request, data, end);
+        Ok(())
+    }
+
+    fn on_part(&mut self, request: [u8; 32], data: Bytes, end: Option<Ending>) -> Result<(), Violation> {
+        match self.requests.get(&request) {
+            None => return Ok(()),
+            Some(running) if !running.answering => return Err(Violation::Unexpected("part before the head")),
+            Some(_) => self.on_body(request, data, end),
+        }
+        Ok(())
+    }
+
+    fn on_body(&mut self, request: [u8; 32], data: Bytes, end: Option<Ending>) {
+        let Some(running) = self.requests.get_mut(&request) else { return };
+        running.held += data.len();
+        if running.held > MAX_HELD_BYTES {
+            let failure = RequestFailure::new(ErrorCode::ERROR, "the caller reads too slowly");
+            self.cancel(request);
+            self.events.push_back(ClientEvent::Failed { request, failure, info: None });
+            return;
+        }
+        if !data.is_empty() {
+            self.events.push_back(ClientEvent::Data { request, data });
+        }
+        if let Some((info, debug)) = end {
+            self.forget(&request);
+            self.events.push_back(ClientEvent::Completed { request, info, debug });
+        }
+    }
+
+    fn on_error(&mut self, request: [u8; 32], code: i32, message: &ByteStr, info: Option<FinalInfo>) {
+        if self.forget(&request).is_some() {
+            let message = message.to_lossy().chars().take(500).collect::<String>();
+            let failure = RequestFailure::new(ErrorCode(code), message);
+            self.events.push_back(ClientEvent::Failed { request, failure, info });
+        }
+    }
+
+    /// Does what is due. Call at least every 100 ms.
+    ///
+    /// # Errors
+    /// The connection must be closed.
+    pub fn on_time(&mut self, now: Time) -> Result<(), Violation> {
+        self.link.on_time(now)?;
+        while let Some(&(deadline, request)) = self.deadlines.first()
+            && deadline <= now
+        {
+            self.cancel(request);
+            let failure = RequestFailure::new(ErrorCode::TIMEOUT, "the proxy did not answer in time");
+            self.events.push_back(ClientEvent::Failed { request, failure, info: None });
+        }
+        if matches!(self.stage, Stage::Ready(_)) {
+            if now >= self.next_models {
+                self.refresh_models(now)?;
+            }
+            if now >= self.next_status {
+                self.next_status = now.plus(STATUS_EVERY);
+                self.link.query(STATUS, &client::UpdatePaymentStatus {}, now, STATUS_WITHIN)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The connection is gone: every request under way fails. Returns the events that were left, too.
+    pub fn close(mut self, why: &str) -> Vec<ClientEvent> {
+        let failure = RequestFailure::new(ErrorCode::NOT_READY, format!("connection to the proxy lost: {why}"));
+        let lost = self.requests.keys().map(|&request| {
+            ClientEvent::Failed { request, failure: failure.clone(), info: None }
+        });
+        self.events.extend(lost.collect::<Vec<_>>());
+        self.events.into()
+    }
+}
+
+type Ending = (FinalInfo, Option<(ByteStr, ByteStr)>);
+
+fn ending(info: client::QueryFinalInfo) -> Ending {
+    let mut result = FinalInfo { tokens: info.tokens_used, ..FinalInfo::default() };
+    if let Some(timings) = info.timings {
+        result.worker_start = timings.worker_start_time;
+        result.worker_end = timings.worker_end_time;
+        result.proxy_start = timings.proxy_start_time;
+        result.proxy_end = timings.proxy_end_time;
+    }
+    (result, info.debug.map(|debug| (debug.worker_debug, debug.proxy_debug)))
+}
+
+fn old_ending(tokens: tl::TokensUsed) -> Ending {
+    (FinalInfo { tokens, ..FinalInfo::default() }, None)
+}
