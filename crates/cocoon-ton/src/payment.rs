@@ -93,11 +93,11 @@ pub struct SignedPayment {
 }
 
 impl SignedPayment {
-    /// Reads a signed payment as it comes over the wire. Bags of cells with an index or a checksum are accepted too,
-    /// although published proxies write neither.
+    /// Reads a signed payment as it comes over the wire, in the one encoding that published proxies write (no index,
+    /// no checksum): a payment passes through several programs, and all must see the same in it.
     ///
     /// # Errors
-    /// When the bytes are over [`MAX_SIGNED_PAYMENT_BYTES`], are no cells, or have another layout.
+    /// When the bytes are over [`MAX_SIGNED_PAYMENT_BYTES`], are no cells, have another layout or another encoding.
     pub fn parse(bytes: &[u8]) -> Result<Self, PaymentParseError> {
         let outer_cell = decode_boc(bytes, MAX_SIGNED_PAYMENT_BYTES)?;
         let mut outer = Reader::new(&outer_cell, "the signed payment")?;
@@ -119,7 +119,9 @@ impl SignedPayment {
         let tokens = inner.uint(64, "tokens")?;
         let contract = inner.address("contract")?;
         inner.end("the payment order")?;
-        Ok(Self { order: PaymentOrder { kind, contract, query_id, tokens, excesses_to }, signature })
+        let order = PaymentOrder { kind, contract, query_id, tokens, excesses_to };
+        let payment = Self { order, signature };
+        if payment.to_boc() == bytes { Ok(payment) } else { Err(PaymentParseError::NotCanonical) }
     }
 
     /// Checks that the proxy with `key` ordered `contract` to do `kind`, and returns the number of tokens.
@@ -182,6 +184,11 @@ pub enum PaymentParseError {
     /// None of the four kinds.
     #[error("the signed payment has the unknown operation {0:#010x}")]
     UnknownOperation(u32),
+    /// The same cells could be written in the usual way and are not.
+    #[error(
+        "the signed payment is not in the usual encoding: one root, no index, no checksum, nothing after it"
+    )]
+    NotCanonical,
     /// The outer cell says something else than what was signed.
     #[error("the operation or query id beside the signature differs from the signed one")]
     HeaderMismatch,
