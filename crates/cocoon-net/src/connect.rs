@@ -1,0 +1,155 @@
+//! Setting up one connection, from either side.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use cocoon_wire::pow::{DEFAULT_DIFFICULTY, MAX_ACCEPTED_DIFFICULTY};
+use rustls::pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
+
+use crate::stream::{SecureIo, SecureStream};
+use crate::{ConnectError, ConnectFailure, Stage, TlsSettings, peer, pow};
+
+/// How to dial.
+#[derive(Debug, Clone)]
+pub struct DialOptions {
+    /// Most bits of work to do for a peer; 28 unless configured.
+    pub max_difficulty: u8,
+    /// For the whole set-up, proof of work included; 60 s unless configured (2^28 hashes take longer:
+    /// then it is this limit that ends the attempt).
+    pub timeout: Duration,
+}
+
+impl Default for DialOptions {
+    fn default() -> Self {
+        Self { max_difficulty: MAX_ACCEPTED_DIFFICULTY, timeout: Duration::from_secs(60) }
+    }
+}
+
+/// How to accept.
+#[derive(Debug, Clone)]
+pub struct AcceptOptions {
+    /// Bits of work to ask for, 0 to 64; 20 unless configured.
+    pub difficulty: u8,
+    /// For the whole set-up, the peer's proof of work included; 60 s unless configured.
+    pub timeout: Duration,
+}
+
+impl Default for AcceptOptions {
+    fn default() -> Self {
+        Self { difficulty: DEFAULT_DIFFICULTY, timeout: Duration::from_secs(60) }
+    }
+}
+
+/// Dials `address` (`host:port` or `ip:port`), does the work asked for, shows our certificate, and comes back
+/// with a peer that the policy let in. The peer's own decision about us may still be under way: a refusal then
+/// shows as the first read failing. Dropping the future stops everything, the work included.
+///
+/// # Errors
+/// Names the address and the first thing that went wrong.
+pub async fn dial(
+    address: &str,
+    settings: &TlsSettings,
+    options: &DialOptions,
+) -> Result<SecureStream, ConnectError> {
+    let deadline = Deadline::after(options.timeout);
+    dial_inner(address, settings, options, deadline)
+        .await
+        .map_err(|cause| ConnectError { peer: address.to_owned(), cause })
+}
+
+/// Sets up a connection that was just accepted: asks for work, shows our certificate, and comes back with a
+/// peer that the policy let in.
+///
+/// # Errors
+/// Names the peer's address and the first thing that went wrong.
+pub async fn accept(
+    tcp: TcpStream,
+    settings: &TlsSettings,
+    options: &AcceptOptions,
+) -> Result<SecureStream, ConnectError> {
+    let deadline = Deadline::after(options.timeout);
+    let remote = tcp.peer_addr().map_err(|source| ConnectError {
+        peer: "an unknown address".to_owned(),
+        cause: ConnectFailure::from_io(Stage::Connect, source),
+    })?;
+    accept_inner(tcp, remote, settings, options, deadline)
+        .await
+        .map_err(|cause| ConnectError { peer: remote.to_string(), cause })
+}
+
+async fn dial_inner(
+    address: &str,
+    settings: &TlsSettings,
+    options: &DialOptions,
+    deadline: Deadline,
+) -> Result<SecureStream, ConnectFailure> {
+    let connect = async { TcpStream::connect(address).await.map_err(ConnectFailure::Unreachable) };
+    let mut tcp = deadline.within(Stage::Connect, connect).await?;
+    let remote = tcp.peer_addr().map_err(ConnectFailure::Unreachable)?;
+    prepare(&tcp)?;
+    deadline.within(Stage::ProofOfWork, pow::pay(&mut tcp, options.max_difficulty)).await?;
+    let connector = TlsConnector::from(settings.client_config());
+    // Only a label: peers are known by their keys, and no name is sent.
+    let name = ServerName::IpAddress(remote.ip().into());
+    let handshake = async {
+        connector.connect(name, tcp).await.map_err(|error| ConnectFailure::from_io(Stage::Tls, error))
+    };
+    let tls = deadline.within(Stage::Tls, handshake).await?;
+    finish(TlsStream::Client(tls), remote, settings, deadline).await
+}
+
+async fn accept_inner(
+    mut tcp: TcpStream,
+    remote: SocketAddr,
+    settings: &TlsSettings,
+    options: &AcceptOptions,
+    deadline: Deadline,
+) -> Result<SecureStream, ConnectFailure> {
+    prepare(&tcp)?;
+    deadline.within(Stage::ProofOfWork, pow::charge(&mut tcp, options.difficulty)).await?;
+    let acceptor = TlsAcceptor::from(settings.server_config());
+    let handshake =
+        async { acceptor.accept(tcp).await.map_err(|error| ConnectFailure::from_io(Stage::Tls, error)) };
+    let tls = deadline.within(Stage::Tls, handshake).await?;
+    finish(TlsStream::Server(tls), remote, settings, deadline).await
+}
+
+/// Small messages must not wait for company.
+fn prepare(tcp: &TcpStream) -> Result<(), ConnectFailure> {
+    tcp.set_nodelay(true).map_err(|error| ConnectFailure::from_io(Stage::Connect, error))
+}
+
+async fn finish(
+    tls: TlsStream<TcpStream>,
+    remote: SocketAddr,
+    settings: &TlsSettings,
+    deadline: Deadline,
+) -> Result<SecureStream, ConnectFailure> {
+    let certificates = tls.get_ref().1.peer_certificates();
+    let peer = deadline.within(Stage::Attestation, peer::identify(settings, certificates)).await?;
+    Ok(SecureStream { io: SecureIo::new(tls), peer, remote })
+}
+
+/// When the set-up must be done.
+#[derive(Debug, Clone, Copy)]
+struct Deadline(Instant);
+
+impl Deadline {
+    /// A timeout beyond what the clock can name is a day.
+    fn after(timeout: Duration) -> Self {
+        let now = Instant::now();
+        Self(now.checked_add(timeout).unwrap_or_else(|| now + Duration::from_secs(24 * 60 * 60)))
+    }
+
+    async fn within<T>(
+        self,
+        stage: Stage,
+        step: impl Future<Output = Result<T, ConnectFailure>>,
+    ) -> Result<T, ConnectFailure> {
+        tokio::time::timeout_at(self.0, step).await.unwrap_or(Err(ConnectFailure::Timeout { stage }))
+    }
+}

@@ -1,0 +1,102 @@
+//! Who the peer is: from its certificate, by way of evidence and collateral, to the policy's decision.
+
+use std::future::Future;
+use std::pin::Pin;
+
+use cocoon_attest::{
+    Collateral, CollateralRequest, Evidence, EvidenceKind, PeerCertificate, PolicyDecision, Verdict,
+};
+use rustls::pki_types::CertificateDer;
+
+use crate::{ConnectFailure, TlsSettings};
+
+/// A peer that the policy let in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerIdentity {
+    /// Its raw Ed25519 key.
+    pub public_key: [u8; 32],
+    /// SHA-256 of its certificate.
+    pub certificate_fingerprint: [u8; 32],
+    /// The kind of evidence it showed, verified or not; see [`PeerIdentity::attested_kind`].
+    pub kind: EvidenceKind,
+    /// The evidence it showed.
+    pub evidence: Evidence,
+    /// What became of that evidence. Under the policy `any` it is not checked.
+    pub verdict: Verdict,
+    /// The verified hash of the image it runs; `None` where nothing was verified.
+    pub image_hash: Option<[u8; 32]>,
+}
+
+impl PeerIdentity {
+    /// The kind of evidence that was verified; `None` where none was.
+    #[must_use]
+    pub fn attested_kind(&self) -> Option<EvidenceKind> {
+        self.verdict.accepted().then_some(self.kind)
+    }
+}
+
+/// What a [`CollateralSource`] promises.
+pub type CollateralFuture<'a> =
+    Pin<Box<dyn Future<Output = Result<Collateral, CollateralUnavailable>> + Send + 'a>>;
+
+/// Fetches what evidence needs for its verification: vendors' certificates, revocation lists and the like.
+/// It is expected to cache.
+pub trait CollateralSource: Send + Sync {
+    /// Fetches everything asked for. The time of a connection's set-up covers it.
+    fn fetch<'a>(&'a self, requests: &'a [CollateralRequest]) -> CollateralFuture<'a>;
+}
+
+/// Collateral that cannot be had.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("no collateral for {kind} evidence: {reason}")]
+pub struct CollateralUnavailable {
+    /// For what kind of evidence.
+    pub kind: EvidenceKind,
+    /// Why, and what to do about it.
+    pub reason: String,
+}
+
+/// Decides about the peer behind a finished handshake.
+pub(crate) async fn identify(
+    settings: &TlsSettings,
+    certificates: Option<&[CertificateDer<'_>]>,
+) -> Result<PeerIdentity, ConnectFailure> {
+    // The handshake does not finish without a certificate; should it ever, the peer is refused.
+    let der = certificates
+        .and_then(<[_]>::first)
+        .ok_or(ConnectFailure::Tls(rustls::Error::NoCertificatesPresented))?;
+    let certificate = PeerCertificate::parse(der).map_err(ConnectFailure::Certificate)?;
+    let evidence = certificate.evidence();
+    let policy = settings.policy();
+    let verdict = if !policy.needs_evidence() {
+        Verdict::unchecked(evidence.kind(), "the policy asks for no evidence")
+    } else if !policy.accepts_kind(evidence.kind()) {
+        Verdict::unchecked(evidence.kind(), "the policy does not accept this kind")
+    } else {
+        let collateral = fetch_collateral(settings, &evidence).await?;
+        settings.verifier().verify(&evidence, &collateral, &certificate.report_data(), settings.now())
+    };
+    if let PolicyDecision::Refused { rule, detail } = policy.decide(&verdict) {
+        return Err(ConnectFailure::Refused { rule, detail });
+    }
+    Ok(PeerIdentity {
+        public_key: *certificate.public_key(),
+        certificate_fingerprint: *certificate.fingerprint(),
+        kind: evidence.kind(),
+        image_hash: verdict.image_hash,
+        evidence,
+        verdict,
+    })
+}
+
+async fn fetch_collateral(settings: &TlsSettings, evidence: &Evidence) -> Result<Collateral, ConnectFailure> {
+    let requests = settings.verifier().collateral_needed(evidence);
+    if requests.is_empty() {
+        return Ok(Collateral::none());
+    }
+    let Some(source) = settings.collateral() else {
+        let reason = "no source is configured".to_owned();
+        return Err(ConnectFailure::Collateral(CollateralUnavailable { kind: evidence.kind(), reason }));
+    };
+    source.fetch(&requests).await.map_err(ConnectFailure::Collateral)
+}
