@@ -248,3 +248,46 @@ impl<'a> Reader<'a> {
         }
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn every_amount_of_coins_reads_back(amount: u64) {
+            let cell = Writer::new().coins(amount).build();
+            let mut reader = Reader::new(&cell, "cell").unwrap();
+            prop_assert_eq!(reader.coins("amount").unwrap(), amount);
+            prop_assert_eq!(reader.end("cell"), Ok(()));
+        }
+    }
+
+    #[test]
+    fn coins_take_as_few_bytes_as_they_need() {
+        for (amount, bits) in [(0, 4), (1, 12), (255, 12), (256, 20), (u64::MAX, 68)] {
+            assert_eq!(Writer::new().coins(amount).build().bit_len(), bits, "{amount}");
+        }
+    }
+
+    #[test]
+    fn more_coins_than_64_bits_hold_are_refused() {
+        let cell = Writer::new().uint(9, 4).bytes(&[1; 9]).build();
+        let read = Reader::new(&cell, "cell").unwrap().coins("amount");
+        assert_eq!(read, Err(CellError::AmountTooLarge("amount")));
+    }
+
+    #[test]
+    fn addresses_of_other_kinds_are_refused() {
+        for cell in [
+            Writer::new().uint(0, 2).build(),                                 // none
+            Writer::new().uint(0b101, 3).bytes(&[0; 40]).build(),             // with anycast
+            Writer::new().uint(0b100, 3).bytes(&[5]).bytes(&[0; 32]).build(), // workchain 5
+        ] {
+            assert!(Reader::new(&cell, "cell").unwrap().address("who").is_err());
+        }
+    }
+}

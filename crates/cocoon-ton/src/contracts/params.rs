@@ -187,3 +187,73 @@ pub enum ParamsError {
     #[error("the params cell does not fit its layout: {0}")]
     Cell(#[from] CellError),
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn params(version: u8, words: [u32; 8], coins: [u64; 4], codes: [bool; 3]) -> RootParams {
+        let code = |present: bool| present.then(ContractCode::empty);
+        RootParams {
+            struct_version: StructVersion::from_number(version).unwrap(),
+            params_version: words[0],
+            unique_id: words[1],
+            is_test: words[0] % 2 == 1,
+            price_per_token_nanoton: coins[0],
+            worker_fee_per_token_nanoton: coins[1],
+            prompt_tokens_price_multiplier: words[2],
+            cached_tokens_price_multiplier: words[3],
+            completion_tokens_price_multiplier: words[4],
+            reasoning_tokens_price_multiplier: words[5],
+            proxy_delay_before_close_seconds: words[6],
+            client_delay_before_close_seconds: words[7],
+            min_proxy_stake_nanoton: coins[2],
+            min_client_stake_nanoton: coins[3],
+            proxy_code: code(codes[0]),
+            worker_code: code(codes[1]),
+            client_code: code(codes[2]),
+        }
+    }
+
+    /// What is left of the params in a layout that lacks some fields.
+    fn as_stored(mut params: RootParams) -> RootParams {
+        if params.struct_version < StructVersion::V3 {
+            params.prompt_tokens_price_multiplier = NEUTRAL_MULTIPLIER;
+            params.completion_tokens_price_multiplier = NEUTRAL_MULTIPLIER;
+        }
+        if params.struct_version < StructVersion::V2 {
+            params.cached_tokens_price_multiplier = NEUTRAL_MULTIPLIER;
+            params.reasoning_tokens_price_multiplier = NEUTRAL_MULTIPLIER;
+        }
+        if params.struct_version < StructVersion::V1 {
+            params.min_proxy_stake_nanoton = DEFAULT_MIN_STAKE_NANOTON;
+            params.min_client_stake_nanoton = DEFAULT_MIN_STAKE_NANOTON;
+        }
+        params
+    }
+
+    proptest! {
+        #[test]
+        fn params_of_every_version_read_back(
+            version in 0u8..=3, words: [u32; 8], coins: [u64; 4], codes: [bool; 3],
+        ) {
+            let params = as_stored(params(version, words, coins, codes));
+            prop_assert_eq!(RootParams::from_cell(&params.cell_for_root()).unwrap(), params);
+        }
+    }
+
+    #[test]
+    fn a_proxy_s_cell_lacks_its_own_code_and_the_others_have_none() {
+        let all = params(3, [u32::MAX; 8], [u64::MAX; 4], [true; 3]);
+        let codes = |cell: &Cell| {
+            let read = RootParams::from_cell(cell).unwrap();
+            [read.proxy_code, read.worker_code, read.client_code].map(|code| code.is_some())
+        };
+        assert_eq!(codes(&all.cell_for_root()), [true; 3]);
+        assert_eq!(codes(&all.cell_for_proxy()), [false, true, true]);
+        assert_eq!(codes(&all.cell_without_code()), [false; 3]);
+    }
+}
