@@ -12,6 +12,7 @@ pub mod bound;
 mod codec;
 pub mod counters;
 pub mod dispute;
+pub mod error;
 pub mod ids;
 pub mod ledger;
 pub mod record;
@@ -23,11 +24,9 @@ pub use bound::{Bounded, ClaimBound, reservation};
 pub use codec::DecodeError;
 pub use counters::{Counter, CounterChange, CounterError, PeerCounters};
 pub use dispute::{Dispute, DisputeReason};
+pub use error::{ApplyError, InvariantViolation, MarkError, ReserveError, SettleError};
 pub use ids::{ClientId, RequestId, WorkerId};
-pub use ledger::{
-    ApplyError, ClientAccount, InvariantViolation, Ledger, MAX_RESERVATIONS, MarkError, ReserveError,
-    SettleError, Settlement, WorkerAccount,
-};
+pub use ledger::{ClientAccount, Ledger, MAX_RESERVATIONS, Settlement, WorkerAccount};
 pub use record::{Change, Record};
 pub use snapshot::RestoreError;
 pub use tariff::{

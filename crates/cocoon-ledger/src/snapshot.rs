@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use crate::codec::{DecodeError, Reader};
+use crate::error::InvariantViolation;
 use crate::ids::{ClientId, WorkerId};
-use crate::ledger::{ClientAccount, InvariantViolation, Ledger, WorkerAccount};
+use crate::ledger::{ClientAccount, Ledger, WorkerAccount};
 use crate::units::{AdjustedTokens, Nanoton, Overflow};
 
 /// Version of the encoding; the first byte of every snapshot.

@@ -17,8 +17,8 @@ pub enum StoreError {
         /// The epoch that is no longer current.
         epoch: u64,
     },
-    /// No space is left.
-    #[error("the disk of {path} is full: free some space and restart the node")]
+    /// No space is left, or the file has reached its limit.
+    #[error("the disk of {path} is full, or the file has reached its limit: make room and restart the node")]
     DiskFull {
         /// The file.
         path: PathBuf,

@@ -34,6 +34,9 @@ pub const MAX_VALUE_BYTES: usize = 1024 * 1024;
 /// Longest key of the key-value table, in bytes.
 pub const MAX_KEY_BYTES: usize = 256;
 
+/// Largest file of a store, in bytes, where none is given. Snapshots keep a store far below it.
+pub const MAX_FILE_BYTES: u64 = 64 * 1024 * 1024 * 1024;
+
 /// How far the log is durable.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Durability {

@@ -35,7 +35,7 @@ pub(crate) struct Opened {
     pub(crate) snapshot: Position,
 }
 
-pub(crate) fn open(path: &Path) -> Result<Opened, StoreError> {
+pub(crate) fn open(path: &Path, max_bytes: u64) -> Result<Opened, StoreError> {
     create_private(path)?;
     let sqlite = |error: rusqlite::Error| StoreError::from_sqlite(path, &error);
     let mut writer = connect(path).map_err(sqlite)?;
@@ -48,6 +48,7 @@ pub(crate) fn open(path: &Path) -> Result<Opened, StoreError> {
     }
     // Each commit reaches the disk before it is reported.
     writer.pragma_update(None, "synchronous", "FULL").map_err(sqlite)?;
+    limit_size(&writer, max_bytes).map_err(sqlite)?;
     let (epoch, end, snapshot) = take_over(&mut writer).map_err(sqlite)?;
     let reader = connect(path).map_err(sqlite)?;
     let number = |value: i64| from_sql(path, value);
@@ -88,6 +89,14 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
     let connection = Connection::open_with_flags(path, flags)?;
     connection.busy_timeout(LOCK_TIMEOUT)?;
     Ok(connection)
+}
+
+/// Lets SQLite report a full disk before the file outgrows `max_bytes`. A file that has outgrown it already
+/// keeps its size.
+fn limit_size(connection: &Connection, max_bytes: u64) -> rusqlite::Result<()> {
+    let page_bytes: i64 = connection.pragma_query_value(None, "page_size", |row| row.get(0))?;
+    let pages = to_sql(max_bytes) / page_bytes.max(1);
+    connection.query_row(&format!("PRAGMA max_page_count = {pages}"), [], |_| Ok(()))
 }
 
 /// Accepts an empty file or one of ours in a format that we know.

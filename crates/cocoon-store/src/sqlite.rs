@@ -13,8 +13,8 @@ use crate::open::{self, from_sql};
 use crate::queue::Queue;
 use crate::writer::Writer;
 use crate::{
-    Durability, Loaded, MAX_KEY_BYTES, MAX_RECORD_BYTES, MAX_SNAPSHOT_BYTES, MAX_VALUE_BYTES, Position,
-    Store, StoreError, Written,
+    Durability, Loaded, MAX_FILE_BYTES, MAX_KEY_BYTES, MAX_RECORD_BYTES, MAX_SNAPSHOT_BYTES, MAX_VALUE_BYTES,
+    Position, Store, StoreError, Written,
 };
 
 /// A [`Store`] in one SQLite file: mode 0600, write-ahead log, each commit synced, one writer thread that
@@ -37,8 +37,17 @@ impl SqliteStore {
     /// # Errors
     /// [`StoreError`], naming the file and what to do.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, StoreError> {
+        Self::open_limited(path, MAX_FILE_BYTES)
+    }
+
+    /// As [`SqliteStore::open`], for a file of at most `max_bytes`; past them the store fails with
+    /// [`StoreError::DiskFull`].
+    ///
+    /// # Errors
+    /// [`StoreError`], naming the file and what to do.
+    pub fn open_limited(path: impl AsRef<Path>, max_bytes: u64) -> Result<Self, StoreError> {
         let path = path.as_ref().to_owned();
-        let opened = open::open(&path)?;
+        let opened = open::open(&path, max_bytes)?;
         let queue = Arc::new(Queue::starting_at(opened.end, opened.snapshot));
         let (durable_sender, durable) = watch::channel(Durability { position: opened.end, failure: None });
         let commits = Arc::new(AtomicU64::new(0));

@@ -1,0 +1,214 @@
+//! A store keeps what it reports durable, in order, for one writer, within its limits.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use cocoon_store::{
+    Loaded, MAX_KEY_BYTES, MAX_QUEUE_ENTRIES, MAX_RECORD_BYTES, MAX_VALUE_BYTES, SqliteStore, Store,
+    StoreError, wait_durable,
+};
+use tempfile::TempDir;
+
+fn scratch() -> (TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("node.db");
+    (dir, path)
+}
+
+fn numbered(number: u64) -> Bytes {
+    Bytes::from(format!("record {number}"))
+}
+
+fn append(store: &SqliteStore, numbers: RangeInclusive<u64>) -> u64 {
+    store.append(&numbers.map(numbered).collect::<Vec<_>>()).unwrap()
+}
+
+fn numbers(loaded: &Loaded) -> Vec<u64> {
+    for (position, bytes) in &loaded.records {
+        assert_eq!(bytes, &numbered(*position), "position {position} holds another record");
+    }
+    loaded.records.iter().map(|(position, _)| *position).collect()
+}
+
+#[tokio::test]
+async fn everything_durable_survives_a_reopen() {
+    let (_dir, path) = scratch();
+    let store = SqliteStore::open(&path).unwrap();
+    assert_eq!(store.load().unwrap(), Loaded::default());
+    assert_eq!(append(&store, 1..=3), 3);
+    assert_eq!(append(&store, 4..=4), 4);
+    assert_eq!(store.append(&[]).unwrap(), 4);
+    store.put("counters", Bytes::from_static(b"one")).unwrap().await.unwrap();
+    store.put("counters", Bytes::from_static(b"two")).unwrap().await.unwrap();
+    wait_durable(&store, 4).await.unwrap();
+    let first_epoch = store.epoch();
+    drop(store);
+
+    let store = SqliteStore::open(&path).unwrap();
+    assert!(store.epoch() > first_epoch, "each opening has a higher epoch");
+    assert_eq!(store.durable().borrow().position, 4);
+    assert_eq!(numbers(&store.load().unwrap()), [1, 2, 3, 4]);
+    assert_eq!(store.get("counters").unwrap(), Some(Bytes::from_static(b"two")));
+    assert_eq!(store.get("nothing").unwrap(), None);
+    assert_eq!(append(&store, 5..=5), 5, "positions go on where they ended");
+}
+
+#[tokio::test]
+async fn a_snapshot_replaces_the_records_before_it() {
+    let (_dir, path) = scratch();
+    let store = SqliteStore::open(&path).unwrap();
+    append(&store, 1..=10);
+    let refused = store.save_snapshot(11, Bytes::new()).unwrap_err();
+    assert_eq!(refused, StoreError::SnapshotPosition { at: 11, newest: 0, end: 10 });
+    store.save_snapshot(7, Bytes::from_static(b"books at 7")).unwrap().await.unwrap();
+    let loaded = store.load().unwrap();
+    assert_eq!(loaded.snapshot, Some((7, Bytes::from_static(b"books at 7"))));
+    assert_eq!(numbers(&loaded), [8, 9, 10]);
+    assert!(
+        store.save_snapshot(6, Bytes::new()).is_err(),
+        "an older snapshot would lose what the newer one covers"
+    );
+    store.save_snapshot(10, Bytes::from_static(b"books at 10")).unwrap().await.unwrap();
+    drop(store);
+
+    let store = SqliteStore::open(&path).unwrap();
+    assert_eq!(store.load().unwrap().records, []);
+    assert_eq!(append(&store, 11..=11), 11, "positions go on after a snapshot of everything");
+}
+
+#[test]
+fn closing_drains_the_queue_and_takes_nothing_more() {
+    let (_dir, path) = scratch();
+    let store = SqliteStore::open(&path).unwrap();
+    append(&store, 1..=5_000);
+    store.close().unwrap();
+    assert_eq!(store.append(&[numbered(5_001)]), Err(StoreError::Closed));
+    store.close().unwrap();
+    let store = SqliteStore::open(&path).unwrap();
+    assert_eq!(store.load().unwrap().records.len(), 5_000);
+}
+
+#[tokio::test]
+async fn waiting_for_what_never_comes_ends_when_the_store_closes() {
+    let (_dir, path) = scratch();
+    let store = Arc::new(SqliteStore::open(&path).unwrap());
+    let waiting = tokio::spawn({
+        let store = Arc::clone(&store);
+        async move { wait_durable(&*store, 1).await }
+    });
+    tokio::task::yield_now().await;
+    store.close().unwrap();
+    assert_eq!(waiting.await.unwrap(), Err(StoreError::Closed));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_tasks_share_few_commits() {
+    let (_dir, path) = scratch();
+    let store = Arc::new(SqliteStore::open(&path).unwrap());
+    let tasks: Vec<_> = (0..1_000)
+        .map(|_| {
+            let store = Arc::clone(&store);
+            tokio::spawn(async move {
+                let position = store.append(&[Bytes::from_static(b"record")]).unwrap();
+                wait_durable(&*store, position).await.unwrap();
+                position
+            })
+        })
+        .collect();
+    let mut positions = BTreeSet::new();
+    for task in tasks {
+        positions.insert(task.await.unwrap());
+    }
+    assert_eq!(positions, (1..=1_000).collect(), "each record has its own position");
+    assert!(store.commits() < 500, "{} commits for 1,000 records", store.commits());
+    assert_eq!(store.load().unwrap().records.len(), 1_000);
+}
+
+#[tokio::test]
+async fn the_last_to_open_is_the_only_writer() {
+    let (_dir, path) = scratch();
+    let old = SqliteStore::open(&path).unwrap();
+    append(&old, 1..=1);
+    wait_durable(&old, 1).await.unwrap();
+
+    let new = SqliteStore::open(&path).unwrap();
+    assert_eq!(append(&new, 2..=2), 2);
+    let position = old.append(&[Bytes::from_static(b"from the past")]).unwrap();
+    let fenced = wait_durable(&old, position).await.unwrap_err();
+    assert!(matches!(fenced, StoreError::Fenced { .. }), "{fenced}");
+    assert_eq!(old.durable().borrow().position, 1, "durable never advances over a failure");
+    assert_eq!(old.append(&[]), Err(fenced.clone()), "a fenced writer takes nothing more");
+    assert!(matches!(old.put("key", Bytes::new()), Err(StoreError::Fenced { .. })));
+    assert_eq!(old.close(), Err(fenced));
+
+    wait_durable(&new, 2).await.unwrap();
+    assert_eq!(numbers(&new.load().unwrap()), [1, 2]);
+}
+
+#[tokio::test]
+async fn a_full_disk_is_named_and_durable_never_passes_it() {
+    let (_dir, path) = scratch();
+    let store = SqliteStore::open_limited(&path, 256 * 1024).unwrap();
+    let record = Bytes::from(vec![7; 16 * 1024]);
+    let (mut durable, failure) = loop {
+        let position = store.append(std::slice::from_ref(&record)).unwrap();
+        assert!(position < 100, "the limit is never reached");
+        if let Err(failure) = wait_durable(&store, position).await {
+            break (position - 1, failure);
+        }
+    };
+    assert_eq!(failure, StoreError::DiskFull { path: path.clone() });
+    assert_eq!(store.durable().borrow().position, durable);
+    assert_eq!(store.append(&[]), Err(failure.clone()));
+    assert_eq!(store.close(), Err(failure));
+    drop(store);
+
+    let store = SqliteStore::open(&path).unwrap();
+    assert_eq!(store.load().unwrap().records.len() as u64, durable, "everything reported durable is there");
+    durable += 1;
+    assert_eq!(store.append(&[record]), Ok(durable), "with room again the log goes on");
+    wait_durable(&store, durable).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_failing_write_ends_the_store_and_every_write_behind_it() {
+    let (_dir, path) = scratch();
+    let store = SqliteStore::open(&path).unwrap();
+    append(&store, 1..=1);
+    wait_durable(&store, 1).await.unwrap();
+    rusqlite::Connection::open(&path).unwrap().execute_batch("DROP TABLE records").unwrap();
+    let position = append(&store, 2..=2);
+    let failure = wait_durable(&store, position).await.unwrap_err();
+    assert!(matches!(failure, StoreError::Io { .. }), "{failure}");
+    assert_eq!(store.durable().borrow().position, 1);
+    assert!(store.put("key", Bytes::new()).is_err());
+    assert!(store.load().is_err());
+}
+
+#[test]
+fn a_batch_over_the_queues_limit_is_refused_whole() {
+    let (_dir, path) = scratch();
+    let store = SqliteStore::open(&path).unwrap();
+    let batch = vec![Bytes::new(); MAX_QUEUE_ENTRIES + 1];
+    assert_eq!(store.append(&batch), Err(StoreError::QueueFull));
+    assert_eq!(store.append(&[]), Ok(0), "nothing of it was queued");
+    assert_eq!(store.append(&batch[1..]), Ok(MAX_QUEUE_ENTRIES as u64));
+}
+
+#[test]
+fn oversized_records_keys_and_values_are_refused() {
+    let (_dir, path) = scratch();
+    let store = SqliteStore::open(&path).unwrap();
+    let too_large = |result: Result<(), StoreError>| {
+        assert!(matches!(result, Err(StoreError::TooLarge { .. })), "{result:?}")
+    };
+    store.append(&[Bytes::from(vec![0; MAX_RECORD_BYTES])]).unwrap();
+    store.put(&"k".repeat(MAX_KEY_BYTES), Bytes::from(vec![0; MAX_VALUE_BYTES])).unwrap();
+    too_large(store.append(&[Bytes::from(vec![0; MAX_RECORD_BYTES + 1])]).map(drop));
+    too_large(store.put("key", Bytes::from(vec![0; MAX_VALUE_BYTES + 1])).map(drop));
+    too_large(store.put(&"k".repeat(MAX_KEY_BYTES + 1), Bytes::new()).map(drop));
+}
