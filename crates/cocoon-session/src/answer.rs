@@ -23,7 +23,11 @@ pub(crate) fn seconds_header(name: &'static str, at: Time) -> http::Header {
 
 /// How the body is delimited. Published peers build an HTTP answer from it, so it must be there and be right.
 pub(crate) fn framing_header(complete: bool, length: usize) -> http::Header {
-    if complete { header("Content-Length", length.to_string()) } else { header("Transfer-Encoding", "chunked".into()) }
+    if complete {
+        header("Content-Length", length.to_string())
+    } else {
+        header("Transfer-Encoding", "chunked".into())
+    }
 }
 
 fn header(name: &'static str, value: String) -> http::Header {
@@ -94,7 +98,8 @@ pub(crate) fn sanitize(mut head: http::Response) -> Option<http::Response> {
     head.headers.retain(|header| {
         let name = header.name.as_bytes();
         let token = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
-        let framing = ["content-length", "transfer-encoding", "connection", "keep-alive", "upgrade", "trailer"];
+        let framing =
+            ["content-length", "transfer-encoding", "connection", "keep-alive", "upgrade", "trailer"];
         !name.is_empty()
             && name.iter().all(token)
             && !framing.iter().any(|word| name.eq_ignore_ascii_case(word.as_bytes()))

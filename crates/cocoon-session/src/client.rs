@@ -18,10 +18,10 @@ use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
 use crate::link::{Link, LinkEvent, Side};
-use crate::terms::{check_proxy, ProxyClaims};
+use crate::terms::{ProxyClaims, check_proxy};
 use crate::{
-    ErrorCode, FinalInfo, INITIAL_CREDIT_BYTES, MAX_HELD_BYTES, MAX_PROTO_VERSION, MIN_PROTO_VERSION, PaymentCounters,
-    ProxyTerms, RequestFailure, Time, Violation,
+    ErrorCode, FinalInfo, INITIAL_CREDIT_BYTES, MAX_HELD_BYTES, MAX_PROTO_VERSION, MIN_PROTO_VERSION,
+    PaymentCounters, ProxyTerms, RequestFailure, Time, Violation,
 };
 
 /// Largest encoded `http.request` that fits a frame with what is around it.
@@ -210,7 +210,9 @@ impl ClientSession {
             match event {
                 LinkEvent::Opened => self.connect(now)?,
                 LinkEvent::Packet(data) => self.on_packet(data)?,
-                LinkEvent::Query { id, .. } => self.link.refuse(id, ErrorCode::PROTOCOL, "a client takes no queries"),
+                LinkEvent::Query { id, .. } => {
+                    self.link.refuse(id, ErrorCode::PROTOCOL, "a client takes no queries")
+                }
                 LinkEvent::Answer { what, data } => self.on_answer(what, data, now)?,
                 LinkEvent::Refused { what: STATUS | MODELS, .. } => {}
                 LinkEvent::Refused { code, message, .. } => return Err(Violation::Refused { code, message }),
@@ -267,8 +269,10 @@ impl ClientSession {
                 self.on_authorized(data, terms)
             }
             (STATUS, Stage::Ready(_)) => {
-                let status: client::PaymentStatus = from_boxed(data).map_err(Violation::message("payment status"))?;
-                let counters = PaymentCounters::new(status.db_tokens, status.max_tokens, status.signed_payment);
+                let status: client::PaymentStatus =
+                    from_boxed(data).map_err(Violation::message("payment status"))?;
+                let counters =
+                    PaymentCounters::new(status.db_tokens, status.max_tokens, status.signed_payment);
                 self.events.push_back(ClientEvent::Payment { request: None, counters });
                 Ok(())
             }
@@ -278,7 +282,8 @@ impl ClientSession {
     }
 
     fn on_connected(&mut self, data: Bytes, now: Time) -> Result<(), Violation> {
-        let answer: client::ConnectedToProxy = from_boxed(data).map_err(Violation::message("handshake answer"))?;
+        let answer: client::ConnectedToProxy =
+            from_boxed(data).map_err(Violation::message("handshake answer"))?;
         let settings = &self.settings;
         let claims = ProxyClaims { params: &answer.params, pair_contract: &answer.client_sc_address };
         let terms = check_proxy(
@@ -297,7 +302,8 @@ impl ClientSession {
                 let message = client::AuthorizeWithProxyShort { data };
                 self.link.query(AUTHORIZE, &message, now, AUTHORIZE_WITHIN)?;
             }
-            client::ProxyConnectionAuth::Short { nonce, .. } | client::ProxyConnectionAuth::Long { nonce } => {
+            client::ProxyConnectionAuth::Short { nonce, .. }
+            | client::ProxyConnectionAuth::Long { nonce } => {
                 let contract = terms.pair_contract;
                 self.events.push_back(ClientEvent::RegistrationNeeded { nonce, contract });
                 self.link.query(AUTHORIZE, &client::AuthorizeWithProxyLong {}, now, AUTHORIZE_WITHIN)?;
@@ -309,16 +315,21 @@ impl ClientSession {
 
     fn on_authorized(&mut self, data: Bytes, terms: Box<ProxyTerms>) -> Result<(), Violation> {
         match from_boxed(data).map_err(Violation::message("authorisation answer"))? {
-            client::AuthorizationWithProxy::Success { signed_payment, tokens_committed_to_db, max_tokens } => {
+            client::AuthorizationWithProxy::Success {
+                signed_payment,
+                tokens_committed_to_db,
+                max_tokens,
+            } => {
                 self.events.push_back(ClientEvent::Ready(terms.as_ref().clone()));
                 let counters = PaymentCounters::new(tokens_committed_to_db, max_tokens, signed_payment);
                 self.events.push_back(ClientEvent::Payment { request: None, counters });
                 self.stage = Stage::Ready(terms);
                 Ok(())
             }
-            client::AuthorizationWithProxy::Failed { error_code, error } => {
-                Err(Violation::Refused { code: error_code, message: error.to_lossy().chars().take(500).collect() })
-            }
+            client::AuthorizationWithProxy::Failed { error_code, error } => Err(Violation::Refused {
+                code: error_code,
+                message: error.to_lossy().chars().take(500).collect(),
+            }),
         }
     }
 
@@ -423,7 +434,9 @@ impl ClientSession {
             .map_err(Violation::message("packet from proxy"))?;
         match packet {
             ProxyToClient::QueryAnswerEx(m) => self.on_head(m.request_id, m.answer, m.final_info.map(ending)),
-            ProxyToClient::QueryAnswerPartEx(m) => self.on_part(m.request_id, m.answer, m.final_info.map(ending)),
+            ProxyToClient::QueryAnswerPartEx(m) => {
+                self.on_part(m.request_id, m.answer, m.final_info.map(ending))
+            }
             ProxyToClient::QueryAnswerErrorEx(m) => {
                 self.on_error(m.request_id, m.error_code, &m.error, m.final_info.map(|info| ending(info).0));
                 Ok(())
@@ -529,9 +542,12 @@ impl ClientSession {
 
     /// The connection is gone: every request under way fails. Returns the events that were left, too.
     pub fn close(mut self, why: &str) -> Vec<ClientEvent> {
-        let failure = RequestFailure::new(ErrorCode::NOT_READY, format!("connection to the proxy lost: {why}"));
-        let lost = self.requests.keys().map(|&request| {
-            ClientEvent::Failed { request, failure: failure.clone(), info: None }
+        let failure =
+            RequestFailure::new(ErrorCode::NOT_READY, format!("connection to the proxy lost: {why}"));
+        let lost = self.requests.keys().map(|&request| ClientEvent::Failed {
+            request,
+            failure: failure.clone(),
+            info: None,
         });
         self.events.extend(lost.collect::<Vec<_>>());
         self.events.into()

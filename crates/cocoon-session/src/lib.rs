@@ -16,7 +16,7 @@
 pub mod client;
 pub mod link;
 pub mod outbox;
-//PROXY pub mod proxy;
+pub mod proxy;
 pub mod worker;
 
 mod answer;

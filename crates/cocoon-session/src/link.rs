@@ -161,11 +161,13 @@ impl Link {
             Packet::QueryAnswer { id, data } => {
                 self.queries.remove(&id).map(|query| LinkEvent::Answer { what: query.what, data })
             }
-            Packet::QueryError { id, code, message } => self.queries.remove(&id).map(|query| LinkEvent::Refused {
-                what: query.what,
-                code,
-                message: message.to_lossy().chars().take(500).collect(),
-            }),
+            Packet::QueryError { id, code, message } => {
+                self.queries.remove(&id).map(|query| LinkEvent::Refused {
+                    what: query.what,
+                    code,
+                    message: message.to_lossy().chars().take(500).collect(),
+                })
+            }
             Packet::Connect { .. } | Packet::Connected { .. } => {
                 return Err(Violation::Unexpected("second opening message"));
             }

@@ -36,7 +36,9 @@ struct Stream<H, E> {
 
 impl<H, E> Stream<H, E> {
     fn has_chunk(&self) -> bool {
-        self.head.is_some() || (self.queued > 0 && self.credit != Some(0)) || (self.queued == 0 && self.end.is_some())
+        self.head.is_some()
+            || (self.queued > 0 && self.credit != Some(0))
+            || (self.queued == 0 && self.end.is_some())
     }
 
     fn take_data(&mut self) -> Bytes {
@@ -144,6 +146,12 @@ impl<K: Ord + Copy, H, E> Outbox<K, H, E> {
         self.enqueue(key);
     }
 
+    /// Whether the answer of a request is not all out yet.
+    #[must_use]
+    pub fn contains(&self, key: K) -> bool {
+        self.streams.contains_key(&key)
+    }
+
     /// Body bytes that wait for a request.
     #[must_use]
     pub fn queued(&self, key: K) -> usize {
@@ -233,7 +241,10 @@ mod tests {
         outbox.data(1, Bytes::from_static(b"cd"));
         outbox.end(1, "end");
         let chunk = outbox.next_chunk().unwrap();
-        assert_eq!((chunk.head, chunk.data.as_ref(), chunk.end), (Some("head"), b"abcd".as_slice(), Some("end")));
+        assert_eq!(
+            (chunk.head, chunk.data.as_ref(), chunk.end),
+            (Some("head"), b"abcd".as_slice(), Some("end"))
+        );
         assert!(outbox.next_chunk().is_none());
         outbox.data(1, Bytes::from_static(b"late"));
         assert!(outbox.next_chunk().is_none(), "an ended request is forgotten");

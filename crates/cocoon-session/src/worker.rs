@@ -24,8 +24,8 @@ use crate::link::{Link, LinkEvent, Side};
 use crate::outbox::{Chunk, Outbox};
 use crate::terms::{ProxyClaims, check_proxy};
 use crate::{
-    ErrorCode, INITIAL_CREDIT_BYTES, MAX_PART_BYTES, MAX_PROTO_VERSION, MAX_REQUEST_TIME,
-    MIN_PROTO_VERSION, PaymentCounters, ProxyTerms, RequestFailure, Time, Violation,
+    ErrorCode, INITIAL_CREDIT_BYTES, MAX_PART_BYTES, MAX_PROTO_VERSION, MAX_REQUEST_TIME, MIN_PROTO_VERSION,
+    PaymentCounters, ProxyTerms, RequestFailure, Time, Violation,
 };
 
 /// Body bytes that wait for one request, over which the engine is to be held back.
@@ -180,7 +180,9 @@ impl WorkerSession {
             match event {
                 LinkEvent::Opened => self.connect(now)?,
                 LinkEvent::Packet(data) => self.on_packet(data, now)?,
-                LinkEvent::Query { id, .. } => self.link.refuse(id, ErrorCode::PROTOCOL, "a worker takes no queries"),
+                LinkEvent::Query { id, .. } => {
+                    self.link.refuse(id, ErrorCode::PROTOCOL, "a worker takes no queries")
+                }
                 LinkEvent::Answer { what, data } => self.on_answer(what, data, now)?,
                 LinkEvent::Refused { what: STATUS, .. } => {}
                 LinkEvent::Refused { code, message, .. } => return Err(Violation::Refused { code, message }),
@@ -252,7 +254,8 @@ impl WorkerSession {
                 Ok(())
             }
             (STATUS, Stage::Ready(_)) => {
-                let status: worker::PaymentStatus = from_boxed(data).map_err(Violation::message("payment status"))?;
+                let status: worker::PaymentStatus =
+                    from_boxed(data).map_err(Violation::message("payment status"))?;
                 self.on_payment(None, status.db_tokens, status.max_tokens, status.signed_payment)
             }
             _ => Err(Violation::Unexpected("answer")),
@@ -260,7 +263,8 @@ impl WorkerSession {
     }
 
     fn on_connected(&mut self, data: Bytes) -> Result<(), Violation> {
-        let answer: worker::ConnectedToProxy = from_boxed(data).map_err(Violation::message("handshake answer"))?;
+        let answer: worker::ConnectedToProxy =
+            from_boxed(data).map_err(Violation::message("handshake answer"))?;
         let settings = &self.settings;
         let claims = ProxyClaims { params: &answer.params, pair_contract: &answer.worker_sc_address };
         let terms = check_proxy(
@@ -343,7 +347,10 @@ impl WorkerSession {
                 self.on_payment(request, m.db_tokens, m.max_tokens, m.signed_payment)
             }
             ProxyToWorker::Cancel(m) => {
-                self.cancel(m.request_id, &RequestFailure::new(ErrorCode::CANCELLED, "cancelled by the caller"));
+                self.cancel(
+                    m.request_id,
+                    &RequestFailure::new(ErrorCode::CANCELLED, "cancelled by the caller"),
+                );
                 Ok(())
             }
             ProxyToWorker::Credit(m) => {
@@ -444,8 +451,8 @@ impl WorkerSession {
             ByteStr::from(debug.to_string())
         });
         let with_timings = self.terms().is_some_and(|terms| terms.proto_version >= 2);
-        let timings =
-            with_timings.then_some(proxy::WorkerTimings { worker_start_time: started, worker_end_time: ended });
+        let timings = with_timings
+            .then_some(proxy::WorkerTimings { worker_start_time: started, worker_end_time: ended });
         Some((proxy::QueryFinalInfo { tokens_used, worker_debug, timings }, running))
     }
 
@@ -520,7 +527,10 @@ impl WorkerSession {
             && deadline <= now
         {
             self.deadlines.pop_first();
-            self.cancel(request, &RequestFailure::new(ErrorCode::TIMEOUT, "the engine did not answer in time"));
+            self.cancel(
+                request,
+                &RequestFailure::new(ErrorCode::TIMEOUT, "the engine did not answer in time"),
+            );
         }
         if matches!(self.stage, Stage::Ready(_)) && now >= self.next_status {
             self.next_status = now.plus(STATUS_EVERY);

@@ -1,0 +1,505 @@
+//! A whole proxy: its connections to clients and workers, the requests between them, and what is owed for them.
+//!
+//! One state machine holds all connections, because every decision here is about two of them: which worker gets a
+//! client's request, whose slowness holds back whom, who pays whom. The driver feeds bytes, time, what the chain
+//! says ([`Proxy::client_found`]) and what became durable ([`Proxy::persisted`]); it polls bytes per connection
+//! ([`Proxy::transmit`]), connections that have something to send or say ([`Proxy::poll_wake`]) and events.
+//!
+//! - [`handshake`]: how clients and workers are let in.
+//! - [`request`]: from a query to its end: reservation, choice of worker, retries, answers, cancelling.
+//! - [`payment`]: settlement, and notices once it is durable.
+//!
+//! Bodies are never parsed here; of an answer only the `http.response` around the first bytes is read, to make it
+//! safe for published gateways and to add this proxy's times.
+
+mod handshake;
+mod payment;
+mod request;
+mod stats;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use cocoon_ledger::{ClientId, Ledger, Record, RestoreError, Tariff, WorkerId};
+use cocoon_market::Observed;
+use cocoon_ton::address::Address;
+use cocoon_ton::root::RootConfig;
+use cocoon_wire::tl::{client, http};
+use ed25519_dalek::SigningKey;
+use sha2::{Digest as _, Sha256};
+
+use crate::link::{Link, LinkEvent, Side};
+use crate::outbox::Outbox;
+use crate::{ErrorCode, RequestFailure, Time, Violation};
+
+use payment::{Notice, SignedOrders};
+use request::Request;
+
+pub use stats::{ConnectionStats, ProxyStats};
+
+/// Requests under way, all clients together.
+pub const MAX_REQUESTS: usize = 65_536;
+/// Requests under way per client connection.
+pub const MAX_REQUESTS_PER_CLIENT: usize = 16_384;
+/// A worker with work in flight is pinged after this much silence.
+pub const PROBE_AFTER: Duration = Duration::from_millis(500);
+/// A worker with work in flight leaves routing after this much silence.
+pub const SUSPECT_AFTER: Duration = Duration::from_secs(2);
+/// How often one request is given to another worker.
+pub const MAX_ATTEMPTS: usize = 3;
+/// How long the worker's final word on a request is waited for after the client's side of it ended.
+pub const DRAIN_TIME: Duration = Duration::from_secs(60);
+
+/// One connection, as the driver names it; never reused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConnId(pub u64);
+
+/// Who the proxy is, and how it works.
+#[derive(Debug, Clone)]
+pub struct ProxySettings {
+    /// Signs payment orders.
+    pub key: SigningKey,
+    /// The proxy's owner.
+    pub owner: Address,
+    /// The proxy's own contract.
+    pub contract: Address,
+    /// Where contracts send left-over coins: the proxy's wallet.
+    pub wallet: Address,
+    /// Root configuration to work with.
+    pub root: Arc<RootConfig>,
+    /// Prices, from the root configuration.
+    pub tariff: Tariff,
+    /// Whether the network is a test network.
+    pub is_test: bool,
+    /// Whether addresses are written in the testnet form.
+    pub is_testnet: bool,
+    /// Whether a worker's model must be listed in the root configuration.
+    pub check_models: bool,
+    /// Whether a client that asks for long authorisation is let in without a registration on chain: for a chain that
+    /// executes nothing.
+    pub trust_long_authorization: bool,
+    /// Whether to agree to extension set 1.
+    pub extensions: bool,
+    /// 256 random bits, from which ids and nonces are made.
+    pub seed: [u8; 32],
+}
+
+/// What the chain shows of a client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClientFunds {
+    /// Lifetime funds in nanoton: spendable balance plus what was already charged on chain.
+    pub nanoton: u64,
+    /// SHA-256 of the secret with which the client authorises itself.
+    pub secret_hash: [u8; 32],
+}
+
+/// What the driver has to do, or may want to know.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ProxyEvent {
+    /// Look the client contract up on chain and call [`Proxy::client_found`].
+    FindClient {
+        /// The connection that waits.
+        conn: ConnId,
+        /// The client contract.
+        contract: Address,
+    },
+    /// Append these records to the log, and call [`Proxy::persisted`] with the position of the last once durable.
+    Persist(Vec<Record>),
+    /// A worker finished its handshake.
+    WorkerReady {
+        /// Its connection.
+        conn: ConnId,
+        /// What it serves, in full.
+        model: String,
+    },
+    /// A client finished its handshake.
+    ClientReady {
+        /// Its connection.
+        conn: ConnId,
+    },
+    /// A request ended.
+    Ended(RequestEnd),
+}
+
+/// How a request ended, for logs and metrics.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RequestEnd {
+    /// The proxy's id for it.
+    pub request: [u8; 32],
+    /// Model name without `@...`.
+    pub model: String,
+    /// The worker's connection, if one was chosen.
+    pub worker: Option<ConnId>,
+    /// `None`: a complete answer.
+    pub failure: Option<RequestFailure>,
+    /// Adjusted tokens charged.
+    pub charged: u64,
+    /// Adjusted tokens claimed by the worker beyond what it gets.
+    pub overrun: u64,
+    /// From the query to the end.
+    pub took: Duration,
+    /// Workers that were tried.
+    pub attempts: usize,
+}
+
+#[derive(Debug)]
+struct Conn {
+    link: Link,
+    peer: Peer,
+}
+
+#[derive(Debug)]
+enum Peer {
+    Client(Box<ClientPeer>),
+    Worker(Box<WorkerPeer>),
+}
+
+#[derive(Debug)]
+struct ClientPeer {
+    stage: ClientStage,
+    proto_version: i32,
+    extensions: bool,
+    wallet: Option<Address>,
+    contract: Option<Address>,
+    account: ClientId,
+    /// The client's id of each request under way, and ours.
+    requests: BTreeMap<[u8; 32], RequestKey>,
+    outbox: Outbox<[u8; 32], http::Response, End>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ClientStage {
+    Opening,
+    Connecting,
+    Finding { query: i64 },
+    Authorizing { secret_hash: Option<[u8; 32]>, nonce: i64, waiting: Option<i64> },
+    Ready,
+}
+
+#[derive(Debug)]
+struct WorkerPeer {
+    stage: WorkerStage,
+    extensions: bool,
+    proto_version: i32,
+    contract: Option<Address>,
+    account: WorkerId,
+    /// Full model name.
+    model: String,
+    coefficient: u32,
+    limit: u32,
+    paused: bool,
+    /// Silent with work in flight.
+    suspect: bool,
+    observed: Observed,
+    /// The ids under which this worker has work, and the requests they belong to.
+    work: BTreeMap<[u8; 32], RequestKey>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum WorkerStage {
+    Opening,
+    Connecting,
+    Comparing,
+    ComparingFurther,
+    Completing,
+    Ready,
+}
+
+/// Our own name of a request; rises.
+type RequestKey = u64;
+
+/// How an answer to a client ends.
+#[derive(Debug)]
+enum End {
+    Complete(client::QueryFinalInfo),
+    Failed(RequestFailure, client::QueryFinalInfo),
+}
+
+/// A proxy. See the [module](self).
+#[derive(Debug)]
+pub struct Proxy {
+    settings: ProxySettings,
+    ledger: Ledger,
+    conns: BTreeMap<ConnId, Conn>,
+    /// Workers that finished their handshake, by model name without `@...`.
+    models: BTreeMap<String, BTreeSet<ConnId>>,
+    requests: BTreeMap<RequestKey, Request>,
+    deadlines: BTreeSet<(Time, RequestKey)>,
+    notices: VecDeque<Notice>,
+    orders: SignedOrders,
+    events: VecDeque<ProxyEvent>,
+    woken: BTreeSet<ConnId>,
+    doomed: BTreeMap<ConnId, Violation>,
+    counter: u64,
+    stats: ProxyStats,
+}
+
+impl Proxy {
+    /// A proxy with the books that its log holds: a snapshot, if one was taken, and the records after it.
+    ///
+    /// # Errors
+    /// The books do not fit together.
+    pub fn restore(
+        settings: ProxySettings,
+        snapshot: Option<&[u8]>,
+        records: impl IntoIterator<Item = Record>,
+    ) -> Result<Self, RestoreBooksError> {
+        let mut ledger = snapshot.map(Ledger::restore).transpose()?.unwrap_or_default();
+        for record in records {
+            ledger.apply(&record)?;
+        }
+        ledger.check_invariants()?;
+        Ok(Self {
+            settings,
+            ledger,
+            conns: BTreeMap::new(),
+            models: BTreeMap::new(),
+            requests: BTreeMap::new(),
+            deadlines: BTreeSet::new(),
+            notices: VecDeque::new(),
+            orders: SignedOrders::default(),
+            events: VecDeque::new(),
+            woken: BTreeSet::new(),
+            doomed: BTreeMap::new(),
+            counter: 0,
+            stats: ProxyStats::default(),
+        })
+    }
+
+    /// A client connected.
+    pub fn add_client(&mut self, conn: ConnId, now: Time) {
+        let peer = ClientPeer {
+            stage: ClientStage::Opening,
+            proto_version: 0,
+            extensions: false,
+            wallet: None,
+            contract: None,
+            account: ClientId([0; 32]),
+            requests: BTreeMap::new(),
+            outbox: Outbox::new(false),
+        };
+        self.add(conn, Peer::Client(Box::new(peer)), now);
+    }
+
+    /// A worker connected. Its attestation was checked when the connection was made.
+    pub fn add_worker(&mut self, conn: ConnId, now: Time) {
+        let peer = WorkerPeer {
+            stage: WorkerStage::Opening,
+            extensions: false,
+            proto_version: 0,
+            contract: None,
+            account: WorkerId([0; 32]),
+            model: String::new(),
+            coefficient: 0,
+            limit: 0,
+            paused: true,
+            suspect: false,
+            observed: Observed::default(),
+            work: BTreeMap::new(),
+        };
+        self.add(conn, Peer::Worker(Box::new(peer)), now);
+    }
+
+    fn add(&mut self, conn: ConnId, peer: Peer, now: Time) {
+        let random = self.random_u64();
+        self.conns.insert(conn, Conn { link: Link::new(Side::Acceptor, now, random), peer });
+    }
+
+    /// Takes in what was received on a connection; leaves an incomplete frame in `received`.
+    ///
+    /// # Errors
+    /// The connection must be closed, with [`Proxy::closed`].
+    pub fn receive(&mut self, conn: ConnId, received: &mut BytesMut, now: Time) -> Result<(), Violation> {
+        self.note_alive(conn);
+        loop {
+            let Some(connection) = self.conns.get_mut(&conn) else { return Ok(()) };
+            let Some(event) = connection.link.receive(received, now)? else { break };
+            let from_client = matches!(connection.peer, Peer::Client(_));
+            match (event, from_client) {
+                (LinkEvent::Opened, true) => self.client_opened(conn),
+                (LinkEvent::Opened, false) => self.worker_opened(conn),
+                (LinkEvent::Query { id, data }, true) => self.on_client_query(conn, id, data, now)?,
+                (LinkEvent::Query { id, data }, false) => self.on_worker_query(conn, id, data, now)?,
+                (LinkEvent::Packet(data), true) => self.on_client_packet(conn, data, now)?,
+                (LinkEvent::Packet(data), false) => self.on_worker_packet(conn, data, now)?,
+                // A proxy asks nothing, so the link drops these before.
+                (LinkEvent::Answer { .. } | LinkEvent::Refused { .. }, _) => {}
+            }
+        }
+        self.woken.insert(conn);
+        self.flush_records();
+        Ok(())
+    }
+
+    fn note_alive(&mut self, conn: ConnId) {
+        if let Some(worker) = self.worker_mut(conn) {
+            worker.suspect = false;
+        }
+    }
+
+    /// Bytes to send on a connection, about `capacity` of them.
+    pub fn transmit(&mut self, conn: ConnId, capacity: usize) -> Option<Bytes> {
+        loop {
+            let Conn { link, peer } = self.conns.get_mut(&conn)?;
+            if link.unsent() >= capacity {
+                break;
+            }
+            let Peer::Client(client) = peer else { break };
+            let Some(chunk) = client.outbox.next_chunk() else { break };
+            self.send_chunk(conn, chunk);
+        }
+        self.conns.get_mut(&conn)?.link.take_output()
+    }
+
+    /// A connection that may have bytes to send, or that must be closed for the reason given.
+    pub fn poll_wake(&mut self) -> Option<(ConnId, Option<Violation>)> {
+        if let Some((conn, violation)) = self.doomed.pop_first() {
+            return Some((conn, Some(violation)));
+        }
+        self.woken.pop_first().map(|conn| (conn, None))
+    }
+
+    /// The next event.
+    pub fn poll_event(&mut self) -> Option<ProxyEvent> {
+        self.events.pop_front()
+    }
+
+    /// Does what is due. Call at least every 100 ms.
+    pub fn on_time(&mut self, now: Time) {
+        let mut suspects = Vec::new();
+        for (&id, conn) in &mut self.conns {
+            if let Peer::Worker(worker) = &mut conn.peer {
+                let working = !worker.work.is_empty();
+                conn.link.probe_after(working.then_some(PROBE_AFTER));
+                if working && !worker.suspect && conn.link.silent_for(now) >= SUSPECT_AFTER {
+                    worker.suspect = true;
+                    suspects.push(id);
+                }
+            }
+            if let Err(violation) = conn.link.on_time(now) {
+                self.doomed.insert(id, violation);
+            }
+            if conn.link.unsent() > 0 {
+                self.woken.insert(id);
+            }
+        }
+        for conn in suspects {
+            self.retry_unanswered(conn, now);
+        }
+        while let Some(&(deadline, key)) = self.deadlines.first()
+            && deadline <= now
+        {
+            self.deadlines.pop_first();
+            self.on_deadline(key, now);
+        }
+        self.flush_records();
+    }
+
+    /// A connection is gone, for whatever reason.
+    pub fn closed(&mut self, conn: ConnId, now: Time) {
+        self.woken.remove(&conn);
+        self.doomed.remove(&conn);
+        let Some(Conn { peer, .. }) = self.conns.remove(&conn) else { return };
+        match peer {
+            Peer::Client(client) => {
+                let gone = RequestFailure::new(ErrorCode::CANCELLED, "the client went away");
+                for key in client.requests.into_values() {
+                    self.abandon(key, gone.clone(), now);
+                }
+            }
+            Peer::Worker(worker) => {
+                if let Some(workers) = self.models.get_mut(base_name(&worker.model)) {
+                    workers.remove(&conn);
+                    if workers.is_empty() {
+                        self.models.remove(base_name(&worker.model));
+                    }
+                }
+                for key in worker.work.into_values() {
+                    self.worker_lost(key, now);
+                }
+            }
+        }
+        self.flush_records();
+    }
+
+    fn flush_records(&mut self) {
+        let records = self.ledger.take_records();
+        if !records.is_empty() {
+            self.events.push_back(ProxyEvent::Persist(records));
+        }
+    }
+
+    /// The books.
+    #[must_use]
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// Works with another root configuration from now on. Connections stay; handshakes to come use the new one.
+    pub fn set_root(&mut self, root: Arc<RootConfig>, tariff: Tariff) {
+        self.settings.root = root;
+        self.settings.tariff = tariff;
+    }
+
+    fn client_mut(&mut self, conn: ConnId) -> Option<&mut ClientPeer> {
+        match &mut self.conns.get_mut(&conn)?.peer {
+            Peer::Client(client) => Some(client),
+            Peer::Worker(_) => None,
+        }
+    }
+
+    fn worker_mut(&mut self, conn: ConnId) -> Option<&mut WorkerPeer> {
+        match &mut self.conns.get_mut(&conn)?.peer {
+            Peer::Worker(worker) => Some(worker),
+            Peer::Client(_) => None,
+        }
+    }
+
+    fn worker(&self, conn: ConnId) -> Option<&WorkerPeer> {
+        match &self.conns.get(&conn)?.peer {
+            Peer::Worker(worker) => Some(worker),
+            Peer::Client(_) => None,
+        }
+    }
+
+    fn link_mut(&mut self, conn: ConnId) -> Option<&mut Link> {
+        self.woken.insert(conn);
+        self.conns.get_mut(&conn).map(|conn| &mut conn.link)
+    }
+
+    /// 256 bits that nobody without the seed can guess.
+    fn random_id(&mut self) -> [u8; 32] {
+        self.counter += 1;
+        Sha256::new()
+            .chain_update(self.settings.seed)
+            .chain_update(self.counter.to_le_bytes())
+            .finalize()
+            .into()
+    }
+
+    fn random_u64(&mut self) -> u64 {
+        let id = self.random_id();
+        u64::from_le_bytes([id[0], id[1], id[2], id[3], id[4], id[5], id[6], id[7]])
+    }
+}
+
+/// Books that cannot be gone on with.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreBooksError {
+    /// The snapshot is damaged.
+    #[error("the ledger's snapshot is damaged: {0}")]
+    Snapshot(#[from] RestoreError),
+    /// A record does not follow.
+    #[error("the ledger's log is damaged: {0}")]
+    Record(#[from] cocoon_ledger::ApplyError),
+    /// The sums do not agree.
+    #[error("the ledger does not balance: {0}")]
+    Balance(#[from] cocoon_ledger::InvariantViolation),
+}
+
+/// A model's name without commit and hash.
+fn base_name(model: &str) -> &str {
+    model.split_once('@').map_or(model, |(base, _)| base)
+}
