@@ -3,13 +3,16 @@
 //! The rule, the same for every party, and a pure function of bytes that each of them has seen:
 //! - **Answer**: the last running usage if the engine gave one, but at least one token per content delta. An answer
 //!   that was not streamed has no deltas: one token per [`BYTES_PER_TOKEN`] bytes of its text, rounded up.
-//!   Engines send at least one token per delta, and every delta that was delivered is counted, so that a caller who
-//!   leaves just before the end saves nothing.
+//!   An engine that sends a token per delta, as is usual, is thus billed in full for all that was delivered: leaving
+//!   just before the end saves the caller no more than the token that marks the end. One that packs several tokens
+//!   into a delta should give running usage.
 //! - **Prompt**: the running usage's, else one token per [`BYTES_PER_TOKEN`] bytes of UTF-8 text (messages, prompts,
 //!   tool calls and the JSON of tools), rounded up, plus [`TOKENS_PER_MESSAGE`] per message for the template around
 //!   it, plus [`TOKENS_PER_MEDIA_PART`] per image, sound or file. Prompts given as token numbers are counted.
 //!   Four bytes are about one token in English, and, because UTF-8 takes two or three bytes for a letter where
 //!   tokens are shorter in letters, in most other languages too.
+//! - **Nothing** where the answer is an error and no content was delivered. (Whether an answer whose HTTP status is
+//!   an error is billed at all is the caller's decision; it should not be.)
 
 use serde_json::value::RawValue;
 
@@ -38,6 +41,9 @@ pub struct MeteredUsage {
 pub fn estimate_usage(report: &MeterReport, request_body: &[u8]) -> MeteredUsage {
     if let (Some(usage), true) = (report.usage, report.complete) {
         return MeteredUsage { usage, estimated: false };
+    }
+    if report.saw_error && report.usage.is_none() && report.content_bytes == 0 {
+        return MeteredUsage { usage: Usage::default(), estimated: true };
     }
     let delivered = match report.content_deltas {
         0 => report.content_bytes.div_ceil(BYTES_PER_TOKEN),
@@ -164,6 +170,15 @@ mod tests {
         let usage = estimate_usage(&report, b"{}").usage;
         assert_eq!((usage.prompt_tokens, usage.completion_tokens, usage.total_tokens), (10, 6, 16));
         assert_eq!(usage.cached_tokens, 3);
+    }
+
+    #[test]
+    fn an_error_instead_of_an_answer_costs_nothing() {
+        let report = MeterReport { saw_error: true, complete: true, ..Default::default() };
+        assert_eq!(estimate_usage(&report, br#"{"prompt":"12345678"}"#).usage, Usage::default());
+        let cut_by_error =
+            MeterReport { saw_error: true, content_deltas: 3, content_bytes: 9, ..Default::default() };
+        assert_eq!(estimate_usage(&cut_by_error, br#"{"prompt":"12345678"}"#).usage, Usage::new(2, 3));
     }
 
     #[test]
