@@ -98,16 +98,12 @@ async fn move_bytes<S: AsyncRead + AsyncWrite>(
         }
         received.reserve(READ_BYTES);
         tokio::select! {
-            written = writer.write(sending), if !sending.is_empty() => match written {
-                Ok(0) => return Ended::Broken(io::ErrorKind::WriteZero.into()),
+            written = write_some(writer, sending), if unflushed || !sending.is_empty() => match written {
+                Ok(0) if !sending.is_empty() => return Ended::Broken(io::ErrorKind::WriteZero.into()),
                 Ok(count) => {
+                    unflushed = !sending.is_empty();
                     sending.advance(count);
-                    unflushed = true;
                 }
-                Err(error) => return Ended::Broken(error),
-            },
-            flushed = writer.flush(), if sending.is_empty() && unflushed => match flushed {
-                Ok(()) => unflushed = false,
                 Err(error) => return Ended::Broken(error),
             },
             () = wake.notified(), if sending.is_empty() => {}
@@ -122,6 +118,11 @@ async fn move_bytes<S: AsyncRead + AsyncWrite>(
             () = close.cancelled() => return Ended::ByUs,
         }
     }
+}
+
+/// Writes what it can, and flushes when there is nothing to write. Returns the bytes written.
+async fn write_some(writer: &mut (impl AsyncWrite + Unpin), sending: &[u8]) -> io::Result<usize> {
+    if sending.is_empty() { writer.flush().await.map(|()| 0) } else { writer.write(sending).await }
 }
 
 /// Peers often just drop the connection, without TLS's farewell.
