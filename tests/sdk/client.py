@@ -446,7 +446,7 @@ def _():
         answer = json.loads(answer)
         equal(answer["choices"][0]["message"]["content"], tokens(), f"content with {quirk}")
         cost = (answer.get("usage") or {}).get("total_cost", 0)
-        assert type(cost) is int and 0 <= cost <= usual * 1000, f"{quirk} costs {cost}; a usual answer {usual}"
+        assert type(cost) is int and 0 <= cost <= usual * 100, f"{quirk} costs {cost}; a usual answer {usual}"
         text = "".join(choice.delta.content or "" for chunk in stream(quirk, max_tokens=16) for choice in chunk.choices)
         equal(text, tokens(), f"stream with {quirk}")
 

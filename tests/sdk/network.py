@@ -15,7 +15,10 @@ import urllib.request
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
 READY_LIMIT_S = 60
+# Everything here talks over the loopback interface: no proxy of the environment may stand in between.
+os.environ.update(NO_PROXY="127.0.0.1", no_proxy="127.0.0.1")
 STOP_LIMIT_S = 15
+INSTALL_LIMIT_S = 2400
 
 
 class Unready(Exception):
@@ -124,7 +127,7 @@ def venv(name, requirements):
         print(f"installing {requirements.relative_to(ROOT)} into {path}", flush=True)
         subprocess.run([sys.executable, "-m", "venv", "--clear", path], check=True)
         install = [python, "-m", "pip", "install", "-q", "--disable-pip-version-check", "-r", requirements]
-        subprocess.run(install, check=True, timeout=900)
+        subprocess.run(install, check=True, timeout=INSTALL_LIMIT_S)
         stamp.write_text(stamp_text)
     return python
 
