@@ -397,6 +397,11 @@ impl Proxy {
         self.flush_records();
     }
 
+    /// Closes a connection that cannot be served now.
+    pub fn refuse(&mut self, conn: ConnId, why: &str) {
+        self.doomed.insert(conn, Violation::Mismatch(why.to_owned()));
+    }
+
     /// A connection is gone, for whatever reason.
     pub fn closed(&mut self, conn: ConnId, now: Time) {
         self.woken.remove(&conn);

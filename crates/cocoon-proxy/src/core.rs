@@ -1,0 +1,275 @@
+//! The state machine and what surrounds it, shared by all tasks of one proxy.
+//!
+//! Tasks take turns at the machine under one lock, for microseconds; what it wants done is done after the lock
+//! is given back, except appending to the log, which keeps the order of the records and waits for nothing.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::{Bytes, BytesMut};
+use cocoon_chain::Chain;
+use cocoon_net::{Ended, Endpoint, MonotonicClock, SecureStream, pump};
+use cocoon_session::proxy::{ClientFunds, ConnId, Proxy, ProxyEvent, RequestEnd};
+use cocoon_session::{Time, Violation};
+use cocoon_store::{SqliteStore, Store, StoreError};
+use cocoon_ton::address::Address;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::next_conn;
+
+/// A snapshot of the books is taken after this many records.
+const SNAPSHOT_EVERY: u64 = 20_000;
+
+/// Which port a connection came in on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    Worker,
+    Client,
+}
+
+#[derive(Debug)]
+struct Tap {
+    wake: Arc<Notify>,
+    close: CancellationToken,
+    why: Arc<Mutex<Option<Violation>>>,
+}
+
+#[derive(Debug)]
+struct Machine {
+    proxy: Proxy,
+    taps: HashMap<ConnId, Tap>,
+    /// Set when the log failed: nothing that needs it may go on.
+    failed: bool,
+    snapshot_at: u64,
+}
+
+#[derive(Debug)]
+pub(crate) struct Core {
+    machine: Mutex<Machine>,
+    store: Arc<SqliteStore>,
+    chain: Arc<dyn Chain>,
+    clock: MonotonicClock,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+    idle: Notify,
+}
+
+impl Core {
+    pub(crate) fn new(
+        proxy: Proxy,
+        store: Arc<SqliteStore>,
+        chain: Arc<dyn Chain>,
+        tasks: TaskTracker,
+        stop: CancellationToken,
+    ) -> Self {
+        let snapshot_at = proxy.ledger().position();
+        let machine = Machine { proxy, taps: HashMap::new(), failed: false, snapshot_at };
+        let machine = Mutex::new(machine);
+        Self { machine, store, chain, clock: MonotonicClock::start(), tasks, stop, idle: Notify::new() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Machine> {
+        // The machine has no invariant that a panic elsewhere could have broken half-way without failing its own checks.
+        self.machine.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn look<R>(&self, look: impl FnOnce(&Proxy) -> R) -> R {
+        look(&self.lock().proxy)
+    }
+
+    /// Runs one step of the machine, and does what it asks for.
+    pub(crate) fn run<R>(self: &Arc<Self>, step: impl FnOnce(&mut Proxy, Time) -> R) -> R {
+        let mut lookups = Vec::new();
+        let result = {
+            let mut machine = self.lock();
+            let result = step(&mut machine.proxy, Time(self.clock.micros()));
+            while let Some(event) = machine.proxy.poll_event() {
+                match event {
+                    ProxyEvent::Persist(records) => self.append(&mut machine, &records),
+                    ProxyEvent::FindClient { conn, contract } => lookups.push((conn, contract)),
+                    ProxyEvent::WorkerReady { conn, model } => tracing::info!(conn = conn.0, model, "worker is ready"),
+                    ProxyEvent::ClientReady { conn } => tracing::info!(conn = conn.0, "client is ready"),
+                    ProxyEvent::Ended(end) => log_end(&end),
+                }
+            }
+            while let Some((conn, violation)) = machine.proxy.poll_wake() {
+                let Some(tap) = machine.taps.get(&conn) else { continue };
+                match violation {
+                    None => tap.wake.notify_one(),
+                    Some(violation) => {
+                        *tap.why.lock().unwrap_or_else(PoisonError::into_inner) = Some(violation);
+                        tap.close.cancel();
+                    }
+                }
+            }
+            if machine.proxy.in_flight() == 0 {
+                self.idle.notify_waiters();
+            }
+            result
+        };
+        for (conn, contract) in lookups {
+            self.tasks.spawn(Arc::clone(self).find_client(conn, contract));
+        }
+        result
+    }
+
+    fn append(&self, machine: &mut Machine, records: &[cocoon_ledger::Record]) {
+        if machine.failed {
+            return;
+        }
+        let encoded: Vec<_> = records.iter().map(|record| Bytes::from(record.encode())).collect();
+        let outcome = self.store.append(&encoded).and_then(|position| {
+            if position.saturating_sub(machine.snapshot_at) >= SNAPSHOT_EVERY {
+                machine.snapshot_at = position;
+                let snapshot = Bytes::from(machine.proxy.ledger().snapshot());
+                // Its outcome shows in the log's own state; the records stay until it is durable.
+                drop(self.store.save_snapshot(position, snapshot)?);
+            }
+            Ok(())
+        });
+        if let Err(error) = outcome {
+            // What is not in the log must never be signed for, so the proxy ends here; a restart goes on from the log.
+            machine.failed = true;
+            tracing::error!(%error, "the log cannot be written; stopping");
+            self.stop.cancel();
+        }
+    }
+
+    async fn find_client(self: Arc<Self>, conn: ConnId, contract: Address) {
+        let found = self.chain.client_state(contract).await;
+        self.run(|proxy, _| match found {
+            Ok(view) => {
+                let root = self.chain.subscribe_root().borrow().clone();
+                let funds = view.state.map(|state| ClientFunds {
+                    nanoton: state.balance_nanoton.saturating_add(
+                        state.tokens_used.saturating_mul(root.params.price_per_token_nanoton),
+                    ),
+                    secret_hash: state.secret_hash,
+                });
+                proxy.client_found(conn, funds);
+            }
+            Err(error) => {
+                tracing::warn!(conn = conn.0, %contract, %error, "cannot look up a client's contract");
+                proxy.refuse(conn, "the chain does not answer; try again");
+            }
+        });
+    }
+
+    /// Tells the machine what became durable.
+    pub(crate) async fn follow_log(self: Arc<Self>) {
+        let mut durable = self.store.durable();
+        loop {
+            let state = durable.borrow_and_update().clone();
+            let outcome = self.run(|proxy, _| proxy.persisted(state.position.min(proxy.ledger().position())));
+            if let Err(error) = outcome {
+                tracing::error!(%error, "the log is ahead of the books");
+            }
+            if let Some(error) = state.failure {
+                tracing::error!(%error, "the log failed; stopping");
+                self.stop.cancel();
+                return;
+            }
+            if durable.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Serves one connection in a task of its own.
+    pub(crate) fn serve(self: &Arc<Self>, stream: SecureStream, role: Role) {
+        let core = Arc::clone(self);
+        self.tasks.spawn(async move {
+            let conn = next_conn();
+            let wake = Arc::new(Notify::new());
+            let close = core.stop.child_token();
+            let why = Arc::new(Mutex::new(None));
+            {
+                let mut machine = core.lock();
+                let now = Time(core.clock.micros());
+                match role {
+                    Role::Worker => machine.proxy.add_worker(conn, now),
+                    Role::Client => machine.proxy.add_client(conn, now),
+                }
+                let tap = Tap { wake: Arc::clone(&wake), close: close.clone(), why: Arc::clone(&why) };
+                machine.taps.insert(conn, tap);
+            }
+            let remote = stream.remote;
+            tracing::debug!(conn = conn.0, peer = %remote, ?role, kind = %stream.peer.kind, "connected");
+            let wire = Wire { core: Arc::clone(&core), conn };
+            let ended = pump(stream.io, &wire, &wake, &close).await;
+            core.lock().taps.remove(&conn);
+            core.run(|proxy, now| proxy.closed(conn, now));
+            match (ended, why.lock().unwrap_or_else(PoisonError::into_inner).take()) {
+                (_, Some(violation)) => {
+                    tracing::warn!(conn = conn.0, peer = %remote, ?role, cause = %violation, "closed a connection");
+                }
+                (Ended::Violation(cause), None) => {
+                    tracing::warn!(conn = conn.0, peer = %remote, ?role, cause, "closed a connection");
+                }
+                (ended, None) => tracing::info!(conn = conn.0, peer = %remote, ?role, %ended, "disconnected"),
+            }
+        });
+    }
+
+    /// Waits until no request is under way.
+    pub(crate) async fn idle(&self) {
+        loop {
+            let notified = self.idle.notified();
+            if self.look(Proxy::in_flight) == 0 {
+                return;
+            }
+            notified.await;
+        }
+    }
+
+    pub(crate) fn stop(&self) {
+        self.stop.cancel();
+    }
+
+    pub(crate) fn close_store(&self) -> Result<(), StoreError> {
+        self.store.close()
+    }
+}
+
+fn log_end(end: &RequestEnd) {
+    let took_ms = end.took.as_millis();
+    match &end.failure {
+        None => tracing::debug!(model = end.model, charged = end.charged, took_ms, "request answered"),
+        Some(failure) => tracing::info!(
+            model = end.model,
+            charged = end.charged,
+            code = failure.code.0,
+            attempts = end.attempts,
+            took_ms,
+            "request not answered in full"
+        ),
+    }
+    if end.overrun > 0 {
+        tracing::warn!(
+            model = end.model,
+            worker = end.worker.map(|conn| conn.0),
+            overrun = end.overrun,
+            charged = end.charged,
+            "a worker claimed more tokens than were reserved or than are plausible; it does not get them"
+        );
+    }
+}
+
+/// One connection, as the byte pump sees it.
+struct Wire {
+    core: Arc<Core>,
+    conn: ConnId,
+}
+
+impl Endpoint for Wire {
+    fn receive(&self, received: &mut BytesMut) -> Result<(), String> {
+        self.core.run(|proxy, now| proxy.receive(self.conn, received, now)).map_err(|violation| violation.to_string())
+    }
+
+    fn transmit(&self, capacity: usize) -> Option<Bytes> {
+        // Sending may give a worker credit, which wakes its connection.
+        self.core.run(|proxy, _| proxy.transmit(self.conn, capacity))
+    }
+}

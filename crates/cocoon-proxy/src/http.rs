@@ -1,0 +1,92 @@
+//! The operator's pages of a proxy: /health, /metrics (Prometheus), /jsonstats. They show counts, never content.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Json};
+use axum::routing::get;
+use axum::Router;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+
+use crate::books;
+use crate::core::Core;
+
+pub(crate) async fn serve(listener: TcpListener, core: Arc<Core>) {
+    let router = Router::new()
+        .route("/health", get(health))
+        .route("/metrics", get(metrics))
+        .route("/jsonstats", get(stats))
+        .with_state(core);
+    if let Err(error) = axum::serve(listener, router).await {
+        tracing::error!(%error, "the operator's HTTP server ended");
+    }
+}
+
+async fn health(State(core): State<Arc<Core>>) -> impl IntoResponse {
+    let (workers, clients) = core.look(|proxy| (proxy.workers().len(), proxy.client_connections()));
+    let status = if workers > 0 { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let word = if workers > 0 { "ok" } else { "no workers" };
+    (status, Json(json!({"status": word, "workers": workers, "clients": clients})))
+}
+
+async fn stats(State(core): State<Arc<Core>>) -> Json<Value> {
+    Json(core.look(|proxy| {
+        let stats = proxy.stats();
+        let books = books(proxy.ledger());
+        let workers = proxy.workers().into_iter().map(|worker| {
+            json!({
+                "model": worker.model,
+                "coefficient": worker.coefficient,
+                "active_requests": worker.active,
+                "max_active_requests": worker.limit,
+                "ready": worker.ready,
+                "time_to_first_byte_ms": worker.first_byte.map(|time| time.as_secs_f64() * 1e3),
+                "failure_rate": worker.failure_rate,
+            })
+        });
+        json!({
+            "requests": {
+                "received": stats.requests, "rejected": stats.rejected, "succeeded": stats.succeeded,
+                "failed": stats.failed, "retried": stats.retries, "in_flight": proxy.in_flight(),
+            },
+            "answer_bytes": stats.answer_bytes,
+            "tokens": {"charged": stats.tokens, "overrun": stats.overrun},
+            "books": {
+                "charged_tokens": books.charged.get(), "paid_nanoton": books.paid.nano(),
+                "earned_nanoton": books.earned.nano(), "kept_nanoton": books.kept.nano(),
+            },
+            "clients": proxy.client_connections(),
+            "workers": workers.collect::<Vec<_>>(),
+        })
+    }))
+}
+
+async fn metrics(State(core): State<Arc<Core>>) -> impl IntoResponse {
+    let text = core.look(|proxy| {
+        let stats = proxy.stats();
+        let books = books(proxy.ledger());
+        let mut text = String::new();
+        let mut write = |name: &str, kind: &str, help: &str, value: u64| {
+            // Writing to a String does not fail.
+            let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}");
+        };
+        write("cocoon_proxy_requests_total", "counter", "Requests received.", stats.requests);
+        write("cocoon_proxy_requests_rejected_total", "counter", "Requests refused before a worker was chosen.", stats.rejected);
+        write("cocoon_proxy_requests_succeeded_total", "counter", "Requests answered in full.", stats.succeeded);
+        write("cocoon_proxy_requests_failed_total", "counter", "Requests that failed or were given up.", stats.failed);
+        write("cocoon_proxy_retries_total", "counter", "Requests given to another worker.", stats.retries);
+        write("cocoon_proxy_answer_bytes_total", "counter", "Body bytes passed on to clients.", stats.answer_bytes);
+        write("cocoon_proxy_tokens_total", "counter", "Adjusted tokens charged.", stats.tokens);
+        write("cocoon_proxy_overrun_tokens_total", "counter", "Adjusted tokens claimed by workers and not granted.", stats.overrun);
+        write("cocoon_proxy_requests_in_flight", "gauge", "Requests under way.", proxy.in_flight() as u64);
+        write("cocoon_proxy_clients", "gauge", "Client connections.", proxy.client_connections() as u64);
+        write("cocoon_proxy_workers", "gauge", "Workers that finished their handshake.", proxy.workers().len() as u64);
+        write("cocoon_proxy_books_paid_nanoton", "gauge", "What clients were charged, in nanoton.", books.paid.nano());
+        write("cocoon_proxy_books_kept_nanoton", "gauge", "What the proxy keeps of it, in nanoton.", books.kept.nano());
+        text
+    });
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text)
+}
