@@ -80,6 +80,9 @@ pub enum ConnectFailure {
         /// Bits we are willing to do.
         max: u8,
     },
+    /// The difficulty that we are configured to ask for has no meaning.
+    #[error("the configured difficulty of the proof of work: {0}")]
+    BadDifficulty(#[source] PowError),
     /// The peer's answer to our challenge is wrong.
     #[error("the peer's proof of work is wrong")]
     WrongProofOfWork,

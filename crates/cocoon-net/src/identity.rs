@@ -9,7 +9,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use cocoon_attest::{
-    CLAIMS_OID, Evidence, EvidenceError, EvidenceSource, QUOTE_OID, ReportData, UnixSeconds,
+    CLAIMS_OID, CLOCK_SKEW_SECONDS, Evidence, EvidenceError, EvidenceSource, QUOTE_OID, ReportData,
+    UnixSeconds,
 };
 use ed25519_dalek::{Signer as _, SigningKey};
 use rand::RngCore as _;
@@ -153,7 +154,6 @@ impl fmt::Debug for NodeIdentity {
 }
 
 /// Keeps the certificate fresh until the handle is dropped. A failure is logged and tried again a minute later.
-#[must_use]
 pub fn spawn_rotation(identity: Arc<NodeIdentity>, clock: Arc<dyn Clock>) -> AbortOnDropHandle<()> {
     AbortOnDropHandle::new(tokio::spawn(async move {
         loop {
@@ -172,7 +172,9 @@ pub fn spawn_rotation(identity: Arc<NodeIdentity>, clock: Arc<dyn Clock>) -> Abo
 fn issue(key: &NodeKey, source: &dyn EvidenceSource, now: UnixSeconds) -> Result<Issued, IdentityError> {
     let public_key = key.public_key();
     let evidence = source.evidence(&ReportData::for_key(&public_key))?;
-    let not_before = now.0.min(LAST_SECOND - CERTIFICATE_LIFETIME.as_secs());
+    // Published peers allow no clock skew, so ours is allowed for here.
+    let not_before =
+        now.0.saturating_sub(CLOCK_SKEW_SECONDS).min(LAST_SECOND - CERTIFICATE_LIFETIME.as_secs());
     let not_after = not_before + CERTIFICATE_LIFETIME.as_secs();
     let certificate =
         certificate_params(&public_key, &evidence, not_before, not_after)?.self_signed(&RcgenKey(key))?;

@@ -34,7 +34,7 @@ pub(crate) async fn pay(tcp: &mut TcpStream, max_difficulty: u8) -> Result<(), C
 
 /// Asks for `difficulty` bits of work and checks the answer.
 pub(crate) async fn charge(tcp: &mut TcpStream, difficulty: u8) -> Result<(), ConnectFailure> {
-    let challenge = Challenge::new(difficulty, rand::random()).map_err(ConnectFailure::NotProofOfWork)?;
+    let challenge = Challenge::new(difficulty, rand::random()).map_err(ConnectFailure::BadDifficulty)?;
     tcp.write_all(&challenge.encode()).await.map_err(|error| ConnectFailure::from_io(STAGE, error))?;
     let mut bytes = [0; SOLUTION_LEN];
     tcp.read_exact(&mut bytes).await.map_err(|error| ConnectFailure::from_io(STAGE, error))?;
