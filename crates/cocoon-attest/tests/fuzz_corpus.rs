@@ -4,22 +4,23 @@
 #[path = "support/forge.rs"]
 mod forge;
 
+use std::sync::LazyLock;
+
 use cocoon_attest::{PeerCertificate, fuzzing};
 use proptest::prelude::*;
 
-fn corpus() -> Vec<Vec<u8>> {
+static CORPUS: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fuzz/corpus/peer_certificate");
     std::fs::read_dir(folder).unwrap().map(|file| std::fs::read(file.unwrap().path()).unwrap()).collect()
-}
+});
 
 #[test]
 fn the_corpus_runs_through_and_holds_readable_certificates() {
-    let corpus = corpus();
-    for bytes in &corpus {
+    for bytes in CORPUS.iter() {
         fuzzing::peer_certificate(bytes);
     }
-    let readable = corpus.iter().filter(|bytes| PeerCertificate::parse(bytes).is_ok()).count();
-    assert!(readable >= 2, "only {readable} of {} files reach beyond the parser", corpus.len());
+    let readable = CORPUS.iter().filter(|bytes| PeerCertificate::parse(bytes).is_ok()).count();
+    assert!(readable >= 2, "only {readable} of {} files reach beyond the parser", CORPUS.len());
 }
 
 proptest! {
@@ -36,8 +37,7 @@ proptest! {
         changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6),
         cut in proptest::option::of(any::<prop::sample::Index>()),
     ) {
-        let corpus = corpus();
-        let mut bytes = which.get(&corpus).clone();
+        let mut bytes = which.get(&CORPUS).clone();
         for (at, value) in changes {
             let at = at.index(bytes.len());
             bytes[at] = value;
