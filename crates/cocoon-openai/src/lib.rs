@@ -1,10 +1,11 @@
 //! What OpenAI-style bodies mean: requests, answers, server-sent events, usage and errors.
 //!
 //! Pure functions and incremental state machines over bytes; no I/O, no clock. The gateway uses [`PreparedRequest`],
-//! [`AnswerFilter`] and [`ApiError`]; the worker uses [`PreparedRequest`], [`AnswerMeter`] and [`estimate_usage`].
+//! [`AnswerFilter`] and [`ApiError`]; the worker uses [`ArrivingRequest`], [`AnswerMeter`] and [`estimate_usage`].
 //! A body passes through verbatim wherever it need not change: unknown fields, number spellings and the order of
 //! fields are kept.
 
+mod arriving;
 mod error;
 mod estimate;
 mod filter;
@@ -17,6 +18,7 @@ mod sse;
 mod units;
 mod usage;
 
+pub use arriving::ArrivingRequest;
 pub use error::ApiError;
 pub use estimate::{
     BYTES_PER_TOKEN, MeteredUsage, TOKENS_PER_MEDIA_PART, TOKENS_PER_MESSAGE, estimate_prompt_tokens,
@@ -28,7 +30,7 @@ pub use meter::{AnswerMeter, CostFields, CostFn};
 pub use observe::MeterReport;
 pub use request::{
     DEFAULT_MAX_COEFFICIENT, DEFAULT_MAX_TOKENS, DEFAULT_TIMEOUT_SECONDS, Endpoint, MAX_TIMEOUT_SECONDS,
-    PreparedRequest, RequestError,
+    PreparedRequest, RequestDefaults, RequestError,
 };
 pub use sse::{DEFAULT_EVENT_LIMIT_BYTES, SseError, SseEvent, SseSplitter};
 pub use usage::Usage;

@@ -49,6 +49,28 @@ impl Endpoint {
     }
 }
 
+/// What is read into a request that leaves it open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RequestDefaults {
+    /// Limit on each choice, in tokens, that is written into the body; negative counts as 0.
+    pub max_tokens: i32,
+    /// Highest price coefficient, in thousandths.
+    pub max_coefficient: i32,
+    /// Deadline.
+    pub timeout: Duration,
+}
+
+impl Default for RequestDefaults {
+    /// [`DEFAULT_MAX_TOKENS`], [`DEFAULT_MAX_COEFFICIENT`] and [`DEFAULT_TIMEOUT_SECONDS`].
+    fn default() -> Self {
+        Self {
+            max_tokens: DEFAULT_MAX_TOKENS,
+            max_coefficient: DEFAULT_MAX_COEFFICIENT,
+            timeout: Duration::from_secs(DEFAULT_TIMEOUT_SECONDS),
+        }
+    }
+}
+
 /// A request that was read, and the body to forward.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PreparedRequest {
@@ -90,8 +112,13 @@ pub struct RequestError {
 }
 
 impl RequestError {
-    fn body(message: impl Into<String>) -> Self {
+    pub(crate) fn body(message: impl Into<String>) -> Self {
         Self { param: None, code: "invalid_json", message: message.into() }
+    }
+
+    pub(crate) fn duplicate(field: String) -> Self {
+        let message = format!("The field '{field}' occurs twice; send it once.");
+        Self { param: Some(Cow::Owned(field)), code: "duplicate_parameter", message }
     }
 
     fn missing(param: &'static str) -> Self {
@@ -128,6 +155,19 @@ impl PreparedRequest {
     /// [`RequestError`] where the body is not one JSON object in UTF-8, or a field that matters here is missing or
     /// out of range. Other fields are not looked at.
     pub fn parse(body: &[u8], endpoint: Endpoint, default_max_tokens: i32) -> Result<Self, RequestError> {
+        let defaults = RequestDefaults { max_tokens: default_max_tokens, ..RequestDefaults::default() };
+        Self::parse_with(body, endpoint, &defaults)
+    }
+
+    /// As [`Self::parse`], with all defaults given.
+    ///
+    /// # Errors
+    /// As [`Self::parse`].
+    pub fn parse_with(
+        body: &[u8],
+        endpoint: Endpoint,
+        defaults: &RequestDefaults,
+    ) -> Result<Self, RequestError> {
         let text =
             std::str::from_utf8(body).map_err(|_| RequestError::body("The body is not valid UTF-8."))?;
         if !text.trim_ascii_start().starts_with('{') {
@@ -137,21 +177,17 @@ impl PreparedRequest {
             ObjectError::Syntax { line, column } => {
                 RequestError::body(format!("The body is not valid JSON: line {line}, column {column}."))
             }
-            ObjectError::Duplicate(field) => RequestError {
-                message: format!("The field '{field}' occurs twice; send it once."),
-                param: Some(Cow::Owned(field)),
-                code: "duplicate_parameter",
-            },
+            ObjectError::Duplicate(field) => RequestError::duplicate(field),
         })?;
         let model = read_model(&object)?;
         let prompts = count_prompts(&object, endpoint)?;
         let choices = read_choices(&object)?;
         let stream = read_bool(object.get_set("stream"), "stream")?;
-        let max_coefficient = take_max_coefficient(&mut object)?;
-        let timeout = take_timeout(&mut object)?;
+        let max_coefficient = take_max_coefficient(&mut object, defaults.max_coefficient)?;
+        let timeout = take_timeout(&mut object, defaults.timeout)?;
         let enable_debug = read_bool(take(&mut object, "enable_debug").as_deref(), "enable_debug")?;
         let request_guid = take_guid(&mut object)?;
-        let max_tokens = set_limit(&mut object, default_max_tokens.max(0))?;
+        let max_tokens = set_limit(&mut object, defaults.max_tokens.max(0))?;
         let caller_wants_usage = if stream { ask_for_usage(&mut object)? } else { false };
         let completion_bound = choices
             .checked_mul(prompts)
@@ -174,7 +210,7 @@ impl PreparedRequest {
     }
 }
 
-fn read_model(object: &RawObject<'_>) -> Result<String, RequestError> {
+pub(crate) fn read_model(object: &RawObject<'_>) -> Result<String, RequestError> {
     let json = object.get_set("model").ok_or_else(|| RequestError::missing("model"))?;
     let model = string_of(json).ok_or_else(|| RequestError::wrong_type("model", "a string"))?;
     if model.is_empty() {
@@ -216,17 +252,17 @@ fn read_choices(object: &RawObject<'_>) -> Result<u64, RequestError> {
     Ok(read("n")?.max(read("best_of")?))
 }
 
-fn take_max_coefficient(object: &mut RawObject<'_>) -> Result<i32, RequestError> {
+fn take_max_coefficient(object: &mut RawObject<'_>, default: i32) -> Result<i32, RequestError> {
     match take(object, "max_coefficient") {
-        None => Ok(DEFAULT_MAX_COEFFICIENT),
+        None => Ok(default),
         Some(json) => read_whole(&json)
             .map(to_i32)
             .ok_or_else(|| RequestError::wrong_type("max_coefficient", "a non-negative integer")),
     }
 }
 
-fn take_timeout(object: &mut RawObject<'_>) -> Result<Duration, RequestError> {
-    let Some(json) = take(object, "timeout") else { return Ok(Duration::from_secs(DEFAULT_TIMEOUT_SECONDS)) };
+fn take_timeout(object: &mut RawObject<'_>, default: Duration) -> Result<Duration, RequestError> {
+    let Some(json) = take(object, "timeout") else { return Ok(default) };
     let seconds: f64 = serde_json::from_str(&json)
         .map_err(|_| RequestError::wrong_type("timeout", "a number of seconds"))?;
     Duration::try_from_secs_f64(seconds.min(MAX_TIMEOUT_SECONDS))
@@ -267,7 +303,7 @@ fn set_limit(object: &mut RawObject<'_>, default: i32) -> Result<i32, RequestErr
 }
 
 /// Sets `stream_options.include_usage`; whether the caller had set it.
-fn ask_for_usage(object: &mut RawObject<'_>) -> Result<bool, RequestError> {
+pub(crate) fn ask_for_usage(object: &mut RawObject<'_>) -> Result<bool, RequestError> {
     let options = object.get_set("stream_options").unwrap_or("{}").to_owned();
     let mut options = RawObject::parse(options.as_bytes())
         .map_err(|_| RequestError::wrong_type("stream_options", "an object without repeated fields"))?;
@@ -281,7 +317,7 @@ fn take(object: &mut RawObject<'_>, field: &str) -> Option<String> {
     object.remove(field).filter(|json| json != "null").map(Cow::into_owned)
 }
 
-fn read_bool(json: Option<&str>, field: &'static str) -> Result<bool, RequestError> {
+pub(crate) fn read_bool(json: Option<&str>, field: &'static str) -> Result<bool, RequestError> {
     match json {
         None | Some("false") => Ok(false),
         Some("true") => Ok(true),

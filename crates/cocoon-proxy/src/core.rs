@@ -89,7 +89,9 @@ impl Core {
                 match event {
                     ProxyEvent::Persist(records) => self.append(&mut machine, &records),
                     ProxyEvent::FindClient { conn, contract } => lookups.push((conn, contract)),
-                    ProxyEvent::WorkerReady { conn, model } => tracing::info!(conn = conn.0, model, "worker is ready"),
+                    ProxyEvent::WorkerReady { conn, model } => {
+                        tracing::info!(conn = conn.0, model, "worker is ready")
+                    }
                     ProxyEvent::ClientReady { conn } => tracing::info!(conn = conn.0, "client is ready"),
                     ProxyEvent::Ended(end) => log_end(&end),
                 }
@@ -265,7 +267,9 @@ struct Wire {
 
 impl Endpoint for Wire {
     fn receive(&self, received: &mut BytesMut) -> Result<(), String> {
-        self.core.run(|proxy, now| proxy.receive(self.conn, received, now)).map_err(|violation| violation.to_string())
+        self.core
+            .run(|proxy, now| proxy.receive(self.conn, received, now))
+            .map_err(|violation| violation.to_string())
     }
 
     fn transmit(&self, capacity: usize) -> Option<Bytes> {

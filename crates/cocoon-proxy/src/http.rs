@@ -3,11 +3,11 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 
+use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Json};
 use axum::routing::get;
-use axum::Router;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
@@ -74,18 +74,58 @@ async fn metrics(State(core): State<Arc<Core>>) -> impl IntoResponse {
             let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}");
         };
         write("cocoon_proxy_requests_total", "counter", "Requests received.", stats.requests);
-        write("cocoon_proxy_requests_rejected_total", "counter", "Requests refused before a worker was chosen.", stats.rejected);
-        write("cocoon_proxy_requests_succeeded_total", "counter", "Requests answered in full.", stats.succeeded);
-        write("cocoon_proxy_requests_failed_total", "counter", "Requests that failed or were given up.", stats.failed);
+        write(
+            "cocoon_proxy_requests_rejected_total",
+            "counter",
+            "Requests refused before a worker was chosen.",
+            stats.rejected,
+        );
+        write(
+            "cocoon_proxy_requests_succeeded_total",
+            "counter",
+            "Requests answered in full.",
+            stats.succeeded,
+        );
+        write(
+            "cocoon_proxy_requests_failed_total",
+            "counter",
+            "Requests that failed or were given up.",
+            stats.failed,
+        );
         write("cocoon_proxy_retries_total", "counter", "Requests given to another worker.", stats.retries);
-        write("cocoon_proxy_answer_bytes_total", "counter", "Body bytes passed on to clients.", stats.answer_bytes);
+        write(
+            "cocoon_proxy_answer_bytes_total",
+            "counter",
+            "Body bytes passed on to clients.",
+            stats.answer_bytes,
+        );
         write("cocoon_proxy_tokens_total", "counter", "Adjusted tokens charged.", stats.tokens);
-        write("cocoon_proxy_overrun_tokens_total", "counter", "Adjusted tokens claimed by workers and not granted.", stats.overrun);
+        write(
+            "cocoon_proxy_overrun_tokens_total",
+            "counter",
+            "Adjusted tokens claimed by workers and not granted.",
+            stats.overrun,
+        );
         write("cocoon_proxy_requests_in_flight", "gauge", "Requests under way.", proxy.in_flight() as u64);
         write("cocoon_proxy_clients", "gauge", "Client connections.", proxy.client_connections() as u64);
-        write("cocoon_proxy_workers", "gauge", "Workers that finished their handshake.", proxy.workers().len() as u64);
-        write("cocoon_proxy_books_paid_nanoton", "gauge", "What clients were charged, in nanoton.", books.paid.nano());
-        write("cocoon_proxy_books_kept_nanoton", "gauge", "What the proxy keeps of it, in nanoton.", books.kept.nano());
+        write(
+            "cocoon_proxy_workers",
+            "gauge",
+            "Workers that finished their handshake.",
+            proxy.workers().len() as u64,
+        );
+        write(
+            "cocoon_proxy_books_paid_nanoton",
+            "gauge",
+            "What clients were charged, in nanoton.",
+            books.paid.nano(),
+        );
+        write(
+            "cocoon_proxy_books_kept_nanoton",
+            "gauge",
+            "What the proxy keeps of it, in nanoton.",
+            books.kept.nano(),
+        );
         text
     });
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text)

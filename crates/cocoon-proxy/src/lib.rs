@@ -14,9 +14,10 @@ use std::time::Duration;
 
 use cocoon_attest::PolicyError;
 use cocoon_chain::{Chain, ChainError};
-use cocoon_ledger::{AdjustedTokens, Multiplier, Nanoton, PricePerToken, Record, Tariff};
+use cocoon_ledger::{AdjustedTokens, Nanoton, Record};
 use cocoon_net::{Listener, ListenerOptions, SecureStream, TlsSettings};
 use cocoon_session::proxy::{ConnId, ProxySettings, RestoreBooksError};
+use cocoon_session::tariff;
 use cocoon_store::{SqliteStore, Store, StoreError};
 use cocoon_ton::address::Address;
 use cocoon_ton::contracts::{CodeMissing, proxy_address};
@@ -263,20 +264,6 @@ fn settings(config: &ProxyConfig, root: Arc<RootConfig>) -> Result<ProxySettings
         extensions: config.extensions,
         seed,
     })
-}
-
-/// Prices of a root configuration.
-#[must_use]
-pub fn tariff(root: &RootConfig) -> Tariff {
-    let params = &root.params;
-    Tariff {
-        price_per_token: PricePerToken(params.price_per_token_nanoton),
-        worker_fee_per_token: PricePerToken(params.worker_fee_per_token_nanoton),
-        prompt: Multiplier(params.prompt_tokens_price_multiplier),
-        cached: Multiplier(params.cached_tokens_price_multiplier),
-        completion: Multiplier(params.completion_tokens_price_multiplier),
-        reasoning: Multiplier(params.reasoning_tokens_price_multiplier),
-    }
 }
 
 fn allow_images(config: &ProxyConfig, tls: &TlsSettings, root: &RootConfig) -> Result<(), PolicyError> {

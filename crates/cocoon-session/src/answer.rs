@@ -8,6 +8,9 @@ use cocoon_wire::tl::http;
 
 use crate::{ErrorCode, MAX_REQUEST_TIME, RequestFailure, Time};
 
+/// Each hop passes on this share of its time, so that the inner one gives up first and says so.
+pub(crate) const TIME_SHARE: f64 = 0.95;
+
 /// A peer's wish for time, in seconds; `None` where it makes no sense.
 pub(crate) fn request_time(seconds: f64) -> Option<Duration> {
     if !seconds.is_finite() || seconds <= 0.0 {

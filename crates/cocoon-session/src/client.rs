@@ -17,6 +17,7 @@ use cocoon_wire::tl::{self, ProtoRange, ProxyToClient, client, ext, http};
 use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
+use crate::answer::TIME_SHARE;
 use crate::link::{Link, LinkEvent, Side};
 use crate::terms::{ProxyClaims, check_proxy};
 use crate::{
@@ -385,7 +386,7 @@ impl ClientSession {
             query: request.query.clone(),
             max_coefficient: request.max_coefficient,
             max_tokens: request.max_tokens,
-            timeout: request.timeout.as_secs_f64(),
+            timeout: request.timeout.as_secs_f64() * TIME_SHARE,
             request_id: request.id,
             min_config_version: self.settings.root.version.cast_signed(),
             enable_debug: Some(request.enable_debug),

@@ -23,7 +23,7 @@ mod answer;
 mod terms;
 mod time;
 
-pub use terms::{ErrorCode, FinalInfo, PaymentCounters, ProxyTerms, RequestFailure, Violation};
+pub use terms::{ErrorCode, FinalInfo, PaymentCounters, ProxyTerms, RequestFailure, Violation, tariff};
 pub use time::Time;
 
 /// Lowest protocol version that we speak.

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use bytes::Bytes;
+use cocoon_ledger::{Multiplier, PricePerToken, Tariff};
 use cocoon_ton::address::Address;
 use cocoon_ton::contracts::{CodeMissing, RootParams};
 use cocoon_ton::root::RootConfig;
@@ -197,4 +198,18 @@ pub(crate) fn check_proxy(
 pub(crate) fn parse_address(text: &ByteStr) -> Result<Address, Violation> {
     let text = text.to_str().ok_or_else(|| Violation::Mismatch("address is not text".into()))?;
     Address::parse(text).map(|(address, _)| address).map_err(|error| Violation::Mismatch(error.to_string()))
+}
+
+/// Prices of a root configuration.
+#[must_use]
+pub fn tariff(root: &RootConfig) -> Tariff {
+    let params = &root.params;
+    Tariff {
+        price_per_token: PricePerToken(params.price_per_token_nanoton),
+        worker_fee_per_token: PricePerToken(params.worker_fee_per_token_nanoton),
+        prompt: Multiplier(params.prompt_tokens_price_multiplier),
+        cached: Multiplier(params.cached_tokens_price_multiplier),
+        completion: Multiplier(params.completion_tokens_price_multiplier),
+        reasoning: Multiplier(params.reasoning_tokens_price_multiplier),
+    }
 }

@@ -147,6 +147,9 @@ pub struct WorkerSession {
     link: Link,
     stage: Stage,
     known: PeerCounters,
+    /// Price and pause as the handshake told them.
+    told_coefficient: u32,
+    told_paused: bool,
     requests: BTreeMap<[u8; 32], Running>,
     deadlines: BTreeSet<(Time, [u8; 32])>,
     outbox: Outbox<[u8; 32], http::Response, End>,
@@ -159,6 +162,8 @@ impl WorkerSession {
     #[must_use]
     pub fn new(settings: WorkerSettings, now: Time, random: u64) -> Self {
         Self {
+            told_coefficient: settings.coefficient,
+            told_paused: settings.paused,
             settings,
             link: Link::new(Side::Dialler, now, random),
             stage: Stage::Opening,
@@ -214,6 +219,7 @@ impl WorkerSession {
 
     fn connect(&mut self, now: Time) -> Result<(), Violation> {
         self.stage = Stage::Connecting;
+        self.told_coefficient = self.settings.coefficient;
         let settings = &self.settings;
         let natural = |number: u32| i32::try_from(number).unwrap_or(i32::MAX).max(1);
         let message = worker::ConnectToProxy {
@@ -251,6 +257,14 @@ impl WorkerSession {
                 self.outbox = Outbox::new(terms.extensions);
                 self.stage = Stage::Ready(terms.clone());
                 self.events.push_back(WorkerEvent::Ready);
+                // What changed during the handshake.
+                let (coefficient, paused) = (self.settings.coefficient, self.settings.paused);
+                if coefficient != self.told_coefficient {
+                    self.set_coefficient(coefficient);
+                }
+                if paused != self.told_paused {
+                    self.set_paused(paused);
+                }
                 Ok(())
             }
             (STATUS, Stage::Ready(_)) => {
@@ -311,6 +325,7 @@ impl WorkerSession {
     fn complete(&mut self, now: Time) -> Result<(), Violation> {
         let Stage::Comparing(terms) = &self.stage else { return Err(Violation::Unexpected("answer")) };
         self.stage = Stage::Completing(terms.clone());
+        self.told_paused = self.settings.paused;
         let message = worker::ProxyHandshakeComplete { is_disabled: self.settings.paused };
         self.link.query(COMPLETE, &message, now, ANSWER_WITHIN)
     }
@@ -370,7 +385,6 @@ impl WorkerSession {
         enable_debug: bool,
         now: Time,
     ) -> Result<(), Violation> {
-        let request: http::Request = from_boxed(query).map_err(Violation::message("http.request"))?;
         if self.requests.contains_key(&id) {
             return Err(Violation::Unexpected("request with an id that is in use"));
         }
@@ -382,16 +396,23 @@ impl WorkerSession {
             Running { started: now, deadline, enable_debug, has_head: false, cancelled: false, full: false },
         );
         self.deadlines.insert((deadline, id));
+        // The proxy passes queries on unread: a bad one is the caller's fault, not that of this connection.
+        let Ok(request) = from_boxed::<http::Request>(query) else {
+            let failure = RequestFailure::new(ErrorCode::PROTOCOL, "the query is no http.request");
+            self.fail(id, failure, tl::TokensUsed::default(), now);
+            return Ok(());
+        };
         let work = Work { id, request, coefficient, timeout, enable_debug };
         self.events.push_back(WorkerEvent::Work(Box::new(work)));
         Ok(())
     }
 
     fn cancel(&mut self, request: [u8; 32], failure: &RequestFailure) {
+        // Also where the engine is done: its bytes may wait for credit that never comes, and the end with them.
+        self.outbox.discard_data(request);
         if let Some(running) = self.requests.get_mut(&request)
             && !std::mem::replace(&mut running.cancelled, true)
         {
-            self.outbox.discard_data(request);
             self.events.push_back(WorkerEvent::Cancelled { request, failure: failure.clone() });
         }
     }

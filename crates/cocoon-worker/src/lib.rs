@@ -1,1 +1,289 @@
-//! Placeholder.
+//! The worker role: dials proxies, takes their requests to an engine, meters the answers.
+//!
+//! - [`link`](self): one task per proxy keeps a connection to it (`link.rs`).
+//! - [`work`](self): one task per request: engine, metering, answer (`work.rs`).
+//! - [`http`](self): the operator's page: health, metrics, pause, resume, price (`http.rs`).
+
+mod http;
+mod link;
+mod work;
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use cocoon_attest::PolicyError;
+use cocoon_chain::Chain;
+use cocoon_engine::Engine;
+use cocoon_ledger::{AdjustedTokens, Nanoton, PeerCounters};
+use cocoon_net::{DialOptions, MonotonicClock, TlsSettings};
+use cocoon_session::Time;
+use cocoon_store::{SqliteStore, Store, StoreError};
+use cocoon_ton::address::Address;
+use cocoon_ton::root::RootConfig;
+use tokio::net::TcpListener;
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
+
+/// How long a shutdown waits for requests under way.
+const DRAIN: Duration = Duration::from_secs(10);
+/// Prices are below this, in 1/1000.
+pub const COEFFICIENT_LIMIT: u32 = 1_000_000_000;
+
+/// What a worker needs to know.
+#[derive(Debug, Clone)]
+pub struct WorkerConfig {
+    /// Where operators look and steer: /health, /metrics, /jsonstats, /pause, /resume, /coefficient.
+    pub http: SocketAddr,
+    /// Worker ports of proxies, `host:port`; empty: those that the root configuration lists.
+    pub proxies: Vec<String>,
+    /// The worker's owner, who is paid.
+    pub owner: Address,
+    /// Full model name, `name@commit:verityhash`.
+    pub model: String,
+    /// Price in 1/1000 of the base price.
+    pub coefficient: u32,
+    /// Requests at a time, over all proxies.
+    pub max_active: u32,
+    /// The root contract.
+    pub root_address: Address,
+    /// Whether the network is a test network.
+    pub is_test: bool,
+    /// Whether addresses are written in the testnet form.
+    pub is_testnet: bool,
+    /// Whether to offer protocol extensions.
+    pub extensions: bool,
+    /// Whether proxies' image hashes must be listed in the root configuration.
+    pub check_proxy_hashes: bool,
+    /// How to dial.
+    pub dial: DialOptions,
+    /// Where the counters of each proxy are kept.
+    pub store: PathBuf,
+    /// Whether to start without taking requests.
+    pub paused: bool,
+}
+
+/// Why a worker did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The HTTP address cannot be listened on.
+    #[error("cannot listen on {address} for HTTP: {error}")]
+    Listen {
+        /// The configured address.
+        address: SocketAddr,
+        /// The system's word.
+        error: io::Error,
+    },
+    /// The counters cannot be opened or read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The policy is unusable.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
+    /// A setting is out of range.
+    #[error("{0}")]
+    Config(String),
+}
+
+/// What a worker has earned, as its proxies acknowledged durably.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Earned {
+    /// Adjusted tokens.
+    pub tokens: AdjustedTokens,
+    /// What they are worth at the present fee.
+    pub nanoton: Nanoton,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    requests: AtomicU64,
+    succeeded: AtomicU64,
+    failed: AtomicU64,
+    refused: AtomicU64,
+    answer_bytes: AtomicU64,
+    estimated: AtomicU64,
+}
+
+/// What all tasks of one worker share.
+struct Shared {
+    config: WorkerConfig,
+    tls: TlsSettings,
+    chain: Arc<dyn Chain>,
+    engine: Arc<dyn Engine>,
+    store: Arc<SqliteStore>,
+    clock: MonotonicClock,
+    counters: Mutex<HashMap<Address, PeerCounters>>,
+    links: Mutex<HashMap<String, Arc<link::Link>>>,
+    active: AtomicUsize,
+    idle: Notify,
+    paused: AtomicBool,
+    coefficient: AtomicU32,
+    ready: watch::Sender<usize>,
+    counts: Counts,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl Shared {
+    fn now(&self) -> Time {
+        Time(self.clock.micros())
+    }
+
+    fn root(&self) -> Arc<RootConfig> {
+        self.chain.subscribe_root().borrow().clone()
+    }
+
+    fn counters(&self) -> MutexGuard<'_, HashMap<Address, PeerCounters>> {
+        self.counters.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn links(&self) -> MutexGuard<'_, HashMap<String, Arc<link::Link>>> {
+        self.links.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Base name of the model, by which callers know it.
+    fn model(&self) -> &str {
+        self.config.model.split_once('@').map_or(&self.config.model, |(base, _)| base)
+    }
+
+    fn earned(&self) -> Earned {
+        let tokens = self.counters().values().fold(0u64, |sum, counters| sum.saturating_add(counters.db()));
+        let fee = self.root().params.worker_fee_per_token_nanoton;
+        Earned { tokens: AdjustedTokens(tokens), nanoton: Nanoton(tokens.saturating_mul(fee)) }
+    }
+
+    fn set_paused(&self, paused: bool) {
+        self.paused.store(paused, Ordering::Relaxed);
+        for link in self.links().values() {
+            link.run(self, |session, _| session.set_paused(paused));
+        }
+    }
+
+    fn set_coefficient(&self, coefficient: u32) {
+        self.coefficient.store(coefficient, Ordering::Relaxed);
+        for link in self.links().values() {
+            link.run(self, |session, _| session.set_coefficient(coefficient));
+        }
+    }
+}
+
+/// A running worker. Dropping it stops it without draining.
+pub struct Worker {
+    shared: Arc<Shared>,
+    http: SocketAddr,
+    _stop: DropGuard,
+}
+
+/// Starts a worker with an engine.
+///
+/// # Errors
+/// Says what stands in the way; nothing keeps running then.
+pub async fn start(
+    config: WorkerConfig,
+    tls: TlsSettings,
+    chain: Arc<dyn Chain>,
+    engine: Arc<dyn Engine>,
+) -> Result<Worker, StartError> {
+    if config.coefficient >= COEFFICIENT_LIMIT {
+        return Err(StartError::Config(format!("the coefficient must be below {COEFFICIENT_LIMIT}")));
+    }
+    if config.max_active == 0 || config.model.is_empty() {
+        return Err(StartError::Config(
+            "a worker needs a model name and room for at least one request".into(),
+        ));
+    }
+    let path = config.store.clone();
+    let store = tokio::task::spawn_blocking(move || SqliteStore::open(path))
+        .await
+        .map_err(|_| StoreError::Closed)??;
+    let listen = |error| StartError::Listen { address: config.http, error };
+    let listener = TcpListener::bind(config.http).await.map_err(listen)?;
+    let http = listener.local_addr().map_err(listen)?;
+    let stop = CancellationToken::new();
+    let shared = Arc::new(Shared {
+        paused: AtomicBool::new(config.paused),
+        coefficient: AtomicU32::new(config.coefficient),
+        config,
+        tls,
+        chain,
+        engine,
+        store: Arc::new(store),
+        clock: MonotonicClock::start(),
+        counters: Mutex::default(),
+        links: Mutex::default(),
+        active: AtomicUsize::new(0),
+        idle: Notify::new(),
+        ready: watch::Sender::new(0),
+        counts: Counts::default(),
+        tasks: TaskTracker::new(),
+        stop: stop.clone(),
+    });
+    shared.tasks.spawn(stop.clone().run_until_cancelled_owned(http::serve(listener, Arc::clone(&shared))));
+    link::follow_root(&shared)?;
+    Ok(Worker { shared, http, _stop: stop.drop_guard() })
+}
+
+impl Worker {
+    /// Where operators look.
+    #[must_use]
+    pub fn http_addr(&self) -> SocketAddr {
+        self.http
+    }
+
+    /// Waits until at least one proxy can send requests.
+    pub async fn ready(&self) {
+        // The sender lives as long as `self`.
+        let _ = self.shared.ready.subscribe().wait_for(|&ready| ready > 0).await;
+    }
+
+    /// What was earned.
+    #[must_use]
+    pub fn earned(&self) -> Earned {
+        self.shared.earned()
+    }
+
+    /// Takes no requests for now, or takes them again. Those under way go on.
+    pub fn set_paused(&self, paused: bool) {
+        self.shared.set_paused(paused);
+    }
+
+    /// Changes the price, in 1/1000, for requests to come.
+    ///
+    /// # Errors
+    /// The price is out of range.
+    pub fn set_coefficient(&self, coefficient: u32) -> Result<(), StartError> {
+        if coefficient >= COEFFICIENT_LIMIT {
+            return Err(StartError::Config(format!("the coefficient must be below {COEFFICIENT_LIMIT}")));
+        }
+        self.shared.set_coefficient(coefficient);
+        Ok(())
+    }
+
+    /// Takes no new requests, gives those under way ten seconds, then closes everything.
+    pub async fn shutdown(self) {
+        self.shared.set_paused(true);
+        let idle = async {
+            loop {
+                let notified = self.shared.idle.notified();
+                if self.shared.active.load(Ordering::Acquire) == 0 {
+                    break;
+                }
+                notified.await;
+            }
+        };
+        // What is left after the time-out is cut.
+        let _ = tokio::time::timeout(DRAIN, idle).await;
+        self.shared.stop.cancel();
+        self.shared.tasks.close();
+        self.shared.tasks.wait().await;
+        let store = Arc::clone(&self.shared.store);
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || store.close()).await {
+            tracing::error!(%error, "the counters were not closed cleanly");
+        }
+    }
+}

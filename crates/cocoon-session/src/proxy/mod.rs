@@ -192,6 +192,8 @@ struct WorkerPeer {
     paused: bool,
     /// Silent with work in flight.
     suspect: bool,
+    /// When it last went from idle to working.
+    busy_since: Time,
     observed: Observed,
     /// The ids under which this worker has work, and the requests they belong to.
     work: BTreeMap<[u8; 32], RequestKey>,
@@ -296,6 +298,7 @@ impl Proxy {
             limit: 0,
             paused: true,
             suspect: false,
+            busy_since: now,
             observed: Observed::default(),
             work: BTreeMap::new(),
         };
@@ -373,7 +376,9 @@ impl Proxy {
             if let Peer::Worker(worker) = &mut conn.peer {
                 let working = !worker.work.is_empty();
                 conn.link.probe_after(working.then_some(PROBE_AFTER));
-                if working && !worker.suspect && conn.link.silent_for(now) >= SUSPECT_AFTER {
+                // An idle worker is silent with right: its time counts from when it got work.
+                let silence = conn.link.silent_for(now).min(now.since(worker.busy_since));
+                if working && !worker.suspect && silence >= SUSPECT_AFTER {
                     worker.suspect = true;
                     suspects.push(id);
                 }

@@ -10,12 +10,12 @@ use super::{
     ConnId, DRAIN_TIME, End, MAX_ATTEMPTS, MAX_REQUESTS, MAX_REQUESTS_PER_CLIENT, Proxy, ProxyEvent,
     RequestEnd, RequestKey,
 };
-use crate::answer::{error_body, framing_header, request_time, sanitize, seconds_header, status_body};
+use crate::answer::{
+    TIME_SHARE, error_body, framing_header, request_time, sanitize, seconds_header, status_body,
+};
 use crate::outbox::Chunk;
 use crate::{ErrorCode, INITIAL_CREDIT_BYTES, MAX_HELD_BYTES, RequestFailure, Time, Violation};
 
-/// Each hop passes on this share of its time, so that the inner one gives up first and says so.
-const TIME_SHARE: f64 = 0.95;
 /// Longest debug text of a worker that is passed on, in bytes.
 const MAX_DEBUG_BYTES: usize = 16 * 1024;
 
@@ -44,6 +44,8 @@ pub(super) struct Request {
     query: Bytes,
     max_coefficient: u32,
     max_tokens: u64,
+    /// Whether `max_tokens` stands in the body, as our gateways see to.
+    limit_binds: bool,
     enable_debug: bool,
     pub(super) phase: Phase,
     started: Time,
@@ -143,7 +145,7 @@ impl Proxy {
         if client.requests.contains_key(&query.request_id) || client.outbox.contains(query.request_id) {
             return bad("request id is in use");
         }
-        let account = client.account;
+        let (account, limit_binds) = (client.account, client.extensions);
         if client.requests.len() >= MAX_REQUESTS_PER_CLIENT || self.requests.len() >= MAX_REQUESTS {
             return Err((429, "rate_limit_exceeded", "too many requests are under way".into()));
         }
@@ -191,6 +193,7 @@ impl Proxy {
             query: query.query.clone(),
             max_coefficient: max_coefficient.get(),
             max_tokens,
+            limit_binds,
             enable_debug: query.enable_debug.unwrap_or(false),
             phase: Phase::Asked,
             started: now,
@@ -253,6 +256,9 @@ impl Proxy {
         };
         let attempt = request.attempt;
         if let Some(worker) = self.worker_mut(conn) {
+            if worker.work.is_empty() {
+                worker.busy_since = now;
+            }
             worker.work.insert(attempt, key);
         }
         if let Some(link) = self.link_mut(conn) {
@@ -422,15 +428,16 @@ impl Proxy {
             Phase::Answering => return Err(Violation::Unexpected("second head of an answer")),
             Phase::Draining => {}
             Phase::Asked => {
+                // Before the phase changes: this worker's failure to speak HTTP is one before the first byte.
+                let Some(mut head) = sanitize(head) else {
+                    return Err(Violation::Unexpected("answer that is no HTTP"));
+                };
                 request.phase = Phase::Answering;
                 let (client_conn, asked, started) = (request.client, request.asked, request.started);
                 let client_request = request.client_request;
                 if let Some(worker) = self.worker_mut(conn) {
                     worker.observed.first_byte(now.since(asked));
                 }
-                let Some(mut head) = sanitize(head) else {
-                    return Err(Violation::Unexpected("answer that is no HTTP"));
-                };
                 head.headers.push(seconds_header("X-Cocoon-Proxy-Start", started));
                 head.headers.push(seconds_header("X-Cocoon-Proxy-End", now));
                 if let Some(client) = self.client_mut(client_conn) {
@@ -531,7 +538,7 @@ impl Proxy {
             query_bytes: request.query.len() as u64,
             answer_bytes: request.answer_bytes,
             max_tokens: request.max_tokens,
-            limit_binds: self.extensions_of_client(request.client),
+            limit_binds: request.limit_binds,
             coefficient: request.coefficient,
         };
         let held = bound.hold(&claimed, &self.settings.tariff);
@@ -555,10 +562,6 @@ impl Proxy {
             attempts: request.tried.len(),
         }));
         self.flush_records();
-    }
-
-    fn extensions_of_client(&mut self, conn: ConnId) -> bool {
-        self.client_mut(conn).is_some_and(|client| client.extensions)
     }
 
     /// Ends the answer to the client, unless that was done before.

@@ -1,0 +1,163 @@
+//! The operator's page of a worker: /health, /metrics, /jsonstats; and, by POST, /pause, /resume and /coefficient.
+//!
+//! Steering asks for `Content-Type: application/json`, which a web page cannot send to another site without asking: so
+//! that no page in the operator's browser can steer the worker.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Json};
+use axum::routing::{get, post};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+
+use crate::{COEFFICIENT_LIMIT, Shared};
+
+/// No further settings.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Nothing {}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NewCoefficient {
+    /// In 1/1000 of the base price.
+    coefficient: u32,
+}
+
+pub(crate) async fn serve(listener: TcpListener, shared: Arc<Shared>) {
+    let router = Router::new()
+        .route("/health", get(health))
+        .route("/metrics", get(metrics))
+        .route("/jsonstats", get(stats))
+        .route("/pause", post(pause))
+        .route("/resume", post(resume))
+        .route("/coefficient", post(set_coefficient))
+        .with_state(shared);
+    if let Err(error) = axum::serve(listener, router).await {
+        tracing::error!(%error, "the operator's HTTP server ended");
+    }
+}
+
+async fn health(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
+    let proxies = *shared.ready.borrow();
+    let engine = shared.engine.probe().await;
+    let ok = proxies > 0 && engine.ready;
+    let status = if ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let word = match (proxies, engine.ready) {
+        (0, _) => "no proxy",
+        (_, false) => "engine not ready",
+        _ if shared.paused.load(Ordering::Relaxed) => "paused",
+        _ => "ok",
+    };
+    (
+        status,
+        Json(
+            json!({"status": word, "proxies": proxies, "engine": {"ready": engine.ready, "detail": engine.detail}}),
+        ),
+    )
+}
+
+async fn stats(State(shared): State<Arc<Shared>>) -> Json<Value> {
+    Json(state(&shared))
+}
+
+fn state(shared: &Shared) -> Value {
+    let counts = &shared.counts;
+    let earned = shared.earned();
+    json!({
+        "model": shared.config.model,
+        "coefficient": shared.coefficient.load(Ordering::Relaxed),
+        "paused": shared.paused.load(Ordering::Relaxed),
+        "max_active_requests": shared.config.max_active,
+        "active_requests": shared.active.load(Ordering::Relaxed),
+        "proxies_ready": *shared.ready.borrow(),
+        "requests": {
+            "received": counts.requests.load(Ordering::Relaxed),
+            "succeeded": counts.succeeded.load(Ordering::Relaxed),
+            "failed": counts.failed.load(Ordering::Relaxed),
+            "refused": counts.refused.load(Ordering::Relaxed),
+            "estimated_usage": counts.estimated.load(Ordering::Relaxed),
+        },
+        "answer_bytes": counts.answer_bytes.load(Ordering::Relaxed),
+        "earned": {"tokens": earned.tokens.get(), "nanoton": earned.nanoton.nano()},
+    })
+}
+
+async fn metrics(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
+    let counts = &shared.counts;
+    let earned = shared.earned();
+    let mut text = String::new();
+    let mut write = |name: &str, kind: &str, help: &str, value: u64| {
+        // Writing to a String does not fail.
+        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}");
+    };
+    let read = |count: &std::sync::atomic::AtomicU64| count.load(Ordering::Relaxed);
+    write("cocoon_worker_requests_total", "counter", "Requests received.", read(&counts.requests));
+    write(
+        "cocoon_worker_requests_succeeded_total",
+        "counter",
+        "Requests answered in full.",
+        read(&counts.succeeded),
+    );
+    write("cocoon_worker_requests_failed_total", "counter", "Requests that failed.", read(&counts.failed));
+    write(
+        "cocoon_worker_requests_refused_total",
+        "counter",
+        "Requests over the limit.",
+        read(&counts.refused),
+    );
+    write(
+        "cocoon_worker_answer_bytes_total",
+        "counter",
+        "Body bytes sent to proxies.",
+        read(&counts.answer_bytes),
+    );
+    write(
+        "cocoon_worker_active_requests",
+        "gauge",
+        "Requests under way.",
+        shared.active.load(Ordering::Relaxed) as u64,
+    );
+    write(
+        "cocoon_worker_proxies_ready",
+        "gauge",
+        "Proxies that can send requests.",
+        *shared.ready.borrow() as u64,
+    );
+    write(
+        "cocoon_worker_earned_tokens",
+        "gauge",
+        "Adjusted tokens earned, durable at the proxies.",
+        earned.tokens.get(),
+    );
+    write("cocoon_worker_earned_nanoton", "gauge", "What they are worth, in nanoton.", earned.nanoton.nano());
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text)
+}
+
+async fn pause(State(shared): State<Arc<Shared>>, Json(Nothing {}): Json<Nothing>) -> Json<Value> {
+    shared.set_paused(true);
+    Json(state(&shared))
+}
+
+async fn resume(State(shared): State<Arc<Shared>>, Json(Nothing {}): Json<Nothing>) -> Json<Value> {
+    shared.set_paused(false);
+    Json(state(&shared))
+}
+
+async fn set_coefficient(
+    State(shared): State<Arc<Shared>>,
+    Json(new): Json<NewCoefficient>,
+) -> Result<Json<Value>, (StatusCode, Json<Value>)> {
+    if new.coefficient >= COEFFICIENT_LIMIT {
+        let error = json!({"error": format!("coefficient must be below {COEFFICIENT_LIMIT}")});
+        return Err((StatusCode::BAD_REQUEST, Json(error)));
+    }
+    shared.set_coefficient(new.coefficient);
+    Ok(Json(state(&shared)))
+}

@@ -1,0 +1,362 @@
+//! One proxy: a connection that is kept up, and the session on it.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use cocoon_attest::PolicyError;
+use cocoon_ledger::PeerCounters;
+use cocoon_net::{Backoff, Ended, Endpoint, dial, pump};
+use cocoon_session::worker::{WorkerEvent, WorkerSession, WorkerSettings};
+use cocoon_session::{PaymentCounters, ProxyTerms, RequestFailure, Time};
+use cocoon_store::Store as _;
+use cocoon_ton::root::RootConfig;
+use cocoon_ton::{
+    VerifyingKey,
+    payment::{OrderKind, SignedPayment},
+};
+use std::sync::atomic::Ordering;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::{Shared, work};
+
+/// How often the session's time-outs are looked at.
+const TICK: Duration = Duration::from_millis(50);
+const BACKOFF_BASE: Duration = Duration::from_millis(250);
+const BACKOFF_MAX: Duration = Duration::from_secs(30);
+/// A connection that held this long starts the waiting anew.
+const STABLE: Duration = Duration::from_secs(30);
+
+/// A request under way, as its task sees it.
+#[derive(Debug)]
+pub(crate) struct Running {
+    /// Set before `cancelled` is.
+    pub(crate) why: Mutex<Option<RequestFailure>>,
+    pub(crate) cancelled: CancellationToken,
+    pub(crate) room: Notify,
+}
+
+#[derive(Debug)]
+struct Machine {
+    session: WorkerSession,
+    running: HashMap<[u8; 32], Arc<Running>>,
+    terms: Option<ProxyTerms>,
+    verified: Option<Bytes>,
+    ready: bool,
+    broken: Option<String>,
+}
+
+/// One connection to one proxy.
+#[derive(Debug)]
+pub(crate) struct Link {
+    machine: Mutex<Machine>,
+    wake: Notify,
+    close: CancellationToken,
+}
+
+/// Keeps a link to each proxy of the configuration, or of the root configuration, as that changes.
+pub(crate) fn follow_root(shared: &Arc<Shared>) -> Result<(), PolicyError> {
+    let mut roots = shared.chain.subscribe_root();
+    let root = roots.borrow_and_update().clone();
+    allow_images(shared, &root)?;
+    let mut kept = HashMap::new();
+    keep_links(shared, &root, &mut kept);
+    let following = Arc::clone(shared);
+    shared.tasks.spawn(shared.stop.clone().run_until_cancelled_owned(async move {
+        while roots.changed().await.is_ok() {
+            let root = roots.borrow_and_update().clone();
+            match allow_images(&following, &root) {
+                Ok(()) => keep_links(&following, &root, &mut kept),
+                Err(error) => {
+                    tracing::error!(%error, "the new root configuration's image hashes cannot be used")
+                }
+            }
+        }
+    }));
+    Ok(())
+}
+
+fn allow_images(shared: &Shared, root: &RootConfig) -> Result<(), PolicyError> {
+    if shared.config.check_proxy_hashes {
+        let policy = shared.tls.policy().as_ref().clone();
+        shared.tls.set_policy(policy.with_image_hashes(root.proxy_hashes.iter().copied())?);
+    }
+    Ok(())
+}
+
+fn keep_links(shared: &Arc<Shared>, root: &RootConfig, kept: &mut HashMap<String, CancellationToken>) {
+    let wanted: HashSet<String> = if shared.config.proxies.is_empty() {
+        root.registered_proxies.iter().map(|proxy| proxy.endpoints.for_workers.to_string()).collect()
+    } else {
+        shared.config.proxies.iter().cloned().collect()
+    };
+    kept.retain(|address, token| {
+        let keep = wanted.contains(address);
+        if !keep {
+            token.cancel();
+        }
+        keep
+    });
+    let count = u32::try_from(wanted.len()).unwrap_or(u32::MAX);
+    for address in wanted {
+        kept.entry(address.clone()).or_insert_with(|| {
+            let token = shared.stop.child_token();
+            let keeping = keep_up(Arc::clone(shared), address, count, token.clone());
+            shared.tasks.spawn(keeping);
+            token
+        });
+    }
+}
+
+async fn keep_up(shared: Arc<Shared>, address: String, proxies: u32, stop: CancellationToken) {
+    let mut backoff = Backoff::new(BACKOFF_BASE, BACKOFF_MAX);
+    loop {
+        let began = shared.now();
+        let connected = stop.run_until_cancelled(dial(&address, &shared.tls, &shared.config.dial)).await;
+        match connected {
+            None => return,
+            Some(Err(error)) => {
+                tracing::warn!(proxy = address, cause = %error.cause, "cannot connect to a proxy")
+            }
+            Some(Ok(stream)) => {
+                let ended = serve(&shared, &address, stream.io, proxies, &stop).await;
+                match &ended {
+                    Ended::Violation(cause) => {
+                        tracing::warn!(proxy = address, cause, "closed the connection to a proxy")
+                    }
+                    ended => tracing::info!(proxy = address, %ended, "disconnected from a proxy"),
+                }
+                if shared.now().since(began) >= STABLE {
+                    backoff.reset();
+                }
+            }
+        }
+        let wait = backoff.next(&mut rand::rng());
+        if stop.run_until_cancelled(tokio::time::sleep(wait)).await.is_none() {
+            return;
+        }
+    }
+}
+
+async fn serve(
+    shared: &Arc<Shared>,
+    address: &str,
+    io: cocoon_net::SecureIo,
+    proxies: u32,
+    stop: &CancellationToken,
+) -> Ended {
+    let config = &shared.config;
+    let settings = WorkerSettings {
+        owner: config.owner,
+        model: config.model.clone(),
+        coefficient: shared.coefficient.load(Ordering::Relaxed),
+        paused: shared.paused.load(Ordering::Relaxed),
+        proxies,
+        max_active: config.max_active,
+        is_test: config.is_test,
+        is_testnet: config.is_testnet,
+        root: shared.root(),
+        root_address: config.root_address,
+        extensions: config.extensions,
+    };
+    let link = Arc::new(Link {
+        machine: Mutex::new(Machine {
+            session: WorkerSession::new(settings, shared.now(), rand::random()),
+            running: HashMap::new(),
+            terms: None,
+            verified: None,
+            ready: false,
+            broken: None,
+        }),
+        wake: Notify::new(),
+        close: stop.child_token(),
+    });
+    shared.links().insert(address.to_owned(), Arc::clone(&link));
+    let wire = Wire { shared: Arc::clone(shared), link: Arc::clone(&link) };
+    let ended = {
+        let pumping = pump(io, &wire, &link.wake, &link.close);
+        let ticking = async {
+            let mut ticks = tokio::time::interval(TICK);
+            loop {
+                ticks.tick().await;
+                if let Err(violation) = link.run_shared(shared, |session, now| session.on_time(now)) {
+                    return violation.to_string();
+                }
+                if let Some(broken) = link.lock().broken.take() {
+                    return broken;
+                }
+            }
+        };
+        tokio::select! {
+            ended = pumping => ended,
+            why = ticking => Ended::Violation(why),
+        }
+    };
+    shared.links().remove(address);
+    let mut machine = link.lock();
+    for running in machine.running.values() {
+        running.cancelled.cancel();
+    }
+    if std::mem::take(&mut machine.ready) {
+        shared.ready.send_modify(|ready| *ready = ready.saturating_sub(1));
+    }
+    ended
+}
+
+impl Link {
+    fn lock(&self) -> MutexGuard<'_, Machine> {
+        self.machine.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One step of the session that causes no events.
+    pub(crate) fn run<R>(&self, shared: &Shared, step: impl FnOnce(&mut WorkerSession, Time) -> R) -> R {
+        let result = step(&mut self.lock().session, shared.now());
+        self.wake.notify_one();
+        result
+    }
+
+    /// One step of the session, and what follows from it.
+    fn run_shared<R>(
+        self: &Arc<Self>,
+        shared: &Arc<Shared>,
+        step: impl FnOnce(&mut WorkerSession, Time) -> R,
+    ) -> R {
+        let mut machine = self.lock();
+        let now = shared.now();
+        let result = step(&mut machine.session, now);
+        while let Some(event) = machine.session.poll_event() {
+            self.on_event(shared, &mut machine, event, now);
+        }
+        drop(machine);
+        self.wake.notify_one();
+        result
+    }
+
+    fn on_event(
+        self: &Arc<Self>,
+        shared: &Arc<Shared>,
+        machine: &mut Machine,
+        event: WorkerEvent,
+        now: Time,
+    ) {
+        match event {
+            WorkerEvent::Compare(terms) => {
+                let known = known_counters(shared, &terms);
+                machine.terms = Some(terms);
+                match known.map(|known| machine.session.compare(known, now)) {
+                    Ok(Ok(())) => {}
+                    Ok(Err(violation)) => machine.broken = Some(violation.to_string()),
+                    Err(error) => machine.broken = Some(error),
+                }
+            }
+            WorkerEvent::Ready => {
+                tracing::info!("ready for requests of a proxy");
+                machine.ready = true;
+                shared.ready.send_modify(|ready| *ready += 1);
+            }
+            WorkerEvent::Work(work) => {
+                let running = Arc::new(Running {
+                    why: Mutex::new(None),
+                    cancelled: CancellationToken::new(),
+                    room: Notify::new(),
+                });
+                machine.running.insert(work.id, Arc::clone(&running));
+                shared.tasks.spawn(work::run(Arc::clone(shared), Arc::clone(self), *work, running));
+            }
+            WorkerEvent::Cancelled { request, failure } => {
+                if let Some(running) = machine.running.get(&request) {
+                    *running.why.lock().unwrap_or_else(PoisonError::into_inner) = Some(failure);
+                    running.cancelled.cancel();
+                }
+            }
+            WorkerEvent::Room { request } => {
+                if let Some(running) = machine.running.get(&request) {
+                    running.room.notify_one();
+                }
+            }
+            WorkerEvent::Payment { counters, .. } => {
+                if let Err(why) = note_payment(shared, machine, &counters) {
+                    machine.broken = Some(why);
+                }
+            }
+        }
+    }
+
+    /// The request's task is done.
+    pub(crate) fn forget(&self, request: &[u8; 32]) {
+        self.lock().running.remove(request);
+    }
+}
+
+/// What this proxy showed before, from memory or the store.
+fn known_counters(shared: &Shared, terms: &ProxyTerms) -> Result<PeerCounters, String> {
+    if let Some(known) = shared.counters().get(&terms.contract) {
+        return Ok(*known);
+    }
+    let stored = shared.store.get(&store_key(terms)).map_err(|error| error.to_string())?;
+    let known = stored.map_or(Ok(PeerCounters::default()), |bytes| PeerCounters::decode(&bytes));
+    let known = known.map_err(|error| format!("the stored counters are damaged: {error}"))?;
+    shared.counters().insert(terms.contract, known);
+    Ok(known)
+}
+
+fn store_key(terms: &ProxyTerms) -> String {
+    format!("proxy/{}/{}", terms.contract.to_raw_string(), terms.pair_contract.to_raw_string())
+}
+
+/// Checks what a proxy says it owes us, and keeps it.
+fn note_payment(shared: &Shared, machine: &mut Machine, counters: &PaymentCounters) -> Result<(), String> {
+    let Some(terms) = machine.terms.clone() else { return Ok(()) };
+    let mut signed = None;
+    if let Some(order) = &counters.signed
+        && machine.verified.as_ref() != Some(order)
+    {
+        let key =
+            VerifyingKey::from_bytes(&terms.public_key).map_err(|_| "the proxy's key is no Ed25519 key")?;
+        let payment = SignedPayment::parse(order).map_err(|error| error.to_string())?;
+        let tokens = payment
+            .verify(&key, OrderKind::PayWorker, &terms.pair_contract)
+            .map_err(|error| format!("the proxy's payment order does not verify: {error}"))?;
+        signed = Some(tokens);
+        machine.verified = Some(order.clone());
+    }
+    let mut all = shared.counters();
+    let known = all.entry(terms.contract).or_default();
+    let before = *known;
+    // The session checked the counters already, and lets `max` fall back where a new connection begins.
+    known.begin_connection();
+    known
+        .observe(counters.db_tokens, counters.max_tokens, signed)
+        .map_err(|error| format!("the proxy's books went back: {error}"))?;
+    if *known != before {
+        let value = Bytes::from(known.encode());
+        drop(all);
+        // Losing the newest counters in a crash is harmless: the proxy shows them again.
+        shared.store.put(&store_key(&terms), value).map(drop).map_err(|error| error.to_string())?;
+    }
+    Ok(())
+}
+
+struct Wire {
+    shared: Arc<Shared>,
+    link: Arc<Link>,
+}
+
+impl Endpoint for Wire {
+    fn receive(&self, received: &mut BytesMut) -> Result<(), String> {
+        let outcome = self.link.run_shared(&self.shared, |session, now| session.receive(received, now));
+        outcome.map_err(|violation| violation.to_string())
+    }
+
+    fn transmit(&self, capacity: usize) -> Option<Bytes> {
+        let mut machine = self.link.lock();
+        let bytes = machine.session.transmit(capacity);
+        let now = self.shared.now();
+        while let Some(event) = machine.session.poll_event() {
+            self.link.on_event(&self.shared, &mut machine, event, now);
+        }
+        bytes
+    }
+}

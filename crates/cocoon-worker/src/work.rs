@@ -1,0 +1,266 @@
+//! One request: from the proxy's words to the engine, and the engine's answer back, metered.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+
+use bytes::Bytes;
+use cocoon_engine::{EngineError, EngineRequest, EngineResponse};
+use cocoon_ledger::{Adjusted, Coefficient, Tariff, TokenCounts, adjust_exact};
+use cocoon_openai::{
+    AnswerMeter, ArrivingRequest, BodyKind, BodyLimits, CostFields, Endpoint, Usage, estimate_usage,
+};
+use cocoon_session::worker::Work;
+use cocoon_session::{ErrorCode, RequestFailure};
+use cocoon_wire::codec::ByteStr;
+use cocoon_wire::tl::{self, http as wire_http};
+use futures_util::StreamExt as _;
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
+
+use crate::Shared;
+use crate::link::{Link, Running};
+
+/// Headers of the caller that go no further than this.
+const OWN_HEADERS: [&str; 8] = [
+    "host",
+    "content-length",
+    "transfer-encoding",
+    "connection",
+    "authorization",
+    "cookie",
+    "expect",
+    "accept-encoding",
+];
+
+/// Works one request off; whatever happens, the session hears of its end.
+pub(crate) async fn run(shared: Arc<Shared>, link: Arc<Link>, work: Work, running: Arc<Running>) {
+    let id = work.id;
+    shared.counts.requests.fetch_add(1, Ordering::Relaxed);
+    let before = shared.active.fetch_add(1, Ordering::AcqRel);
+    let end = if before >= shared.config.max_active as usize {
+        shared.counts.refused.fetch_add(1, Ordering::Relaxed);
+        let failure = RequestFailure::new(ErrorCode::NOT_READY, "too many active queries");
+        End { failure: Some(failure), tokens: Adjusted::ZERO, estimated: false }
+    } else {
+        serve(&shared, &link, work, &running).await
+    };
+    let count = if end.failure.is_none() { &shared.counts.succeeded } else { &shared.counts.failed };
+    count.fetch_add(1, Ordering::Relaxed);
+    if end.estimated {
+        shared.counts.estimated.fetch_add(1, Ordering::Relaxed);
+    }
+    let tokens = tokens_used(&end.tokens);
+    link.run(&shared, |session, now| match end.failure {
+        None => session.complete_request(id, tokens, now),
+        Some(failure) => session.fail(id, failure, tokens, now),
+    });
+    link.forget(&id);
+    if shared.active.fetch_sub(1, Ordering::AcqRel) == 1 {
+        shared.idle.notify_waiters();
+    }
+}
+
+struct End {
+    failure: Option<RequestFailure>,
+    tokens: Adjusted,
+    estimated: bool,
+}
+
+impl End {
+    fn failed(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self { failure: Some(RequestFailure::new(code, message)), tokens: Adjusted::ZERO, estimated: false }
+    }
+
+    fn cancelled(running: &Running) -> Self {
+        let why = running.why.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let failure = why.unwrap_or_else(|| {
+            RequestFailure::new(ErrorCode::CANCELLED, "the connection to the proxy is gone")
+        });
+        Self { failure: Some(failure), tokens: Adjusted::ZERO, estimated: false }
+    }
+}
+
+async fn serve(shared: &Arc<Shared>, link: &Link, work: Work, running: &Running) -> End {
+    let pricing = match Pricing::of(shared, work.coefficient) {
+        Ok(pricing) => pricing,
+        Err(why) => return End::failed(ErrorCode::PROTOCOL, why),
+    };
+    let (request, stream) = match engine_request(shared, &work) {
+        Ok(request) => request,
+        Err(why) => return End::failed(ErrorCode::PROTOCOL, why),
+    };
+    let asked = request.body.clone();
+    let asking = running.cancelled.run_until_cancelled(shared.engine.call(request));
+    let response = match asking.await {
+        None => return End::cancelled(running),
+        Some(Ok(response)) => response,
+        Some(Err(EngineError::Unsupported(why))) => return End::failed(ErrorCode::PROTOCOL, why),
+        Some(Err(error)) => {
+            tracing::warn!(%error, "the engine did not answer");
+            return End::failed(ErrorCode::ERROR, "the engine did not answer");
+        }
+    };
+    answer(shared, link, work.id, response, running, &pricing, stream, &asked).await
+}
+
+/// Passes an answer on as it comes, and measures it.
+#[expect(clippy::too_many_arguments, reason = "the parts of one exchange, used once")]
+async fn answer(
+    shared: &Shared,
+    link: &Link,
+    id: [u8; 32],
+    response: EngineResponse,
+    running: &Running,
+    pricing: &Pricing,
+    stream: bool,
+    asked: &Bytes,
+) -> End {
+    let succeeded = response.status.is_success();
+    let mut meter = meter(&response, stream, pricing.clone());
+    let head = wire_head(&response);
+    link.run(shared, |session, now| session.head(id, head, now));
+    let mut body = response.body;
+    let mut broken = None;
+    loop {
+        let chunk = match running.cancelled.run_until_cancelled(body.next()).await {
+            None => {
+                broken = End::cancelled(running).failure;
+                break;
+            }
+            Some(None) => break,
+            Some(Some(Ok(chunk))) => chunk,
+            Some(Some(Err(error))) => {
+                tracing::warn!(%error, "the engine's answer broke off");
+                broken = Some(RequestFailure::new(ErrorCode::ERROR, "the engine's answer broke off"));
+                break;
+            }
+        };
+        for piece in meter.push(chunk) {
+            send(shared, link, id, piece, running).await;
+        }
+    }
+    let (rest, mut report) = meter.finish();
+    if let Some(rest) = rest
+        && broken.is_none()
+    {
+        send(shared, link, id, rest, running).await;
+    }
+    report.complete &= broken.is_none();
+    if broken.is_none() && succeeded && stream && !report.complete && !report.gave_up {
+        broken =
+            Some(RequestFailure::new(ErrorCode::ERROR, "the engine's answer ended before it was complete"));
+    }
+    if !succeeded {
+        return End { failure: broken, tokens: Adjusted::ZERO, estimated: false };
+    }
+    let metered = estimate_usage(&report, asked);
+    End { failure: broken, tokens: pricing.adjust(&metered.usage), estimated: metered.estimated }
+}
+
+/// Queues a piece, and waits for room where the receiver is slow.
+async fn send(shared: &Shared, link: &Link, id: [u8; 32], piece: Bytes, running: &Running) {
+    shared.counts.answer_bytes.fetch_add(piece.len() as u64, Ordering::Relaxed);
+    let room = link.run(shared, |session, _| session.data(id, piece));
+    if room == 0 {
+        // Cancelling is seen by the caller of this.
+        let _ = running.cancelled.run_until_cancelled(running.room.notified()).await;
+    }
+}
+
+fn meter(response: &EngineResponse, stream: bool, pricing: Pricing) -> AnswerMeter {
+    let text = |name: HeaderName| response.headers.get(name).and_then(|value| value.to_str().ok());
+    let encoded = text(http::header::CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity");
+    let kind =
+        if encoded { BodyKind::Opaque } else { BodyKind::detect(text(http::header::CONTENT_TYPE), stream) };
+    AnswerMeter::new(kind, BodyLimits::default(), Box::new(move |usage| pricing.cost(usage)))
+}
+
+fn wire_head(response: &EngineResponse) -> wire_http::Response {
+    let headers = response.headers.iter().map(|(name, value)| wire_http::Header {
+        name: ByteStr::from(name.as_str().to_owned()),
+        value: ByteStr(Bytes::copy_from_slice(value.as_bytes())),
+    });
+    wire_http::Response {
+        http_version: ByteStr::from_static("HTTP/1.1"),
+        status_code: i32::from(response.status.as_u16()),
+        reason: ByteStr::from_static(response.status.canonical_reason().unwrap_or("Unknown")),
+        headers: headers.collect(),
+        payload: Bytes::new(),
+    }
+}
+
+/// What the engine is asked, and whether a stream is wanted. Only the endpoints that are metered are open: an engine may
+/// have others that steer it.
+fn engine_request(shared: &Shared, work: &Work) -> Result<(EngineRequest, bool), String> {
+    let request = &work.request;
+    let path = request.url.to_str().ok_or("the URL is not text")?;
+    let bare = path.split_once('?').map_or(path, |(bare, _)| bare);
+    if Endpoint::from_path(bare).is_none() {
+        return Err("only /v1/chat/completions and /v1/completions are served".into());
+    }
+    if request.method.as_bytes() != b"POST" {
+        return Err("only POST is served".into());
+    }
+    let arriving = ArrivingRequest::parse(request.payload.clone()).map_err(|error| error.message)?;
+    if arriving.model != shared.model() {
+        return Err(format!("model name mismatch: this worker serves {}", shared.model()));
+    }
+    let mut headers = HeaderMap::new();
+    for header in &request.headers {
+        let name = HeaderName::from_bytes(header.name.as_bytes());
+        let value = HeaderValue::from_bytes(header.value.as_bytes());
+        if let (Ok(name), Ok(value)) = (name, value)
+            && !OWN_HEADERS.contains(&name.as_str())
+        {
+            headers.append(name, value);
+        }
+    }
+    let request = EngineRequest { method: Method::POST, path: path.to_owned(), headers, body: arriving.body };
+    Ok((request, arriving.stream))
+}
+
+/// From the engine's tokens to adjusted ones, and their price.
+#[derive(Debug, Clone)]
+struct Pricing {
+    coefficient: Coefficient,
+    tariff: Tariff,
+}
+
+impl Pricing {
+    fn of(shared: &Shared, coefficient: i64) -> Result<Self, String> {
+        let coefficient = Coefficient::from_wire(coefficient).map_err(|error| error.to_string())?;
+        Ok(Self { coefficient, tariff: cocoon_session::tariff(&shared.root()) })
+    }
+
+    fn adjust(&self, usage: &Usage) -> Adjusted {
+        let counts = TokenCounts::from_usage(
+            usage.prompt_tokens,
+            usage.cached_tokens,
+            usage.completion_tokens,
+            usage.reasoning_tokens,
+        );
+        // Usage is bounded by its type, so this overflows only at absurd prices: then nothing is claimed.
+        adjust_exact(counts, self.coefficient, &self.tariff).unwrap_or(Adjusted::ZERO)
+    }
+
+    fn cost(&self, usage: &Usage) -> CostFields {
+        let adjusted = self.adjust(usage);
+        let price = self.tariff.price_per_token.0;
+        let nanoton = |tokens: u64| tokens.saturating_mul(price);
+        CostFields {
+            prompt_total_cost: nanoton(adjusted.prompt().0.saturating_add(adjusted.cached().0)),
+            completion_total_cost: nanoton(adjusted.completion().0.saturating_add(adjusted.reasoning().0)),
+            total_cost: nanoton(adjusted.total().0),
+        }
+    }
+}
+
+fn tokens_used(adjusted: &Adjusted) -> tl::TokensUsed {
+    let [prompt, cached, completion, reasoning, total] = adjusted.to_wire();
+    tl::TokensUsed {
+        prompt_tokens_used: prompt,
+        cached_tokens_used: cached,
+        completion_tokens_used: completion,
+        reasoning_tokens_used: reasoning,
+        total_tokens_used: total,
+    }
+}
