@@ -40,6 +40,8 @@ struct Tap {
 struct Machine {
     proxy: Proxy,
     taps: HashMap<ConnId, Tap>,
+    /// Records that the log has no room for yet.
+    unlogged: Vec<Bytes>,
     /// Set when the log failed: nothing that needs it may go on.
     failed: bool,
     snapshot_at: u64,
@@ -65,7 +67,8 @@ impl Core {
         stop: CancellationToken,
     ) -> Self {
         let snapshot_at = proxy.ledger().position();
-        let machine = Machine { proxy, taps: HashMap::new(), failed: false, snapshot_at };
+        let machine =
+            Machine { proxy, taps: HashMap::new(), unlogged: Vec::new(), failed: false, snapshot_at };
         let machine = Mutex::new(machine);
         Self { machine, store, chain, clock: MonotonicClock::start(), tasks, stop, idle: Notify::new() }
     }
@@ -87,7 +90,9 @@ impl Core {
             let result = step(&mut machine.proxy, Time(self.clock.micros()));
             while let Some(event) = machine.proxy.poll_event() {
                 match event {
-                    ProxyEvent::Persist(records) => self.append(&mut machine, &records),
+                    ProxyEvent::Persist(records) => {
+                        machine.unlogged.extend(records.iter().map(|record| Bytes::from(record.encode())));
+                    }
                     ProxyEvent::FindClient { conn, contract } => lookups.push((conn, contract)),
                     ProxyEvent::WorkerReady { conn, model } => {
                         tracing::info!(conn = conn.0, model, "worker is ready")
@@ -96,6 +101,7 @@ impl Core {
                     ProxyEvent::Ended(end) => log_end(&end),
                 }
             }
+            self.append(&mut machine);
             while let Some((conn, violation)) = machine.proxy.poll_wake() {
                 let Some(tap) = machine.taps.get(&conn) else { continue };
                 match violation {
@@ -117,12 +123,13 @@ impl Core {
         result
     }
 
-    fn append(&self, machine: &mut Machine, records: &[cocoon_ledger::Record]) {
-        if machine.failed {
+    /// Hands records to the log. Where that has no room for them now, they wait, in order; nothing is signed for meanwhile.
+    fn append(&self, machine: &mut Machine) {
+        if machine.failed || machine.unlogged.is_empty() {
             return;
         }
-        let encoded: Vec<_> = records.iter().map(|record| Bytes::from(record.encode())).collect();
-        let outcome = self.store.append(&encoded).and_then(|position| {
+        let outcome = self.store.append(&machine.unlogged).and_then(|position| {
+            machine.unlogged.clear();
             if position.saturating_sub(machine.snapshot_at) >= SNAPSHOT_EVERY {
                 machine.snapshot_at = position;
                 let snapshot = Bytes::from(machine.proxy.ledger().snapshot());
@@ -131,11 +138,14 @@ impl Core {
             }
             Ok(())
         });
-        if let Err(error) = outcome {
-            // What is not in the log must never be signed for, so the proxy ends here; a restart goes on from the log.
-            machine.failed = true;
-            tracing::error!(%error, "the log cannot be written; stopping");
-            self.stop.cancel();
+        match outcome {
+            Ok(()) | Err(StoreError::QueueFull) => {}
+            Err(error) => {
+                // What is not in the log must never be signed for, so the proxy ends here; a restart goes on from the log.
+                machine.failed = true;
+                tracing::error!(%error, "the log cannot be written; stopping");
+                self.stop.cancel();
+            }
         }
     }
 

@@ -353,6 +353,8 @@ impl Proxy {
             let Some(chunk) = client.outbox.next_chunk() else { break };
             self.send_chunk(conn, chunk);
         }
+        // Whoever asks needs no telling.
+        self.woken.remove(&conn);
         self.conns.get_mut(&conn)?.link.take_output()
     }
 
