@@ -18,6 +18,7 @@ use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
 use crate::answer::TIME_SHARE;
+use crate::answer::sanitize;
 use crate::link::{Link, LinkEvent, Side};
 use crate::terms::{ProxyClaims, check_proxy};
 use crate::{
@@ -114,7 +115,7 @@ pub enum ClientEvent {
         /// The client contract to send it to.
         contract: Address,
     },
-    /// The head of an answer. Its payload is empty.
+    /// The head of an answer: a sane status, and headers without those that frame the body. Its payload is empty.
     Head {
         /// Which request.
         request: [u8; 32],
@@ -476,6 +477,13 @@ impl ClientSession {
         }
         let mut head: http::Response = from_boxed(answer).map_err(Violation::message("http.response"))?;
         let data = std::mem::take(&mut head.payload);
+        // Published workers leave a stale `Content-Length` in, and a proxy passes on what a worker says.
+        let Some(head) = sanitize(head) else {
+            let failure = RequestFailure::new(ErrorCode::ERROR, "the answer is no HTTP");
+            self.cancel(request);
+            self.events.push_back(ClientEvent::Failed { request, failure, info: None });
+            return Ok(());
+        };
         self.events.push_back(ClientEvent::Head { request, head });
         self.on_body(request, data, end);
         Ok(())
