@@ -33,8 +33,8 @@ pub const MAX_REQUESTS: usize = 16_384;
 
 const CONNECT_WITHIN: Duration = Duration::from_secs(30);
 const AUTHORIZE_WITHIN: Duration = Duration::from_secs(300);
+/// For what is asked now and then: its answer may wait behind much data, and silence has its own limit.
 const STATUS_WITHIN: Duration = Duration::from_secs(60);
-const MODELS_WITHIN: Duration = Duration::from_secs(10);
 /// How often the payment status is compared.
 const STATUS_EVERY: Duration = Duration::from_secs(15);
 /// How often the offers are asked for without being told to.
@@ -185,6 +185,8 @@ pub struct ClientSession {
     events: VecDeque<ClientEvent>,
     next_status: Time,
     next_models: Time,
+    /// The offers were asked for, and the answer is not there yet.
+    models_asked: bool,
 }
 
 impl ClientSession {
@@ -200,6 +202,7 @@ impl ClientSession {
             events: VecDeque::new(),
             next_status: now.plus(STATUS_EVERY),
             next_models: now,
+            models_asked: false,
         }
     }
 
@@ -216,7 +219,8 @@ impl ClientSession {
                     self.link.refuse(id, ErrorCode::PROTOCOL, "a client takes no queries")
                 }
                 LinkEvent::Answer { what, data } => self.on_answer(what, data, now)?,
-                LinkEvent::Refused { what: STATUS | MODELS, .. } => {}
+                LinkEvent::Refused { what: MODELS, .. } => self.models_asked = false,
+                LinkEvent::Refused { what: STATUS, .. } => {}
                 LinkEvent::Refused { code, message, .. } => return Err(Violation::Refused { code, message }),
             }
         }
@@ -336,6 +340,7 @@ impl ClientSession {
     }
 
     fn on_models(&mut self, data: Bytes) -> Result<(), Violation> {
+        self.models_asked = false;
         let answer: client::WorkerTypesV2 = from_boxed(data).map_err(Violation::message("worker types"))?;
         let natural = |number: i32| u32::try_from(number).unwrap_or(0);
         let models = answer.types.into_iter().map(|model| {
@@ -362,7 +367,9 @@ impl ClientSession {
     pub fn refresh_models(&mut self, now: Time) -> Result<(), Violation> {
         if matches!(self.stage, Stage::Ready(_)) {
             self.next_models = now.plus(MODELS_EVERY);
-            self.link.query(MODELS, &client::GetWorkerTypesV2 {}, now, MODELS_WITHIN)?;
+            if !std::mem::replace(&mut self.models_asked, true) {
+                self.link.query(MODELS, &client::GetWorkerTypesV2 {}, now, STATUS_WITHIN)?;
+            }
         }
         Ok(())
     }
