@@ -1,1 +1,256 @@
-//! Placeholder.
+//! The developer's side: an HTTP server with OpenAI's API in front of connections to one or more proxies.
+//!
+//! [`start`] it with a [`GatewayConfig`], TLS settings and a chain; point any OpenAI client at [`Gateway::http_addr`].
+//! It is a library without globals, signal handlers or output of its own, and needs neither a TEE nor a TVM, so it can
+//! live inside an application.
+//!
+//! A request is parsed once, gets an explicit limit of tokens, goes to the ready proxy with the fewest requests under
+//! way, and is answered chunk by chunk as the engine writes. Its price is recomputed from what was received; what does
+//! not agree is kept as a dispute. Prompts and answers are never logged.
+
+mod answer;
+mod body;
+mod book;
+mod completion;
+mod config;
+mod connection;
+mod debug_log;
+mod exchange;
+mod failure;
+mod io;
+mod metrics;
+mod models;
+mod pool;
+mod price;
+mod server;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use cocoon_attest::PolicyError;
+use cocoon_chain::Chain;
+use cocoon_ledger::Dispute;
+use cocoon_net::{MonotonicClock, TlsSettings};
+use cocoon_session::client::ClientSettings;
+use cocoon_ton::{Address, RootConfig};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
+
+pub use book::{BookLoadError, Spent};
+pub use config::{GatewayConfig, GatewayLimits};
+pub use models::{Model, ModelDetails, ModelOffer, Price, ProxyDetails};
+
+use book::{Book, FLUSH_EVERY};
+use debug_log::DebugLog;
+use metrics::Metrics;
+use pool::{Dialler, Pool};
+
+/// Why a gateway did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The HTTP address cannot be used.
+    #[error("cannot listen on {address} for HTTP: {source}; choose another port, or stop what uses it")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+    /// The store cannot be used.
+    #[error("the gateway's store: {0}")]
+    Store(#[from] BookLoadError),
+    /// A limit makes no sense.
+    #[error("the gateway's limits: {0}")]
+    Limits(String),
+    /// Image hashes shall be checked, but the policy asks for no evidence.
+    #[error("the proxies' image hashes cannot be checked: {0}")]
+    Policy(#[from] PolicyError),
+}
+
+/// What all tasks share.
+pub(crate) struct Shared {
+    pub(crate) limits: GatewayLimits,
+    pub(crate) wallet: Address,
+    pub(crate) clock: MonotonicClock,
+    pub(crate) started_unix_seconds: u64,
+    pub(crate) root: watch::Receiver<Arc<RootConfig>>,
+    pub(crate) pool: Pool,
+    pub(crate) book: Book,
+    pub(crate) metrics: Metrics,
+    pub(crate) debug_log: DebugLog,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").field("limits", &self.limits).finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    /// Keeps, counts and logs a dispute.
+    pub(crate) fn dispute(&self, dispute: &Dispute, proxy: &[u8; 32], model: &str) {
+        tracing::warn!(
+            request = %dispute.request,
+            proxy = %hex::encode(proxy),
+            reason = dispute.reason.name(),
+            claimed = dispute.claimed.total().get(),
+            expected = dispute.expected.total().get(),
+            "a charge does not agree with what was received"
+        );
+        self.metrics.disputed(dispute.reason);
+        self.book.dispute(dispute, proxy, model);
+    }
+}
+
+/// A running gateway. Dropping it without [`Gateway::shutdown`] stops it at once.
+#[derive(Debug)]
+pub struct Gateway {
+    shared: Arc<Shared>,
+    http: SocketAddr,
+    requests: TaskTracker,
+    background: TaskTracker,
+    /// No new connections and requests.
+    stop: CancellationToken,
+    /// No requests at all.
+    abort: CancellationToken,
+    /// No connections to proxies.
+    disconnect: CancellationToken,
+    _ends: [DropGuard; 3],
+}
+
+/// Starts a gateway: listens, and begins to connect to proxies.
+///
+/// # Errors
+/// [`StartError`]; nothing runs then.
+pub async fn start(
+    config: GatewayConfig,
+    tls: TlsSettings,
+    chain: Arc<dyn Chain>,
+) -> Result<Gateway, StartError> {
+    config.limits.check().map_err(StartError::Limits)?;
+    let root = chain.subscribe_root();
+    if config.check_proxy_hashes {
+        let hashes = root.borrow().proxy_hashes.clone();
+        tls.set_policy(tls.policy().as_ref().clone().with_image_hashes(hashes)?);
+    }
+    let listen_error = |source| StartError::Listen { address: config.http, source };
+    let listener = TcpListener::bind(config.http).await.map_err(listen_error)?;
+    let http = listener.local_addr().map_err(listen_error)?;
+    let path = config.store.clone();
+    let opened = tokio::task::spawn_blocking(move || Book::open(&path)).await;
+    let book = match opened {
+        Ok(opened) => opened?,
+        // Opening panicked or the runtime is shutting down: neither says more.
+        Err(error) => {
+            let detail = error.to_string();
+            return Err(BookLoadError::Content { key: "the file", detail }.into());
+        }
+    };
+    let shared = Arc::new(Shared {
+        limits: config.limits,
+        wallet: config.wallet,
+        clock: MonotonicClock::start(),
+        started_unix_seconds: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
+        root: root.clone(),
+        pool: Pool::default(),
+        book,
+        metrics: Metrics::new(),
+        debug_log: DebugLog::default(),
+    });
+    let settings = ClientSettings {
+        wallet: config.wallet,
+        is_test: config.is_test,
+        is_testnet: config.is_testnet,
+        secret: config.secret,
+        root: Arc::clone(&root.borrow()),
+        root_address: config.root_address,
+        extensions: config.extensions,
+    };
+    let check_proxy_hashes = config.check_proxy_hashes;
+    let dialler = Dialler { tls, options: config.dial, settings, check_proxy_hashes };
+    let (requests, background) = (TaskTracker::new(), TaskTracker::new());
+    let (stop, abort, disconnect) =
+        (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
+    background.spawn(keep_books(Arc::clone(&shared), disconnect.clone()));
+    background.spawn(pool::keep_connected(Arc::clone(&shared), dialler, config.proxies, disconnect.clone()));
+    background.spawn(server::serve(
+        Arc::clone(&shared),
+        listener,
+        requests.clone(),
+        stop.clone(),
+        abort.clone(),
+    ));
+    let ends = [stop.clone().drop_guard(), abort.clone().drop_guard(), disconnect.clone().drop_guard()];
+    Ok(Gateway { shared, http, requests, background, stop, abort, disconnect, _ends: ends })
+}
+
+/// Writes what the proxies' notices change, in groups.
+async fn keep_books(shared: Arc<Shared>, stop: CancellationToken) {
+    let mut failing = false;
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(FLUSH_EVERY) => {}
+            () = stop.cancelled() => return,
+        }
+        match shared.book.flush().await {
+            Ok(()) => failing = false,
+            Err(error) => {
+                shared.metrics.store_faults.inc();
+                if !std::mem::replace(&mut failing, true) {
+                    tracing::error!(%error, "the proxies' counters cannot be stored");
+                }
+            }
+        }
+    }
+}
+
+impl Gateway {
+    /// Where it listens for HTTP.
+    #[must_use]
+    pub fn http_addr(&self) -> SocketAddr {
+        self.http
+    }
+
+    /// Resolves when at least one proxy connection takes requests.
+    pub async fn ready(&self) {
+        // The sender lives as long as `self`.
+        let _ = self.shared.pool.ready().wait_for(|ready| *ready > 0).await;
+    }
+
+    /// What was spent over all proxies, as acknowledged by their payment notices.
+    #[must_use]
+    pub fn spent(&self) -> Spent {
+        self.shared.book.spent()
+    }
+
+    /// The models on offer now, as `/v1/models` tells them.
+    #[must_use]
+    pub fn models(&self) -> Vec<Model> {
+        server::all_models(&self.shared)
+    }
+
+    /// Stops accepting, waits for requests under way (at most [`GatewayLimits::drain_timeout`]), disconnects, and
+    /// stores what is to be stored.
+    pub async fn shutdown(self) {
+        self.stop.cancel();
+        self.requests.close();
+        if tokio::time::timeout(self.shared.limits.drain_timeout, self.requests.wait()).await.is_err() {
+            tracing::warn!(requests = self.requests.len(), "giving up on requests that do not end");
+            self.abort.cancel();
+            self.requests.wait().await;
+        }
+        self.disconnect.cancel();
+        self.background.close();
+        self.background.wait().await;
+        if let Err(error) = self.shared.book.flush().await {
+            tracing::error!(%error, "the proxies' counters cannot be stored");
+        }
+        let shared = Arc::clone(&self.shared);
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || shared.book.close()).await {
+            tracing::error!(%error, "the gateway's store did not close well");
+        }
+    }
+}

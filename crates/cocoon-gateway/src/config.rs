@@ -1,0 +1,164 @@
+//! What a gateway needs to know, and the limits that it keeps.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use cocoon_net::DialOptions;
+use cocoon_openai::{DEFAULT_MAX_COEFFICIENT, DEFAULT_MAX_TOKENS, DEFAULT_TIMEOUT_SECONDS, RequestDefaults};
+use cocoon_session::client::MAX_QUERY_BYTES;
+use cocoon_ton::Address;
+use zeroize::Zeroizing;
+
+/// Bytes of a request that are left for its headers and framing beside the body.
+pub(crate) const HEADER_ALLOWANCE_BYTES: usize = 64 * 1024;
+
+/// What a gateway needs to know.
+#[derive(Clone)]
+pub struct GatewayConfig {
+    /// Where to listen for HTTP.
+    pub http: SocketAddr,
+    /// `host:port` of proxies' client ports. Empty: those that the root configuration registers.
+    pub proxies: Vec<String>,
+    /// The client's wallet, by which proxies know it.
+    pub wallet: Address,
+    /// Proves to a proxy, by its hash on chain, that we are this client.
+    pub secret: Zeroizing<Vec<u8>>,
+    /// The root contract.
+    pub root_address: Address,
+    /// Whether the network is a test network.
+    pub is_test: bool,
+    /// Whether addresses are written in the testnet form.
+    pub is_testnet: bool,
+    /// Whether to offer our protocol extensions (cancel, credit). Published proxies ignore the offer.
+    pub extensions: bool,
+    /// Let in only proxies whose image hash the root configuration lists, also as that list changes. Needs a policy
+    /// that asks for evidence.
+    pub check_proxy_hashes: bool,
+    /// How to dial proxies.
+    pub dial: DialOptions,
+    /// SQLite file that remembers the proxies' counters and what was disputed.
+    pub store: PathBuf,
+    /// Limits on requests and connections.
+    pub limits: GatewayLimits,
+}
+
+impl std::fmt::Debug for GatewayConfig {
+    /// All but the secret.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("GatewayConfig")
+            .field("http", &self.http)
+            .field("proxies", &self.proxies)
+            .field("wallet", &self.wallet)
+            .field("root_address", &self.root_address)
+            .field("is_test", &self.is_test)
+            .field("extensions", &self.extensions)
+            .field("check_proxy_hashes", &self.check_proxy_hashes)
+            .field("store", &self.store)
+            .field("limits", &self.limits)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Limits on requests and connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GatewayLimits {
+    /// Largest request body, in bytes; 8 MiB. A request over it gets 413. Must leave 64 KiB below what one frame to a
+    /// proxy takes (just under 16 MiB).
+    pub max_body_bytes: usize,
+    /// Largest request head, in bytes; 32 KiB, at least 8 KiB. A larger one gets 431.
+    pub max_header_bytes: usize,
+    /// Largest answer that is not streamed, in bytes; 16 MiB. It is held in memory until its price is known.
+    pub max_answer_bytes: usize,
+    /// HTTP connections at a time; 4096. More wait in the system's queue.
+    pub max_connections: usize,
+    /// For the whole head of a request, also the longest that a connection may idle between two; 30 s.
+    pub header_timeout: Duration,
+    /// For the whole body of a request; 60 s.
+    pub body_timeout: Duration,
+    /// How long a caller may read nothing while an answer waits for it; 120 s.
+    pub stall_timeout: Duration,
+    /// How long a shutdown waits for requests under way; 10 s.
+    pub drain_timeout: Duration,
+    /// Limit on each choice of an answer, in tokens, where the request names none; 4096. It is written into the body,
+    /// so that a reservation binds.
+    pub default_max_tokens: u32,
+    /// Highest price coefficient, in thousandths, where the request names none; 4000, as published.
+    pub default_max_coefficient: u32,
+    /// Deadline where the request names none; 120 s, as published.
+    pub default_timeout: Duration,
+}
+
+impl Default for GatewayLimits {
+    fn default() -> Self {
+        Self {
+            max_body_bytes: 8 << 20,
+            max_header_bytes: 32 << 10,
+            max_answer_bytes: 16 << 20,
+            max_connections: 4096,
+            header_timeout: Duration::from_secs(30),
+            body_timeout: Duration::from_secs(60),
+            stall_timeout: Duration::from_secs(120),
+            drain_timeout: Duration::from_secs(10),
+            default_max_tokens: DEFAULT_MAX_TOKENS.unsigned_abs(),
+            default_max_coefficient: DEFAULT_MAX_COEFFICIENT.unsigned_abs(),
+            default_timeout: Duration::from_secs(DEFAULT_TIMEOUT_SECONDS),
+        }
+    }
+}
+
+impl GatewayLimits {
+    /// Says which limit makes no sense.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        let largest = MAX_QUERY_BYTES - HEADER_ALLOWANCE_BYTES;
+        if self.max_body_bytes == 0 || self.max_body_bytes > largest {
+            return Err(format!("max_body_bytes must be 1 to {largest}, not {}", self.max_body_bytes));
+        }
+        if self.max_header_bytes < 8 << 10 || self.max_header_bytes > HEADER_ALLOWANCE_BYTES / 2 {
+            let largest = HEADER_ALLOWANCE_BYTES / 2;
+            return Err(format!("max_header_bytes must be 8192 to {largest}, not {}", self.max_header_bytes));
+        }
+        if self.max_connections == 0 || self.max_connections > 1 << 20 {
+            return Err(format!("max_connections must be 1 to 1048576, not {}", self.max_connections));
+        }
+        if i32::try_from(self.default_max_tokens).is_err() || self.default_max_tokens == 0 {
+            return Err("default_max_tokens must be 1 to 2147483647".to_owned());
+        }
+        if self.default_max_coefficient > 999_999_999 {
+            return Err("default_max_coefficient must be at most 999999999".to_owned());
+        }
+        if self.default_timeout.is_zero() {
+            return Err("default_timeout must be above 0".to_owned());
+        }
+        Ok(())
+    }
+
+    pub(crate) fn request_defaults(&self) -> RequestDefaults {
+        RequestDefaults {
+            max_tokens: i32::try_from(self.default_max_tokens).unwrap_or(i32::MAX),
+            max_coefficient: i32::try_from(self.default_max_coefficient).unwrap_or(i32::MAX),
+            timeout: self.default_timeout,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_that_makes_no_sense_is_named() {
+        assert_eq!(GatewayLimits::default().check(), Ok(()));
+        let refused = |change: fn(&mut GatewayLimits)| {
+            let mut limits = GatewayLimits::default();
+            change(&mut limits);
+            limits.check().unwrap_err()
+        };
+        assert!(refused(|limits| limits.max_body_bytes = MAX_QUERY_BYTES).contains("max_body_bytes"));
+        assert!(refused(|limits| limits.max_body_bytes = 0).contains("max_body_bytes"));
+        assert!(refused(|limits| limits.max_header_bytes = 1).contains("max_header_bytes"));
+        assert!(refused(|limits| limits.max_connections = 0).contains("max_connections"));
+        assert!(refused(|limits| limits.default_max_tokens = u32::MAX).contains("default_max_tokens"));
+        assert!(refused(|limits| limits.default_timeout = Duration::ZERO).contains("default_timeout"));
+    }
+}

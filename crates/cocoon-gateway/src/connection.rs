@@ -1,0 +1,412 @@
+//! One connection to a proxy: the session, its requests, and the proxy's payment notices.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use cocoon_ledger::{AdjustedTokens, Dispute, DisputeReason, PricePerToken, RequestId};
+use cocoon_net::{Ended, Endpoint, MonotonicClock, PeerIdentity, SecureStream, pump};
+use cocoon_session::client::{ClientEvent, ClientSession, ClientSettings, ModelOffers, Submission};
+use cocoon_session::{ErrorCode, PaymentCounters, ProxyTerms, RequestFailure, Time};
+use cocoon_ton::payment::{OrderKind, SignedPayment};
+use cocoon_ton::{Address, VerifyingKey};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::Shared;
+use crate::book::PeerKey;
+use crate::exchange::{AnswerQueue, Ending, Event, Exchange};
+
+/// How often time-outs are looked at.
+const TICK: Duration = Duration::from_millis(50);
+/// Requests whose notice is still to be compared with their claim.
+const MAX_OPEN_CLAIMS: usize = 16_384;
+
+/// What is known of the machine that a proxy runs on.
+#[derive(Debug, Clone)]
+pub(crate) struct Attestation {
+    /// Kind of the evidence that was verified, or `none`.
+    pub(crate) kind: &'static str,
+    /// Nothing was verified about hardware.
+    pub(crate) insecure: bool,
+    pub(crate) image_hash: Option<[u8; 32]>,
+}
+
+impl From<&PeerIdentity> for Attestation {
+    fn from(peer: &PeerIdentity) -> Self {
+        let attested = peer.attested_kind();
+        Self {
+            kind: attested.map_or("none", |kind| kind.name()),
+            insecure: attested.is_none_or(|kind| kind.is_simulated()),
+            image_hash: peer.image_hash,
+        }
+    }
+}
+
+/// What requests are expected to cost at most, until their notices come.
+#[derive(Debug, Default)]
+struct Claims {
+    known: HashMap<[u8; 32], i64>,
+    order: VecDeque<[u8; 32]>,
+}
+
+impl Claims {
+    fn expect(&mut self, request: [u8; 32], at_most: i64) {
+        while self.order.len() >= MAX_OPEN_CLAIMS
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.known.remove(&oldest);
+        }
+        if self.known.insert(request, at_most).is_none() {
+            self.order.push_back(request);
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Inner {
+    session: Option<ClientSession>,
+    waiting: HashMap<[u8; 32], Waiting>,
+    claims: Claims,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    queue: Arc<AnswerQueue>,
+    at_most: i64,
+}
+
+/// What the notices of one connection have shown.
+#[derive(Debug, Default)]
+struct Notices {
+    terms: Option<ProxyTerms>,
+    /// The last signed order that was verified; consecutive notices often carry the same one.
+    verified: Option<(Bytes, u64)>,
+}
+
+/// One connection to a proxy.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    pub(crate) address: String,
+    pub(crate) attestation: Attestation,
+    pub(crate) in_flight: AtomicUsize,
+    /// Set once requests can be sent.
+    serving: OnceLock<ProxyTerms>,
+    models: RwLock<Arc<Vec<ModelOffers>>>,
+    inner: Mutex<Inner>,
+    notices: Mutex<Notices>,
+    wake: Notify,
+    close: CancellationToken,
+    clock: MonotonicClock,
+    shared: Arc<Shared>,
+}
+
+impl Connection {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        address: String,
+        peer: &PeerIdentity,
+        settings: ClientSettings,
+        close: CancellationToken,
+    ) -> Arc<Self> {
+        let clock = shared.clock;
+        let session = ClientSession::new(settings, Time(clock.micros()), rand::random());
+        Arc::new(Self {
+            address,
+            attestation: Attestation::from(peer),
+            in_flight: AtomicUsize::new(0),
+            serving: OnceLock::new(),
+            models: RwLock::default(),
+            inner: Mutex::new(Inner {
+                session: Some(session),
+                waiting: HashMap::new(),
+                claims: Claims::default(),
+            }),
+            notices: Mutex::default(),
+            wake: Notify::new(),
+            close,
+            clock,
+            shared,
+        })
+    }
+
+    /// Serves the connection until it ends; says how, in words.
+    pub(crate) async fn serve(self: &Arc<Self>, stream: SecureStream) -> String {
+        let ended = {
+            let moving = pump(stream.io, self.as_ref(), &self.wake, &self.close);
+            tokio::pin!(moving);
+            let mut ticks = tokio::time::interval(TICK);
+            ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            let mut violation = None;
+            let ended = loop {
+                tokio::select! {
+                    ended = &mut moving => break ended,
+                    _ = ticks.tick(), if violation.is_none() => {
+                        if let Err(why) = self.on_time() {
+                            violation = Some(why);
+                            self.close.cancel();
+                        }
+                        self.wake.notify_one();
+                    }
+                }
+            };
+            violation.map_or(ended, Ended::Violation)
+        };
+        let why = ended.to_string();
+        let events = {
+            let mut inner = self.lock();
+            let events = inner.session.take().map(|session| session.close(&why)).unwrap_or_default();
+            self.deliver(&mut inner, events.into_iter())
+        };
+        // The connection is over: what its last notices say counts, a fault in them changes nothing any more.
+        let _ = self.take_notices(events);
+        why
+    }
+
+    /// The proxy's terms, once requests can be sent.
+    pub(crate) fn terms(&self) -> Option<&ProxyTerms> {
+        self.serving.get()
+    }
+
+    pub(crate) fn models(&self) -> Arc<Vec<ModelOffers>> {
+        Arc::clone(&self.models.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Sends a request; `at_most` is the most that it may cost.
+    pub(crate) fn submit(
+        self: &Arc<Self>,
+        submission: &Submission,
+        at_most: i64,
+    ) -> Result<Exchange, RequestFailure> {
+        let queue = Arc::new(AnswerQueue::default());
+        {
+            let mut inner = self.lock();
+            let Some(session) = inner.session.as_mut() else {
+                return Err(RequestFailure::new(ErrorCode::NOT_READY, "the connection to the proxy is lost"));
+            };
+            session.submit(submission, self.now())?;
+            inner.waiting.insert(submission.id, Waiting { queue: Arc::clone(&queue), at_most });
+        }
+        self.wake.notify_one();
+        Ok(Exchange::new(Arc::clone(self), submission.id, queue, at_most))
+    }
+
+    pub(crate) fn cancel(&self, request: [u8; 32], at_most: i64) {
+        {
+            let mut inner = self.lock();
+            if inner.waiting.remove(&request).is_none() {
+                return;
+            }
+            inner.claims.expect(request, at_most);
+            if let Some(session) = inner.session.as_mut() {
+                session.cancel(request);
+            }
+        }
+        self.wake.notify_one();
+    }
+
+    pub(crate) fn consumed(&self, request: [u8; 32], bytes: usize) {
+        if let Some(session) = self.lock().session.as_mut() {
+            session.consumed(request, bytes);
+        }
+        self.wake.notify_one();
+    }
+
+    /// Asks for the offers anew.
+    pub(crate) fn refresh_models(&self) {
+        let now = self.now();
+        if let Some(session) = self.lock().session.as_mut() {
+            // A violation, if this is one, shows at the next tick, too.
+            let _ = session.refresh_models(now);
+        }
+        self.wake.notify_one();
+    }
+
+    pub(crate) fn peer_key(terms: &ProxyTerms) -> PeerKey {
+        PeerKey { proxy: terms.public_key, contract: terms.pair_contract }
+    }
+
+    fn now(&self) -> Time {
+        Time(self.clock.micros())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn on_time(&self) -> Result<(), String> {
+        let now = self.now();
+        self.step(|session| session.on_time(now).map_err(|violation| violation.to_string()))
+    }
+
+    /// Lets the session work, then deals with what happened.
+    fn step(&self, work: impl FnOnce(&mut ClientSession) -> Result<(), String>) -> Result<(), String> {
+        let (worked, notices) = {
+            let mut inner = self.lock();
+            let Some(session) = inner.session.as_mut() else { return Ok(()) };
+            let worked = work(session);
+            let mut events = Vec::new();
+            while let Some(event) = session.poll_event() {
+                events.push(event);
+            }
+            (worked, self.deliver(&mut inner, events.into_iter()))
+        };
+        self.take_notices(notices)?;
+        worked
+    }
+
+    /// Passes events on to who waits for them; gives back those about the connection itself.
+    fn deliver(&self, inner: &mut Inner, events: impl Iterator<Item = ClientEvent>) -> Vec<ClientEvent> {
+        let mut others = Vec::new();
+        for event in events {
+            let (request, event) = match event {
+                ClientEvent::Head { request, head } => (request, Event::Head(head)),
+                ClientEvent::Data { request, data } => (request, Event::Data(data)),
+                ClientEvent::Completed { request, info, debug } => {
+                    inner.claims.expect(request, info.tokens.total_tokens_used);
+                    (request, Event::End(Ending::Completed { info, debug }))
+                }
+                ClientEvent::Failed { request, failure, info } => {
+                    // Without the proxy's word on it, all that was reserved may be charged.
+                    let at_most = info.map(|info| info.tokens.total_tokens_used);
+                    let at_most = at_most.or(inner.waiting.get(&request).map(|waiting| waiting.at_most));
+                    inner.claims.expect(request, at_most.unwrap_or(i64::MAX));
+                    (request, Event::End(Ending::Failed { failure, info }))
+                }
+                ClientEvent::Payment { request: Some((request, tokens)), counters } => {
+                    if let Some(at_most) = inner.claims.known.remove(&request)
+                        && tokens > at_most
+                    {
+                        self.dispute_charge(request, tokens, at_most);
+                    }
+                    others.push(ClientEvent::Payment { request: None, counters });
+                    continue;
+                }
+                other => {
+                    others.push(other);
+                    continue;
+                }
+            };
+            let last = matches!(event, Event::End(_));
+            if let Some(waiting) = inner.waiting.get(&request) {
+                waiting.queue.put(event);
+            }
+            if last {
+                inner.waiting.remove(&request);
+            }
+        }
+        others
+    }
+
+    /// The proxy charged more than the worker claimed.
+    fn dispute_charge(&self, request: [u8; 32], charged: i64, at_most: i64) {
+        let Some(terms) = self.terms() else { return };
+        let all = |tokens| {
+            let zero = AdjustedTokens::ZERO;
+            cocoon_ledger::Adjusted::saturating([AdjustedTokens::from_wire(tokens), zero, zero, zero])
+        };
+        let dispute = Dispute {
+            request: RequestId(request),
+            expected: all(at_most),
+            claimed: all(charged),
+            reason: DisputeReason::CounterExceedsClaim,
+        };
+        self.shared.dispute(&dispute, &terms.public_key, "");
+    }
+
+    fn take_notices(&self, events: Vec<ClientEvent>) -> Result<(), String> {
+        if events.is_empty() {
+            return Ok(());
+        }
+        let mut notices = self.notices.lock().unwrap_or_else(PoisonError::into_inner);
+        for event in events {
+            match event {
+                ClientEvent::Ready(terms) => {
+                    self.shared.book.begin_connection(Self::peer_key(&terms), !terms.extensions);
+                    notices.terms = Some(terms);
+                }
+                ClientEvent::Payment { counters, .. } => self.take_payment(&mut notices, &counters)?,
+                ClientEvent::Models(models) => {
+                    *self.models.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(models);
+                }
+                ClientEvent::RegistrationNeeded { nonce, contract } => self.ask_to_register(nonce, &contract),
+                // Delivered before.
+                ClientEvent::Head { .. }
+                | ClientEvent::Data { .. }
+                | ClientEvent::Completed { .. }
+                | ClientEvent::Failed { .. } => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn take_payment(&self, notices: &mut Notices, counters: &PaymentCounters) -> Result<(), String> {
+        let Some(terms) = &notices.terms else {
+            return Err("payment before the handshake is done".to_owned());
+        };
+        let signed = match (&counters.signed, &notices.verified) {
+            (None, _) => None,
+            (Some(bytes), Some((known, tokens))) if bytes == known => Some(*tokens),
+            (Some(bytes), _) => {
+                let tokens = verify(bytes, terms)?;
+                notices.verified = Some((bytes.clone(), tokens));
+                Some(tokens)
+            }
+        };
+        if let Some(signed) = signed
+            && i64::try_from(signed).map_or(true, |signed| signed > counters.max_tokens)
+        {
+            return Err(format!("the proxy signed for {signed} tokens but knows of {}", counters.max_tokens));
+        }
+        let price = PricePerToken(self.shared.root.borrow().params.price_per_token_nanoton);
+        let key = Self::peer_key(terms);
+        self.shared.book.observe(key, counters.db_tokens, counters.max_tokens, signed, price).map_err(
+            |error| {
+                self.shared.metrics.counter_faults.inc();
+                error.to_string()
+            },
+        )?;
+        if self.serving.set(terms.clone()).is_ok() {
+            tracing::info!(
+                proxy = %self.address,
+                contract = %terms.contract,
+                attestation = self.attestation.kind,
+                extensions = terms.extensions,
+                "connected to a proxy"
+            );
+            self.shared.pool.changed();
+        }
+        Ok(())
+    }
+
+    fn ask_to_register(&self, nonce: i64, contract: &Address) {
+        tracing::warn!(
+            proxy = %self.address,
+            %contract,
+            nonce,
+            "the proxy does not know our secret and waits for an `owner_client_register` message with this nonce to \
+             that contract; send it from the client's wallet, or set the secret that the contract holds the hash of"
+        );
+    }
+}
+
+/// Checks a signed order; what it is good for, in adjusted tokens.
+fn verify(bytes: &[u8], terms: &ProxyTerms) -> Result<u64, String> {
+    let payment = SignedPayment::parse(bytes).map_err(|error| error.to_string())?;
+    let key = VerifyingKey::from_bytes(&terms.public_key)
+        .map_err(|_| "the proxy's public key is no Ed25519 key".to_owned())?;
+    payment.verify(&key, OrderKind::ChargeClient, &terms.pair_contract).map_err(|error| error.to_string())
+}
+
+impl Endpoint for Connection {
+    fn receive(&self, received: &mut BytesMut) -> Result<(), String> {
+        let now = self.now();
+        self.step(|session| session.receive(received, now).map_err(|violation| violation.to_string()))
+    }
+
+    fn transmit(&self, _capacity: usize) -> Option<Bytes> {
+        self.lock().session.as_mut()?.transmit()
+    }
+}

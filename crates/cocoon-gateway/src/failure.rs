@@ -1,0 +1,205 @@
+//! What went wrong on the way, as an error for the caller.
+//!
+//! Proxies of ours say it as a complete HTTP answer with the header `X-Cocoon-Error`; published ones as an error
+//! packet whose code and words together tell. Words of peers are shown to the caller, never logged.
+
+use cocoon_openai::ApiError;
+use cocoon_session::{ErrorCode, RequestFailure};
+use cocoon_wire::tl::http;
+use serde::Deserialize;
+
+/// The header by which a node of the network marks an answer as its own, not an engine's.
+const ERROR_HEADER: &str = "x-cocoon-error";
+/// Suggested to a caller that meets only busy workers, in seconds.
+const BUSY_RETRY_SECONDS: u32 = 1;
+/// Longest text of a peer that is shown, in characters.
+const MAX_WORDS: usize = 300;
+
+/// What kind of failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    UnknownModel,
+    Busy,
+    NoWorker,
+    TooDear,
+    Balance,
+    Invalid,
+    TimedOut,
+    Engine,
+    /// The proxy cannot serve now, or is lost.
+    Proxy,
+}
+
+/// A failure on the way to an answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Failure {
+    pub(crate) kind: Kind,
+    words: String,
+}
+
+impl Failure {
+    pub(crate) fn new(kind: Kind, words: &str) -> Self {
+        let words = words.chars().filter(|character| !character.is_control()).take(MAX_WORDS).collect();
+        Self { kind, words }
+    }
+
+    /// Whether another proxy may do better.
+    pub(crate) fn worth_another_proxy(&self) -> bool {
+        match self.kind {
+            Kind::UnknownModel
+            | Kind::Busy
+            | Kind::NoWorker
+            | Kind::TooDear
+            | Kind::Balance
+            | Kind::Proxy => true,
+            Kind::Invalid | Kind::TimedOut | Kind::Engine => false,
+        }
+    }
+
+    /// The error for the caller, who asked for `model`; `available`: the models there are.
+    pub(crate) fn into_api_error(self, model: &str, available: &[String]) -> ApiError {
+        let words = &self.words;
+        match self.kind {
+            Kind::UnknownModel => ApiError::model_not_found(model, available),
+            Kind::Busy => ApiError::workers_busy(
+                format!("All workers for '{model}' are busy; try again in a moment."),
+                BUSY_RETRY_SECONDS,
+            ),
+            Kind::NoWorker => {
+                ApiError::no_worker(format!("No worker for '{model}' is ready ({words}); try again later."))
+            }
+            Kind::TooDear => ApiError::new(
+                503,
+                "service_unavailable_error",
+                "price_cap_too_low",
+                format!("Every ready worker for '{model}' is dearer than max_coefficient: {words}."),
+            ),
+            Kind::Balance => ApiError::insufficient_balance(format!(
+                "The balance at the proxy does not cover this request ({words}); top it up, or lower max_tokens."
+            )),
+            Kind::Invalid => {
+                ApiError::invalid_request(None, "refused_by_network", format!("Refused: {words}."))
+            }
+            Kind::TimedOut => ApiError::timed_out(format!(
+                "The answer did not come within the request's timeout ({words}); raise `timeout`, or try again."
+            )),
+            Kind::Engine => ApiError::engine_failed(format!("The worker failed: {words}.")),
+            Kind::Proxy => ApiError::no_proxy(format!("The proxy cannot serve this request: {words}.")),
+        }
+    }
+}
+
+/// A failure that came as an error packet, or that our own session noticed.
+impl From<&RequestFailure> for Failure {
+    fn from(failure: &RequestFailure) -> Self {
+        let words = failure.message.to_ascii_lowercase();
+        let says = |text: &str| words.contains(text);
+        let kind = if says("unknown model") {
+            Kind::UnknownModel
+        } else if says("balance") && says("low") {
+            Kind::Balance
+        } else if says("can run this query with coefficient") {
+            Kind::TooDear
+        } else if says("no workers for") || says("no ready workers") {
+            Kind::NoWorker
+        } else if says("busy") {
+            Kind::Busy
+        } else {
+            match failure.code {
+                ErrorCode::TIMEOUT => Kind::TimedOut,
+                ErrorCode::NOT_READY => Kind::Proxy,
+                ErrorCode::PROTOCOL if says("connection") || says("version") => Kind::Proxy,
+                ErrorCode::PROTOCOL => Kind::Invalid,
+                ErrorCode::ERROR if says("connection") || says("version is too low") || says("test mode") => {
+                    Kind::Proxy
+                }
+                _ => Kind::Engine,
+            }
+        };
+        Self::new(kind, &failure.message)
+    }
+}
+
+/// Whether this head says that a node of the network could not serve the request; then, in which way.
+pub(crate) fn refusal(head: &http::Response) -> Option<Kind> {
+    let header = head
+        .headers
+        .iter()
+        .find(|header| header.name.as_bytes().eq_ignore_ascii_case(ERROR_HEADER.as_bytes()))?;
+    let word = header.value.to_lossy();
+    Some(match head.status_code {
+        402 => Kind::Balance,
+        404 => Kind::UnknownModel,
+        429 => Kind::Busy,
+        503 if word == "price_cap_too_low" => Kind::TooDear,
+        503 => Kind::NoWorker,
+        504 => Kind::TimedOut,
+        400 | 413 => Kind::Invalid,
+        _ => Kind::Engine,
+    })
+}
+
+/// The words in a refusal's body.
+pub(crate) fn words_of(body: &[u8]) -> String {
+    #[derive(Deserialize)]
+    struct Outer {
+        error: Inner,
+    }
+    #[derive(Deserialize)]
+    struct Inner {
+        message: String,
+    }
+    serde_json::from_slice::<Outer>(body)
+        .map_or_else(|_| "no reason given".to_owned(), |outer| outer.error.message)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn status(code: i32, words: &str) -> u16 {
+        Failure::from(&RequestFailure::new(ErrorCode(code), words))
+            .into_api_error("m", &["a".to_owned()])
+            .status
+    }
+
+    #[test]
+    fn published_error_packets_get_the_status_that_their_code_and_words_deserve() {
+        for (code, words, expected) in [
+            (621, "unknown model m", 404),
+            (651, "balance is too low", 402),
+            (602, "balance too low: reserved", 402),
+            (651, "no workers for model m", 503),
+            (651, "no ready workers for modelm", 503),
+            (651, "can run this query with coefficient=7000", 503),
+            (651, "all workers for model m are busy", 429),
+            (651, "proxy is disabled", 503),
+            (651, "client is closing", 503),
+            (652, "timeout", 504),
+            (602, "connection dead", 503),
+            (602, "active config version is too low", 503),
+            (621, "expected client connection", 503),
+            (621, "bad json", 400),
+            (0, "unknown query", 502),
+            (602, "HTTP server closed", 502),
+        ] {
+            assert_eq!(status(code, words), expected, "{code} {words}");
+        }
+    }
+
+    #[test]
+    fn busy_says_when_to_come_back_and_too_dear_says_the_price() {
+        let busy = Failure::new(Kind::Busy, "").into_api_error("m", &[]);
+        assert_eq!(busy.retry_after, Some(BUSY_RETRY_SECONDS));
+        let dear = Failure::new(Kind::TooDear, "can run this query with coefficient=7000");
+        assert!(dear.into_api_error("m", &[]).message.contains("coefficient=7000"));
+    }
+
+    #[test]
+    fn words_of_peers_are_cut_and_cleaned() {
+        let words = format!("a\r\nb{}", "x".repeat(1000));
+        let message = Failure::new(Kind::Engine, &words).into_api_error("m", &[]).message;
+        assert!(message.contains("abx") && message.len() < 400, "{message}");
+    }
+}

@@ -1,0 +1,183 @@
+//! Numbers for operators, in Prometheus' text form.
+
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use cocoon_ledger::DisputeReason;
+use prometheus_client::encoding::{EncodeLabelSet, text};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::{Registry, Unit};
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RequestLabels {
+    endpoint: &'static str,
+    status: u16,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReasonLabel {
+    reason: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct EndLabel {
+    end: &'static str,
+}
+
+#[derive(Debug)]
+pub(crate) struct Metrics {
+    registry: Registry,
+    requests: Family<RequestLabels, Counter>,
+    ends: Family<EndLabel, Counter>,
+    duration: Histogram,
+    first_byte: Histogram,
+    pub(crate) in_flight: Gauge,
+    pub(crate) connections: Gauge,
+    pub(crate) retries: Counter,
+    pub(crate) tokens: Counter,
+    pub(crate) cost: Counter,
+    disputes: Family<ReasonLabel, Counter>,
+    pub(crate) counter_faults: Counter,
+    pub(crate) store_faults: Counter,
+    proxies_ready: Gauge,
+    spent_tokens: Gauge<u64, AtomicU64>,
+    spent_nanoton: Gauge<u64, AtomicU64>,
+}
+
+impl Metrics {
+    pub(crate) fn new() -> Self {
+        // 1 ms to about 9 min.
+        let seconds = || Histogram::new(exponential_buckets(0.001, 2.0, 20));
+        let mut metrics = Self {
+            registry: Registry::with_prefix("cocoon_gateway"),
+            requests: Family::default(),
+            ends: Family::default(),
+            duration: seconds(),
+            first_byte: seconds(),
+            in_flight: Gauge::default(),
+            connections: Gauge::default(),
+            retries: Counter::default(),
+            tokens: Counter::default(),
+            cost: Counter::default(),
+            disputes: Family::default(),
+            counter_faults: Counter::default(),
+            store_faults: Counter::default(),
+            proxies_ready: Gauge::default(),
+            spent_tokens: Gauge::default(),
+            spent_nanoton: Gauge::default(),
+        };
+        metrics.register();
+        metrics
+    }
+
+    fn register(&mut self) {
+        let Self { registry, .. } = self;
+        registry.register(
+            "requests",
+            "Completion requests by endpoint and HTTP status",
+            self.requests.clone(),
+        );
+        registry.register("answers", "Answers by the way they ended", self.ends.clone());
+        registry.register_with_unit(
+            "request_duration",
+            "From a request's head to the end of its answer",
+            Unit::Seconds,
+            self.duration.clone(),
+        );
+        registry.register_with_unit(
+            "time_to_first_byte",
+            "From a request's head to the head of its answer",
+            Unit::Seconds,
+            self.first_byte.clone(),
+        );
+        registry.register("requests_in_flight", "Completion requests under way", self.in_flight.clone());
+        registry.register("connections", "Open HTTP connections", self.connections.clone());
+        registry.register("retries", "Requests given to a second proxy", self.retries.clone());
+        registry.register("tokens", "Adjusted tokens of answers, as told to callers", self.tokens.clone());
+        registry.register("cost_nanoton", "Cost of answers, as told to callers", self.cost.clone());
+        registry.register(
+            "disputes",
+            "Charges that do not agree with what was received",
+            self.disputes.clone(),
+        );
+        registry.register(
+            "counter_faults",
+            "Payment notices refused, such as counters that went back",
+            self.counter_faults.clone(),
+        );
+        registry.register("store_faults", "Failed writes to the gateway's store", self.store_faults.clone());
+        registry.register(
+            "proxies_ready",
+            "Proxy connections that take requests",
+            self.proxies_ready.clone(),
+        );
+        registry.register(
+            "spent_tokens",
+            "Adjusted tokens acknowledged by payment notices, all proxies, since ever",
+            self.spent_tokens.clone(),
+        );
+        registry.register(
+            "spent_nanoton",
+            "Cost of the tokens acknowledged by payment notices",
+            self.spent_nanoton.clone(),
+        );
+    }
+
+    pub(crate) fn request(&self, endpoint: &'static str, status: u16, to_head: Duration) {
+        self.requests.get_or_create(&RequestLabels { endpoint, status }).inc();
+        self.first_byte.observe(to_head.as_secs_f64());
+    }
+
+    /// An answer ended: `complete`, `broken` or `cancelled`.
+    pub(crate) fn ended(&self, end: &'static str, took: Duration) {
+        self.ends.get_or_create(&EndLabel { end }).inc();
+        self.duration.observe(took.as_secs_f64());
+    }
+
+    pub(crate) fn disputed(&self, reason: DisputeReason) {
+        self.disputes.get_or_create(&ReasonLabel { reason: reason.name() }).inc();
+    }
+
+    /// The text form, with these figures of the moment.
+    pub(crate) fn text(&self, ready: usize, spent: &crate::Spent) -> String {
+        self.proxies_ready.set(i64::try_from(ready).unwrap_or(i64::MAX));
+        self.spent_tokens.set(spent.tokens.get());
+        self.spent_nanoton.set(spent.nanoton.nano());
+        let mut out = String::new();
+        // Writing to a string cannot fail.
+        let _ = text::encode(&mut out, &self.registry);
+        out
+    }
+
+    /// Counts of ends and disputes for people: how many answers were complete, broken, cancelled.
+    pub(crate) fn end_counts(&self) -> [(&'static str, u64); 3] {
+        ["complete", "broken", "cancelled"].map(|end| (end, self.ends.get_or_create(&EndLabel { end }).get()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_units_are_prometheus_own() {
+        let metrics = Metrics::new();
+        metrics.request("chat", 200, Duration::from_millis(3));
+        metrics.ended("complete", Duration::from_millis(5));
+        metrics.disputed(DisputeReason::UsageDiffers);
+        let text = metrics.text(1, &crate::Spent::default());
+        for line in [
+            "cocoon_gateway_requests_total{endpoint=\"chat\",status=\"200\"} 1",
+            "cocoon_gateway_answers_total{end=\"complete\"} 1",
+            "cocoon_gateway_disputes_total{reason=\"usage_differs\"} 1",
+            "cocoon_gateway_request_duration_seconds_count 1",
+            "cocoon_gateway_proxies_ready 1",
+            "cocoon_gateway_spent_nanoton 0",
+        ] {
+            assert!(text.contains(line), "{line} is missing in:\n{text}");
+        }
+    }
+}

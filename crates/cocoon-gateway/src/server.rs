@@ -1,0 +1,325 @@
+//! The HTTP side: accepts connections, finds out what is asked, and gives every answer its common headers.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use cocoon_openai::{ApiError, Endpoint};
+use http::header::{
+    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
+    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS, ALLOW,
+    CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER, VARY,
+};
+use http::{Method, Request, Response, StatusCode};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde::Serialize;
+use serde_json::json;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::Shared;
+use crate::body::Body;
+use crate::completion::complete;
+use crate::connection::Connection;
+use crate::io::Stalling;
+use crate::models::{self, ProxyDetails};
+use crate::price::tariff;
+
+/// Wait after the system could not give us a connection (out of file descriptors, for one).
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Read buffer of a connection; grows to hold a request's head.
+const MAX_READ_BUFFER: usize = 128 * 1024;
+/// Disputes shown to people.
+const SHOWN_DISPUTES: usize = 20;
+
+const EXPOSED: HeaderValue = HeaderValue::from_static(
+    "X-Cocoon-Cost-Nanoton, X-Cocoon-Tokens, X-Cocoon-Request-Id, X-Cocoon-Proxy, X-Cocoon-Proxy-Start, \
+     X-Cocoon-Proxy-End, X-Cocoon-Worker-Start, X-Cocoon-Worker-End, Retry-After",
+);
+const ANY: HeaderValue = HeaderValue::from_static("*");
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+
+/// Accepts connections until `stop`; `abort` ends those that are still there.
+pub(crate) async fn serve(
+    shared: Arc<Shared>,
+    listener: TcpListener,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+    abort: CancellationToken,
+) {
+    let slots = Arc::new(Semaphore::new(shared.limits.max_connections));
+    loop {
+        let accept = async {
+            // The semaphore is never closed.
+            let slot = Arc::clone(&slots).acquire_owned().await.ok();
+            (listener.accept().await, slot)
+        };
+        let (accepted, slot) = tokio::select! {
+            accepted = accept => accepted,
+            () = stop.cancelled() => return,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                let (shared, stop, abort) = (Arc::clone(&shared), stop.clone(), abort.clone());
+                tasks.spawn(async move {
+                    let _slot = slot;
+                    tokio::select! {
+                        () = serve_connection(shared, stream, stop) => {}
+                        () = abort.cancelled() => {}
+                    }
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn serve_connection(shared: Arc<Shared>, stream: TcpStream, stop: CancellationToken) {
+    if stream.set_nodelay(true).is_err() {
+        // The caller is gone already.
+        return;
+    }
+    shared.metrics.connections.inc();
+    let limits = shared.limits;
+    let service = {
+        let shared = Arc::clone(&shared);
+        service_fn(move |request| {
+            let shared = Arc::clone(&shared);
+            async move { Ok::<_, Infallible>(respond(&shared, request).await) }
+        })
+    };
+    let io = TokioIo::new(Stalling::new(stream, limits.stall_timeout));
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.header_timeout)
+        .max_buf_size(MAX_READ_BUFFER)
+        .max_header_size(limits.max_header_bytes)
+        .serve_connection(io, service);
+    tokio::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = stop.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "an HTTP connection ended");
+    }
+    shared.metrics.connections.dec();
+}
+
+async fn respond(shared: &Arc<Shared>, request: Request<Incoming>) -> Response<Body> {
+    let preflight = request.method() == Method::OPTIONS;
+    let head_only = request.method() == Method::HEAD;
+    let mut response = if preflight {
+        allow_all(request.headers())
+    } else {
+        route(shared, request).await.unwrap_or_else(|error| failed(&error))
+    };
+    let headers = response.headers_mut();
+    headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, ANY);
+    headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED);
+    if head_only {
+        *response.body_mut() = Body::EMPTY;
+    }
+    response
+}
+
+async fn route(shared: &Arc<Shared>, request: Request<Incoming>) -> Result<Response<Body>, ApiError> {
+    let path = request.uri().path();
+    if let Some(endpoint) = Endpoint::from_path(path) {
+        only(&request, &[Method::POST], "POST")?;
+        return complete(shared, request, endpoint).await;
+    }
+    let known = ["/v1/models", "/health", "/metrics", "/jsonstats", "/request/debuglogentry"];
+    let model = path.strip_prefix("/v1/models/");
+    if model.is_none() && !known.contains(&path) {
+        return Err(ApiError::unknown_path(&path.chars().take(200).collect::<String>()));
+    }
+    only(&request, &[Method::GET, Method::HEAD], "GET")?;
+    match (path, model) {
+        (_, Some(id)) => one_model(shared, id),
+        ("/v1/models", _) => {
+            Ok(json_response(StatusCode::OK, &json!({"object": "list", "data": all_models(shared)})))
+        }
+        ("/health", _) => Ok(health(shared)),
+        ("/metrics", _) => Ok(metrics(shared)),
+        ("/jsonstats", _) => Ok(json_response(StatusCode::OK, &stats(shared))),
+        _ => debug_entry(shared, request.uri().query().unwrap_or_default()),
+    }
+}
+
+fn only(request: &Request<Incoming>, methods: &[Method], allowed: &str) -> Result<(), ApiError> {
+    if methods.contains(request.method()) {
+        return Ok(());
+    }
+    Err(ApiError::method_not_allowed(request.method().as_str(), allowed))
+}
+
+/// An error as an HTTP answer.
+fn failed(error: &ApiError) -> Response<Body> {
+    let mut response = Response::new(Body::full(error.to_json()));
+    *response.status_mut() = StatusCode::from_u16(error.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, JSON);
+    if let Some(seconds) = error.retry_after {
+        headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    if error.status == 405
+        && let Some(allowed) = error.message.rsplit("use ").next()
+        && let Ok(value) = HeaderValue::from_str(allowed.trim_end_matches('.'))
+    {
+        headers.insert(ALLOW, value);
+    }
+    response
+}
+
+/// Lets a browser's page of any origin do whatever it asks for.
+fn allow_all(asked: &HeaderMap) -> Response<Body> {
+    let mut response = Response::new(Body::EMPTY);
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    let headers = response.headers_mut();
+    headers.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, HEAD, POST, OPTIONS"));
+    // `*` does not cover `Authorization`; what was asked for does.
+    let allowed = asked.get(ACCESS_CONTROL_REQUEST_HEADERS).cloned().unwrap_or(ANY);
+    headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, allowed);
+    headers.insert(ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("86400"));
+    headers.insert(VARY, HeaderValue::from_static("Access-Control-Request-Headers"));
+    response
+}
+
+pub(crate) fn all_models(shared: &Shared) -> Vec<models::Model> {
+    models::list(&shared.pool.all(), &tariff(&shared.root.borrow().params), shared.started_unix_seconds)
+}
+
+fn one_model(shared: &Shared, id: &str) -> Result<Response<Body>, ApiError> {
+    let id = percent_decoded(id);
+    let models = all_models(shared);
+    match models.iter().find(|model| model.id == id) {
+        Some(model) => Ok(json_response(StatusCode::OK, model)),
+        None => {
+            let names: Vec<_> = models.iter().map(|model| model.id.as_str()).collect();
+            Err(ApiError::model_not_found(&id.chars().take(200).collect::<String>(), &names))
+        }
+    }
+}
+
+fn health(shared: &Shared) -> Response<Body> {
+    let ready = *shared.pool.ready().borrow();
+    let (status, word) = match ready {
+        0 => (StatusCode::SERVICE_UNAVAILABLE, "no proxy is connected"),
+        _ => (StatusCode::OK, "ok"),
+    };
+    json_response(status, &json!({"status": word, "proxies_ready": ready}))
+}
+
+fn metrics(shared: &Shared) -> Response<Body> {
+    let ready = *shared.pool.ready().borrow();
+    let text = shared.metrics.text(ready, &shared.book.spent());
+    let mut response = Response::new(Body::full(text.into()));
+    let form = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
+    response.headers_mut().insert(CONTENT_TYPE, form);
+    response
+}
+
+fn stats(shared: &Shared) -> serde_json::Value {
+    let connections = shared.pool.all();
+    let proxies: Vec<_> = connections.iter().map(|connection| proxy_stats(shared, connection)).collect();
+    let spent = shared.book.spent();
+    let ends: serde_json::Map<_, _> =
+        shared.metrics.end_counts().into_iter().map(|(end, count)| (end.to_owned(), count.into())).collect();
+    json!({
+        "started_unix_seconds": shared.started_unix_seconds,
+        "wallet": shared.wallet.to_string(),
+        "answers": ends,
+        "requests_in_flight": shared.metrics.in_flight.get(),
+        "connections": shared.metrics.connections.get(),
+        "spent": {"tokens": spent.tokens.get(), "nanoton": spent.nanoton.nano()},
+        "proxies": proxies,
+        "models": all_models(shared),
+        "disputes": shared.book.disputes(SHOWN_DISPUTES),
+    })
+}
+
+fn proxy_stats(shared: &Shared, connection: &Connection) -> serde_json::Value {
+    let counters = connection
+        .terms()
+        .map(|terms| shared.book.counters(&Connection::peer_key(terms)))
+        .unwrap_or_default();
+    json!({
+        "address": connection.address,
+        "ready": connection.terms().is_some(),
+        "identity": ProxyDetails::of(connection),
+        "client_contract": connection.terms().map(|terms| terms.pair_contract.to_string()),
+        "protocol_version": connection.terms().map(|terms| terms.proto_version),
+        "extensions": connection.terms().map(|terms| terms.extensions),
+        "requests_in_flight": connection.in_flight.load(std::sync::atomic::Ordering::Relaxed),
+        "db_tokens": counters.db(),
+        "max_tokens": counters.max(),
+        "signed_tokens": counters.signed(),
+    })
+}
+
+fn debug_entry(shared: &Shared, query: &str) -> Result<Response<Body>, ApiError> {
+    let guid = query.split('&').find_map(|field| field.strip_prefix("request_guid="));
+    let Some(guid) = guid else {
+        let message = "Name the request: /request/debuglogentry?request_guid=...";
+        return Err(ApiError::invalid_request(Some("request_guid"), "missing_required_parameter", message));
+    };
+    let text = shared.debug_log.get(&percent_decoded(guid)).ok_or_else(|| {
+        let message = "No such request is remembered; send it with `enable_debug` and `request_guid`.";
+        ApiError::new(404, "invalid_request_error", "not_found", message)
+    })?;
+    let mut response = Response::new(Body::full(text.into()));
+    response.headers_mut().insert(CONTENT_TYPE, JSON);
+    Ok(response)
+}
+
+fn json_response(status: StatusCode, value: &impl Serialize) -> Response<Body> {
+    // Our own structures of strings and numbers: serialising them cannot fail.
+    let body: Bytes = serde_json::to_vec(value).unwrap_or_default().into();
+    let mut response = Response::new(Body::full(body));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, JSON);
+    response
+}
+
+/// `%2F` and the like decoded; what is no such escape stays.
+fn percent_decoded(text: &str) -> String {
+    let bytes = text.as_bytes();
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while let Some(&byte) = bytes.get(at) {
+        let escaped = (byte == b'%')
+            .then(|| text.get(at + 1..at + 3))
+            .flatten()
+            .and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        out.push(escaped.unwrap_or(byte));
+        at += if escaped.is_some() { 3 } else { 1 };
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn escapes_in_a_models_name_are_decoded_and_bad_ones_left() {
+        assert_eq!(percent_decoded("builtin%2Fextractive-summary"), "builtin/extractive-summary");
+        assert_eq!(percent_decoded("a/b%"), "a/b%");
+        assert_eq!(percent_decoded("%zz%4"), "%zz%4");
+        assert_eq!(percent_decoded("%ff"), "\u{fffd}");
+        assert_eq!(percent_decoded("%é"), "%é");
+    }
+}
