@@ -46,10 +46,8 @@ fn absent_fields_have_the_published_defaults() {
 
 #[test]
 fn defaults_of_ones_own_fill_only_what_is_absent() {
-    let defaults =
-        RequestDefaults { max_tokens: 7, max_coefficient: 1500, timeout: Duration::from_secs(9) };
-    let parse =
-        |body: &str| PreparedRequest::parse_with(body.as_bytes(), Endpoint::Chat, &defaults).unwrap();
+    let defaults = RequestDefaults { max_tokens: 7, max_coefficient: 1500, timeout: Duration::from_secs(9) };
+    let parse = |body: &str| PreparedRequest::parse_with(body.as_bytes(), Endpoint::Chat, &defaults).unwrap();
     let open = parse(r#"{"model":"m","messages":[1]}"#);
     assert_eq!((open.max_tokens, open.max_coefficient, open.timeout), (7, 1500, Duration::from_secs(9)));
     let set = parse(r#"{"model":"m","messages":[1],"max_tokens":3,"max_coefficient":2,"timeout":1}"#);
