@@ -18,6 +18,9 @@ pub const DIALLER_SILENCE: Duration = Duration::from_secs(20);
 pub const ACCEPTOR_SILENCE: Duration = Duration::from_secs(60);
 /// The opening exchange must be done within this.
 pub const OPENING_TIME: Duration = Duration::from_secs(10);
+/// Largest frame that an acceptor takes before the dialler's handshake is done: room for any handshake message, and
+/// nothing that many strangers could exhaust memory with.
+pub const MAX_HANDSHAKE_FRAME: usize = 64 * 1024;
 /// Bytes encoded but not yet taken for sending, over which the peer counts as one that does not read. Room for two
 /// frames of the largest size.
 pub const MAX_UNSENT_BYTES: usize = 2 * MAX_FRAME_PAYLOAD + 65_536;
@@ -97,7 +100,10 @@ impl Link {
             side,
             open: false,
             connect_id: random.cast_signed(),
-            decoder: FrameDecoder::new(MAX_FRAME_PAYLOAD),
+            decoder: FrameDecoder::new(match side {
+                Side::Dialler => MAX_FRAME_PAYLOAD,
+                Side::Acceptor => MAX_HANDSHAKE_FRAME,
+            }),
             encoder: FrameEncoder::new(),
             out: BytesMut::new(),
             opened_by: now.plus(OPENING_TIME),
@@ -236,6 +242,11 @@ impl Link {
     /// Takes all encoded bytes.
     pub fn take_output(&mut self) -> Option<Bytes> {
         (!self.out.is_empty()).then(|| self.out.split().freeze())
+    }
+
+    /// The peer was let in: frames of full size may come from now on.
+    pub fn let_in(&mut self) {
+        self.decoder.set_max_payload(MAX_FRAME_PAYLOAD);
     }
 
     /// Whether the opening exchange is done.

@@ -54,6 +54,11 @@ impl FrameDecoder {
         Self { max_payload: max_payload.min(MAX_FRAME_PAYLOAD), seqno: 0 }
     }
 
+    /// Accepts payloads up to `max_payload` bytes from now on, at most [`MAX_FRAME_PAYLOAD`].
+    pub fn set_max_payload(&mut self, max_payload: usize) {
+        self.max_payload = max_payload.min(MAX_FRAME_PAYLOAD);
+    }
+
     /// The next payload, or `None` until more bytes have come.
     ///
     /// Refuses a bad length or number as soon as it is there, and reserves nothing: `buf` grows only with

@@ -210,6 +210,9 @@ impl Proxy {
         let success =
             client::AuthorizationWithProxy::Success { signed_payment, tokens_committed_to_db, max_tokens };
         self.answer(conn, query, &success);
+        if let Some(link) = self.link_mut(conn) {
+            link.let_in();
+        }
         self.events.push_back(ProxyEvent::ClientReady { conn });
     }
 
@@ -256,6 +259,9 @@ impl Proxy {
                 let model = worker.model.clone();
                 self.models.entry(base_name(&model).to_owned()).or_default().insert(conn);
                 self.answer(conn, id, &worker::ProxyHandshakeCompleted {});
+                if let Some(link) = self.link_mut(conn) {
+                    link.let_in();
+                }
                 self.events.push_back(ProxyEvent::WorkerReady { conn, model });
                 Ok(())
             }
