@@ -73,7 +73,7 @@ impl LastWord {
     }
 
     fn old(tokens: tl::TokensUsed) -> Self {
-        Self { tokens, ..Self::none() }
+        Self { tokens: natural(tokens), ..Self::none() }
     }
 }
 
@@ -81,7 +81,24 @@ impl From<proxy::QueryFinalInfo> for LastWord {
     fn from(info: proxy::QueryFinalInfo) -> Self {
         let (worker_start, worker_end) =
             info.timings.map_or((0.0, 0.0), |timings| (timings.worker_start_time, timings.worker_end_time));
-        Self { tokens: info.tokens_used, worker_start, worker_end, debug: info.worker_debug }
+        let moment = |seconds: f64| if seconds.is_finite() { seconds.max(0.0) } else { 0.0 };
+        Self {
+            tokens: natural(info.tokens_used),
+            worker_start: moment(worker_start),
+            worker_end: moment(worker_end),
+            debug: info.worker_debug,
+        }
+    }
+}
+
+/// What clients are shown of a claim is never negative, as what they are charged never is.
+fn natural(tokens: tl::TokensUsed) -> tl::TokensUsed {
+    tl::TokensUsed {
+        prompt_tokens_used: tokens.prompt_tokens_used.max(0),
+        cached_tokens_used: tokens.cached_tokens_used.max(0),
+        completion_tokens_used: tokens.completion_tokens_used.max(0),
+        reasoning_tokens_used: tokens.reasoning_tokens_used.max(0),
+        total_tokens_used: tokens.total_tokens_used.max(0),
     }
 }
 
