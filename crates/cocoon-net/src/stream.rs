@@ -35,6 +35,14 @@ impl SecureIo {
         Self { tls, slot: None }
     }
 
+    /// Our end of it, by which the peer's log knows us.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.tls.get_ref().0.local_addr()
+    }
+
     /// Ties the place under the listener's limit to the life of the stream.
     pub(crate) fn hold(&mut self, slot: OwnedSemaphorePermit) {
         self.slot = Some(slot);

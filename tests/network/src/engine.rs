@@ -1,0 +1,144 @@
+//! Engines that answer as a test says.
+
+use bytes::Bytes;
+use cocoon_engine::{Engine, EngineError, EngineHealth, EngineRequest, EngineResponse};
+use futures_util::StreamExt as _;
+use futures_util::future::BoxFuture;
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::within;
+
+/// A whole answer of a chat completion that used 10 and 5 tokens.
+pub fn chat_answer(text: &str) -> Bytes {
+    let answer = serde_json::json!({
+        "id": "answer", "object": "chat.completion", "model": "test",
+        "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}],
+        "usage": {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15},
+    });
+    answer.to_string().into()
+}
+
+/// One event of a streamed answer.
+pub fn delta(text: &str) -> Bytes {
+    let event = serde_json::json!({
+        "id": "answer", "object": "chat.completion.chunk", "model": "test",
+        "choices": [{"index": 0, "delta": {"content": text}}],
+    });
+    format!("data: {event}\n\n").into()
+}
+
+/// The last events of a streamed answer.
+pub fn usage_event(prompt: u64, completion: u64) -> Bytes {
+    let event = serde_json::json!({
+        "id": "answer", "object": "chat.completion.chunk", "model": "test", "choices": [],
+        "usage": {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion},
+    });
+    format!("data: {event}\n\ndata: [DONE]\n\n").into()
+}
+
+fn response(status: u16, kind: &'static str, body: cocoon_engine::EngineBody) -> EngineResponse {
+    let mut headers = HeaderMap::new();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    EngineResponse { status: StatusCode::from_u16(status).unwrap(), headers, body }
+}
+
+/// Answers everything at once with the same text.
+pub struct FixedEngine(pub String);
+
+impl Engine for FixedEngine {
+    fn call(&self, _: EngineRequest) -> BoxFuture<'_, Result<EngineResponse, EngineError>> {
+        let body = futures_util::stream::iter([Ok(chat_answer(&self.0))]).boxed();
+        Box::pin(async { Ok(response(200, "application/json", body)) })
+    }
+
+    fn probe(&self) -> BoxFuture<'_, EngineHealth> {
+        Box::pin(async { EngineHealth { ready: true, models: Vec::new(), detail: None } })
+    }
+}
+
+/// Hands every call to the test.
+pub struct ScriptedEngine(mpsc::UnboundedSender<Call>);
+
+/// A call that waits for its answer.
+pub struct Call {
+    pub request: EngineRequest,
+    respond: oneshot::Sender<Result<EngineResponse, EngineError>>,
+}
+
+/// An answer whose body the test writes.
+pub struct Answering(mpsc::Sender<Result<Bytes, EngineError>>);
+
+impl ScriptedEngine {
+    /// The engine, and its calls.
+    pub fn new() -> (Self, mpsc::UnboundedReceiver<Call>) {
+        let (sender, calls) = mpsc::unbounded_channel();
+        (Self(sender), calls)
+    }
+}
+
+impl Engine for ScriptedEngine {
+    fn call(&self, request: EngineRequest) -> BoxFuture<'_, Result<EngineResponse, EngineError>> {
+        let (respond, answer) = oneshot::channel();
+        let sent = self.0.send(Call { request, respond });
+        Box::pin(async move {
+            let gone = || EngineError::Unreachable("the test let go of its calls".into());
+            sent.map_err(|_| gone())?;
+            answer.await.map_err(|_| gone())?
+        })
+    }
+
+    fn probe(&self) -> BoxFuture<'_, EngineHealth> {
+        Box::pin(async { EngineHealth { ready: true, models: Vec::new(), detail: None } })
+    }
+}
+
+impl Call {
+    /// Answers in full.
+    pub fn answer(self, text: &str) {
+        let body = futures_util::stream::iter([Ok(chat_answer(text))]).boxed();
+        let _ = self.respond.send(Ok(response(200, "application/json", body)));
+    }
+
+    /// Fails before the first byte.
+    pub fn fail(self) {
+        let _ = self.respond.send(Err(EngineError::Broken("as the test wants".into())));
+    }
+
+    /// Begins a streamed answer.
+    pub fn stream(self) -> Answering {
+        self.body("text/event-stream")
+    }
+
+    /// Begins an answer of some type.
+    pub fn body(self, kind: &'static str) -> Answering {
+        let (sender, receiver) = mpsc::channel(1);
+        let body = futures_util::stream::unfold(receiver, |mut receiver| async {
+            receiver.recv().await.map(|chunk| (chunk, receiver))
+        });
+        let _ = self.respond.send(Ok(response(200, kind, body.boxed())));
+        Answering(sender)
+    }
+
+    /// Waits until the asker gives the call up.
+    pub async fn given_up(mut self) {
+        within("the call to be given up", self.respond.closed()).await;
+    }
+}
+
+impl Answering {
+    /// Sends a piece; `false` where nobody listens any more.
+    pub async fn send(&self, data: Bytes) -> bool {
+        within("room for a piece", self.0.send(Ok(data))).await.is_ok()
+    }
+
+    /// Waits until the asker lets go of the body.
+    pub async fn dropped(self) {
+        within("the body to be dropped", self.0.closed()).await;
+    }
+
+    /// Whether the asker let go of the body.
+    pub fn is_dropped(&self) -> bool {
+        self.0.is_closed()
+    }
+}
