@@ -94,7 +94,7 @@ pub fn worker_settings() -> WorkerSettings {
     }
 }
 
-/// A proxy with its driver: the chain knows every client, and records are durable at once.
+/// A proxy with its driver: the chain knows every client, and records are durable at once unless told otherwise.
 pub struct Net {
     pub proxy: Proxy,
     pub now: Time,
@@ -102,6 +102,9 @@ pub struct Net {
     /// Connections that the proxy wants closed, and why.
     pub doomed: BTreeMap<ConnId, Violation>,
     pub funds: ClientFunds,
+    /// Records become durable only with [`Net::commit`].
+    pub commit_later: bool,
+    appended: u64,
     inboxes: BTreeMap<ConnId, BytesMut>,
     next: u64,
 }
@@ -114,6 +117,8 @@ impl Net {
             ends: Vec::new(),
             doomed: BTreeMap::new(),
             funds: ClientFunds { nanoton: 1 << 50, secret_hash: Sha256::digest(SECRET).into() },
+            commit_later: false,
+            appended: 0,
             inboxes: BTreeMap::new(),
             next: 0,
         }
@@ -141,7 +146,10 @@ impl Net {
             match event {
                 ProxyEvent::FindClient { conn, .. } => self.proxy.client_found(conn, Some(self.funds)),
                 ProxyEvent::Persist(records) => {
-                    self.proxy.persisted(records.last().unwrap().position).unwrap()
+                    self.appended = records.last().unwrap().position;
+                    if !self.commit_later {
+                        self.commit();
+                    }
                 }
                 ProxyEvent::Ended(end) => self.ends.push(end),
                 ProxyEvent::WorkerReady { .. } | ProxyEvent::ClientReady { .. } => {}
@@ -153,6 +161,10 @@ impl Net {
             }
         }
         self.proxy.ledger().check_invariants().unwrap();
+    }
+
+    pub fn commit(&mut self) {
+        self.proxy.persisted(self.appended).unwrap();
     }
 
     /// Lets time pass in the steps of a driver.
