@@ -102,7 +102,7 @@ impl World<'_> {
         let workers = self.workers.iter().all(WorkerNode::is_idle);
         let proxy = self.proxy.as_ref().is_some_and(|proxy| {
             let ledger = proxy.ledger();
-            let workers = proxy.workers().len() == self.workers.len();
+            let workers = proxy.workers().iter().filter(|worker| worker.ready).count() == self.workers.len();
             workers
                 && proxy.in_flight() == 0
                 && ledger.reservations() == 0
