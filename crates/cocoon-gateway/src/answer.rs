@@ -298,6 +298,10 @@ impl AnswerBody {
     }
 
     fn end(&mut self, ending: &Ending) {
+        if matches!(ending, Ending::Completed { .. }) {
+            let last = self.filter.finish();
+            self.out.extend(last);
+        }
         let bill = self.answering.settle(&self.filter, ending);
         let took = self.answering.timing.started.elapsed();
         let report = self.filter.report();
@@ -416,6 +420,7 @@ pub(crate) async fn collect(mut answering: Answering) -> Result<(Bytes, Option<B
         }
     };
     let took = answering.timing.started.elapsed();
+    pieces.extend(filter.finish());
     let bill = answering.settle(&filter, &ending);
     if let Ending::Failed { failure, .. } = &ending {
         answering.shared.metrics.ended("broken", took);

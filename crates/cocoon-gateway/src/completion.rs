@@ -7,6 +7,7 @@ use bytes::Bytes;
 use cocoon_ledger::{AdjustedTokens, Coefficient};
 use cocoon_openai::{ApiError, BodyKind, Endpoint, PreparedRequest};
 use cocoon_session::client::{MAX_QUERY_BYTES, Submission};
+use cocoon_session::tariff;
 use cocoon_wire::codec::{ByteStr, to_boxed};
 use cocoon_wire::tl::http as wire;
 use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, EXPECT, HeaderMap, HeaderName, HeaderValue};
@@ -21,7 +22,7 @@ use crate::connection::Connection;
 use crate::exchange::{Ending, Event, Exchange};
 use crate::failure::{Failure, Kind, refusal, words_of};
 use crate::models;
-use crate::price::{Order, tariff};
+use crate::price::Order;
 
 /// Share of the time left that is passed on, so that the proxy gives up before us and says so.
 const TIME_SHARE: f64 = 0.95;
@@ -323,7 +324,7 @@ impl Asked<'_> {
                 _ => {}
             }
         }
-        Err(Failure::new(kind, &words_of(&body)))
+        Err(Failure::refused(kind, &words_of(&body)))
     }
 
     fn order(&self, connection: &Connection) -> Order {
@@ -332,7 +333,7 @@ impl Asked<'_> {
             max_tokens: u64::try_from(self.prepared.completion_bound).unwrap_or(0),
             max_coefficient: Coefficient::from_wire(self.prepared.max_coefficient.into())
                 .unwrap_or(Coefficient::MAX),
-            tariff: tariff(&self.shared.root.borrow().params),
+            tariff: tariff(&self.shared.root.borrow()),
             limit_binds: connection.terms().is_some_and(|terms| terms.extensions),
         }
     }

@@ -12,6 +12,8 @@ use serde::Deserialize;
 const ERROR_HEADER: &str = "x-cocoon-error";
 /// Suggested to a caller that meets only busy workers, in seconds.
 const BUSY_RETRY_SECONDS: u32 = 1;
+/// What a worker says that is at its limit, ours and the published one.
+const WORKER_FULL: &str = "too many active queries";
 /// Longest text of a peer that is shown, in characters.
 const MAX_WORDS: usize = 300;
 
@@ -41,6 +43,12 @@ impl Failure {
     pub(crate) fn new(kind: Kind, words: &str) -> Self {
         let words = words.chars().filter(|character| !character.is_control()).take(MAX_WORDS).collect();
         Self { kind, words }
+    }
+
+    /// A refusal with these words: where a worker is at its limit, the proxy only knows that it failed.
+    pub(crate) fn refused(kind: Kind, words: &str) -> Self {
+        let kind = if kind == Kind::NoWorker && words.contains(WORKER_FULL) { Kind::Busy } else { kind };
+        Self::new(kind, words)
     }
 
     /// Whether another proxy may do better.
@@ -102,7 +110,7 @@ impl From<&RequestFailure> for Failure {
             Kind::TooDear
         } else if says("no workers for") || says("no ready workers") {
             Kind::NoWorker
-        } else if says("busy") {
+        } else if says("busy") || says(WORKER_FULL) {
             Kind::Busy
         } else {
             match failure.code {

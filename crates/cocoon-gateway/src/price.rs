@@ -10,29 +10,16 @@
 //! bytes on the way that were worked for: its claim is only held to the request's limit.
 
 use cocoon_ledger::{
-    Adjusted, AdjustedTokens, ClaimBound, Coefficient, DisputeReason, Multiplier, PricePerToken, Tariff,
-    TokenCounts, accepts_published, adjust_exact, clamp_claim, reservation,
+    Adjusted, AdjustedTokens, ClaimBound, Coefficient, DisputeReason, Tariff, TokenCounts, accepts_published,
+    adjust_exact, clamp_claim, reservation,
 };
 use cocoon_openai::{CostFields, MeterReport, estimate_usage};
-use cocoon_ton::RootParams;
 
 /// Completion tokens that are believed on top of two per byte received (markers that an engine counts but does not
 /// show: ends of messages, tool syntax).
 const UNSEEN_TOKENS: u64 = 128;
 /// Coefficients tried to explain a claim.
 const MAX_GUESSES: u64 = 4096;
-
-/// The tariff in force.
-pub(crate) fn tariff(params: &RootParams) -> Tariff {
-    Tariff {
-        price_per_token: PricePerToken(params.price_per_token_nanoton),
-        worker_fee_per_token: PricePerToken(params.worker_fee_per_token_nanoton),
-        prompt: Multiplier(params.prompt_tokens_price_multiplier),
-        cached: Multiplier(params.cached_tokens_price_multiplier),
-        completion: Multiplier(params.completion_tokens_price_multiplier),
-        reasoning: Multiplier(params.reasoning_tokens_price_multiplier),
-    }
-}
 
 /// What was asked for, and at which price at most.
 #[derive(Debug, Clone, Copy)]

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cocoon_openai::{ApiError, Endpoint};
+use cocoon_session::tariff;
 use http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
     ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS, ALLOW,
@@ -29,7 +30,6 @@ use crate::completion::complete;
 use crate::connection::Connection;
 use crate::io::Stalling;
 use crate::models::{self, ProxyDetails};
-use crate::price::tariff;
 
 /// Wait after the system could not give us a connection (out of file descriptors, for one).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -199,7 +199,7 @@ fn allow_all(asked: &HeaderMap) -> Response<Body> {
 }
 
 pub(crate) fn all_models(shared: &Shared) -> Vec<models::Model> {
-    models::list(&shared.pool.all(), &tariff(&shared.root.borrow().params), shared.started_unix_seconds)
+    models::list(&shared.pool.all(), &tariff(&shared.root.borrow()), shared.started_unix_seconds)
 }
 
 fn one_model(shared: &Shared, id: &str) -> Result<Response<Body>, ApiError> {

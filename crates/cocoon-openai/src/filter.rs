@@ -27,6 +27,7 @@ pub struct AnswerFilter {
     observer: Observer,
     usage: Option<Unit>,
     done: Option<Bytes>,
+    finished: bool,
 }
 
 impl AnswerFilter {
@@ -40,6 +41,7 @@ impl AnswerFilter {
             observer: Observer::new(kind),
             usage: None,
             done: None,
+            finished: false,
         }
     }
 
@@ -53,19 +55,30 @@ impl AnswerFilter {
         out
     }
 
-    /// The answer has ended: what was held back, with the `cocoon` object where there is one.
-    ///
-    /// For a stream that broke, call this with `None`, or not at all, and end with an error event instead.
-    pub fn take_held(&mut self, cocoon: Option<&RawValue>) -> Vec<Bytes> {
+    /// The body has ended: what can be shown of its last bytes. From now on [`Self::report`] covers all of it. A JSON
+    /// body is held until [`Self::take_held`].
+    pub fn finish(&mut self) -> Vec<Bytes> {
         let mut out = Vec::new();
+        if std::mem::replace(&mut self.finished, true) {
+            return out;
+        }
         match self.reader.finish() {
             Some(Piece::Unit(unit)) if self.kind == BodyKind::Json => {
                 self.observer.observe(&unit);
-                out.push(with_cocoon(unit, cocoon));
+                self.usage = Some(unit);
             }
             Some(piece) => self.pass(piece, &mut out),
             None => {}
         }
+        out.retain(|bytes| !bytes.is_empty());
+        out
+    }
+
+    /// The answer has ended: what was held back, with the `cocoon` object where there is one. Calls [`Self::finish`].
+    ///
+    /// For a stream that broke, call this with `None`, or not at all, and end with an error event instead.
+    pub fn take_held(&mut self, cocoon: Option<&RawValue>) -> Vec<Bytes> {
+        let mut out = self.finish();
         match (self.usage.take(), cocoon) {
             (Some(unit), cocoon) => out.push(with_cocoon(unit, cocoon)),
             (None, Some(cocoon)) if self.kind == BodyKind::Sse => out.push(cocoon_comment(cocoon)),
@@ -159,5 +172,25 @@ fn without_usage(unit: Unit) -> Bytes {
     match stripped {
         Some(json) => unit.with_data(json.as_bytes()),
         None => unit.into_raw(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_report_covers_the_last_bytes_before_anything_held_is_let_go() {
+        let json = br#"{"choices":[{"message":{"content":"ab"}}],"usage":{"prompt_tokens":3,"completion_tokens":1}}"#;
+        for kind in [BodyKind::Json, BodyKind::JsonLines] {
+            let mut filter = AnswerFilter::new(kind, BodyLimits::default(), true);
+            assert!(filter.push(Bytes::from_static(json)).is_empty());
+            let mut shown = filter.finish();
+            let report = filter.report();
+            assert_eq!(report.usage.map(|usage| usage.total_tokens), Some(4), "{kind:?}");
+            assert_eq!(report.content_bytes, 2);
+            shown.extend(filter.take_held(None));
+            assert_eq!(shown.concat(), json);
+        }
     }
 }

@@ -1,5 +1,5 @@
 #![allow(clippy::unwrap_used)]
-use cocoon_ledger::adjust_published;
+use cocoon_ledger::{Multiplier, PricePerToken, adjust_published};
 use cocoon_openai::Usage;
 use proptest::prelude::*;
 

@@ -1,0 +1,320 @@
+//! Answers that do not go well: the caller gets the right status and never takes a part for the whole.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod support;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use cocoon_chain::TestModeClient;
+use cocoon_engine::EngineError;
+use cocoon_gateway::GatewayLimits;
+use futures_util::stream::{self, StreamExt as _};
+use http::Method;
+use http_body_util::BodyExt as _;
+use serde_json::{Value, json};
+use support::{
+    MODEL, Network, PRICE, Plan, Scripted, ask, chat, delta, done, event, eventually, finish, json_answer,
+    request, respond, sse, usage,
+};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+fn answers() -> Arc<Scripted> {
+    Scripted::new(|_| async { Ok(json_answer(200, &chat(11, 4))) })
+}
+
+/// Answers never.
+fn silent() -> Arc<Scripted> {
+    Scripted::new(|_| std::future::pending())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bad_request_is_told_which_field_is_wrong() {
+    let network = Network::with(answers()).await;
+    let mut client = network.client().await;
+    let post = |text: &str| request(Method::POST, "/v1/chat/completions", Bytes::from(text.to_owned()));
+    for (body, code, param) in [
+        ("{", "invalid_json", Value::Null),
+        ("[]", "invalid_json", Value::Null),
+        (r#"{"model":"m"}"#, "missing_required_parameter", json!("messages")),
+        (r#"{"messages":[1]}"#, "missing_required_parameter", json!("model")),
+        (r#"{"model":"m","messages":[1],"max_tokens":-1}"#, "invalid_type", json!("max_tokens")),
+        (r#"{"model":"m","messages":[1],"timeout":0}"#, "invalid_value", json!("timeout")),
+    ] {
+        let error = client.send(post(body)).await.error();
+        assert_eq!(error, (400, "invalid_request_error".into(), code.into(), param), "{body}");
+    }
+    let wrong_method = client.get("/v1/chat/completions").await;
+    assert_eq!((wrong_method.error().0, wrong_method.header("allow")), (405, "POST"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_unknown_model_is_answered_with_what_there_is() {
+    let network = Network::with(answers()).await;
+    eventually("offers", || (!network.gateway.models().is_empty()).then_some(())).await;
+    let reply = network.client().await.post(&ask(&json!({"model": "nothing"}))).await;
+    assert_eq!(reply.error().0, 404);
+    assert!(reply.json()["error"]["message"].as_str().unwrap().contains(MODEL), "{}", reply.text());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_over_the_limit_is_refused_and_one_at_the_limit_is_not() {
+    let limits = GatewayLimits { max_body_bytes: 100_000, ..GatewayLimits::default() };
+    let network = Network::start(Plan { limits, ..Plan::default() }, vec![answers()]).await;
+    let sized = |size: usize| {
+        let empty = ask(&json!({"user": ""})).to_string().len();
+        ask(&json!({"user": "x".repeat(size - empty)}))
+    };
+    let mut client = network.client().await;
+    assert_eq!(client.post(&sized(100_000)).await.status, 200);
+    assert_eq!(client.post(&sized(100_001)).await.error().0, 413);
+    assert_eq!(network.client().await.post(&sized(5_000_000)).await.error().0, 413);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_balance_that_does_not_cover_the_request_is_402() {
+    let client =
+        TestModeClient { balance_nanoton: 1000 * PRICE, stake_nanoton: 0, ..TestModeClient::default() };
+    let network = Network::start(Plan { client, ..Plan::default() }, vec![answers()]).await;
+    let reply = network.client().await.post(&ask(&json!({"max_tokens": 100_000}))).await;
+    assert_eq!(reply.error().0, 402, "{}", reply.text());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn busy_workers_are_429_with_a_time_to_come_back() {
+    let plan = Plan { max_active: 1, ..Plan::default() };
+    let engine = silent();
+    let network = Network::start(plan, vec![engine.clone()]).await;
+    let gateway = network.gateway.http_addr();
+    let mut first = TcpStream::connect(gateway).await.unwrap();
+    let body = ask(&json!({})).to_string();
+    let head =
+        format!("POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", body.len());
+    first.write_all((head + &body).as_bytes()).await.unwrap();
+    eventually("the first request", || (!engine.asked.lock().unwrap().is_empty()).then_some(())).await;
+    let reply = network.client().await.post(&ask(&json!({}))).await;
+    assert_eq!((reply.error().0, reply.header("retry-after")), (429, "1"), "{}", reply.text());
+    // The first caller leaves: its place is free again, and the engine stops.
+    drop(first);
+    eventually("the engine to be stopped", || (engine.cancelled.load(Ordering::SeqCst) == 1).then_some(()))
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_price_over_the_callers_cap_is_told() {
+    let network = Network::start(Plan { coefficient: 5000, ..Plan::default() }, vec![answers()]).await;
+    let mut client = network.client().await;
+    let reply = client.post(&ask(&json!({}))).await;
+    assert_eq!((reply.error().0, reply.error().2), (503, "price_cap_too_low".to_owned()));
+    assert!(reply.text().contains("coefficient=5000"), "{}", reply.text());
+    assert_eq!(client.post(&ask(&json!({"max_coefficient": 5000}))).await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_proxy_everything_is_503_at_once() {
+    let network = Network::start(Plan { proxies: 0, ..Plan::default() }, Vec::new()).await;
+    let mut client = network.client().await;
+    let began = Instant::now();
+    let reply = client.post(&ask(&json!({}))).await;
+    assert_eq!((reply.error().0, reply.error().2), (503, "no_proxy".to_owned()));
+    assert_eq!(client.get("/health").await.status, 503);
+    assert!(began.elapsed() < Duration::from_secs(5));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_ends_within_its_own_deadline() {
+    let network = Network::with(silent()).await;
+    let mut client = network.client().await;
+    for body in [ask(&json!({"timeout": 1})), ask(&json!({"timeout": 1, "stream": true}))] {
+        let began = Instant::now();
+        let reply = client.post(&body).await;
+        assert_eq!(reply.error().0, 504, "{}", reply.text());
+        assert!(began.elapsed() < Duration::from_millis(1400), "{:?}", began.elapsed());
+    }
+    let stuck = Scripted::new(|_| async {
+        Ok(respond(200, "text/event-stream", stream::iter([Ok(delta("a"))]).chain(stream::pending())))
+    });
+    let network = Network::with(stuck).await;
+    let began = Instant::now();
+    let seen = network.client().await.post(&ask(&json!({"timeout": 1, "stream": true}))).await.text();
+    assert!(began.elapsed() < Duration::from_millis(1400), "{:?}", began.elapsed());
+    assert!(seen.contains("timeout") && !seen.contains("[DONE]"), "{seen}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_engine_that_fails_is_502_and_its_own_errors_pass_faithfully() {
+    let network =
+        Network::with(Scripted::new(|_| async { Err(EngineError::Unreachable("gone".into())) })).await;
+    assert_eq!(network.client().await.post(&ask(&json!({}))).await.error().0, 502);
+
+    let own = json!({"error": {"message": "temperature must be at most 2", "type": "BadRequestError"}});
+    for status in [400, 422, 500] {
+        let body = own.clone();
+        let engine = Scripted::new(move |_| {
+            let body = body.clone();
+            async move { Ok(json_answer(status, &body)) }
+        });
+        let network = Network::with(engine).await;
+        let mut client = network.client().await;
+        for stream in [false, true] {
+            let reply = client.post(&ask(&json!({"stream": stream}))).await;
+            assert_eq!((reply.status, reply.json()), (status, own.clone()));
+            assert_eq!(reply.header("x-cocoon-cost-nanoton"), "0");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_that_breaks_ends_with_an_error_and_is_never_complete() {
+    let broken = Scripted::new(|_| async {
+        let pieces = [Ok(delta("one")), Ok(delta("two")), Err(EngineError::Broken("cut".into()))];
+        Ok(respond(200, "text/event-stream", stream::iter(pieces)))
+    });
+    let early = Scripted::new(|_| async { Ok(sse(vec![delta("one"), delta("two")])) });
+    let own_error = Scripted::new(|_| async {
+        Ok(sse(vec![delta("one"), delta("two"), event(&json!({"error": {"message": "oom"}})), done()]))
+    });
+    for (engine, name) in [(broken, "broken"), (early, "early"), (own_error, "own error")] {
+        let network = Network::with(engine).await;
+        let seen = network.client().await.post(&ask(&json!({"stream": true}))).await.text();
+        assert!(seen.contains("one") && seen.contains("two"), "{name}: {seen}");
+        assert!(!seen.contains("[DONE]"), "{name}: {seen}");
+        assert!(seen.contains("data: {\"error\":"), "{name}: {seen}");
+        assert!(seen.contains("\"estimated\":true") && seen.contains("\"disputed\":false"), "{name}: {seen}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_that_breaks_is_502() {
+    let engine = Scripted::new(|_| async {
+        let pieces = [Ok(Bytes::from_static(b"{\"choices\":[")), Err(EngineError::Broken("cut".into()))];
+        Ok(respond(200, "application/json", stream::iter(pieces)))
+    });
+    let network = Network::with(engine).await;
+    assert_eq!(network.client().await.post(&ask(&json!({}))).await.error().0, 502);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_caller_that_leaves_stops_the_engine_and_pays_what_was_delivered() {
+    let engine = Scripted::new(|_| async {
+        let drip = stream::unfold(0, |count| async move {
+            if count >= 3 {
+                std::future::pending::<()>().await;
+            }
+            Some((Ok(delta("word")), count + 1))
+        });
+        Ok(respond(200, "text/event-stream", drip))
+    });
+    let network = Network::with(engine.clone()).await;
+    let mut client = network.client().await;
+    let mut body = client.stream(&ask(&json!({"stream": true, "timeout": 300}))).await;
+    let mut words = 0;
+    while words < 3 {
+        let data = body.frame().await.unwrap().unwrap().into_data().unwrap();
+        words += data.windows(4).filter(|window| window == b"word").count();
+    }
+    assert_eq!(engine.cancelled.load(Ordering::SeqCst), 0);
+    drop((body, client));
+    eventually("the engine to be stopped", || (engine.cancelled.load(Ordering::SeqCst) == 1).then_some(()))
+        .await;
+    // 11 bytes of text are 3 tokens, the message 4, and three deltas 3.
+    assert_eq!(network.spent(10).await.tokens.get(), 10);
+    assert_eq!(network.client().await.get("/jsonstats").await.json()["answers"]["cancelled"], 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn usage_that_contradicts_the_answer_is_disputed() {
+    for (completion, reason) in [(3000, "exceeds_delivered"), (5_000_000, "exceeds_limit")] {
+        let engine = Scripted::new(move |_| async move { Ok(json_answer(200, &chat(11, completion))) });
+        let network = Network::with(engine).await;
+        let mut client = network.client().await;
+        let cocoon = client.post(&ask(&json!({}))).await.json()["cocoon"].clone();
+        assert_eq!((&cocoon["disputed"], &cocoon["dispute"]), (&json!(true), &json!(reason)));
+        assert!(cocoon["tokens"]["total"].as_u64().unwrap() <= 11 + 4096, "a charge stays within the limit");
+        let stats = client.get("/jsonstats").await.json();
+        assert_eq!(stats["disputes"][0]["reason"], reason);
+        assert_eq!(stats["disputes"][0]["request_id"], cocoon["request_id"]);
+        let metrics = client.get("/metrics").await.text();
+        assert!(metrics.contains(&format!("cocoon_gateway_disputes_total{{reason=\"{reason}\"}} 1")));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_proxy_that_is_lost_or_cannot_serve_is_replaced_by_another() {
+    let engine = Scripted::new(|_| async { Ok(sse(vec![delta("a"), finish(), usage(9, 1), done()])) });
+    let mut network = Network::start(Plan { proxies: 2, ..Plan::default() }, vec![engine]).await;
+    eventually("both proxies", || {
+        let models = network.gateway.models();
+        (models.first()?.cocoon.proxies.len() == 2).then_some(())
+    })
+    .await;
+    let mut client = network.client().await;
+    assert_eq!(client.post(&ask(&json!({"stream": true}))).await.status, 200);
+    network.proxies.remove(0).shutdown().await;
+    for _ in 0..5 {
+        let seen = client.post(&ask(&json!({"stream": true}))).await.text();
+        assert!(seen.ends_with("data: [DONE]\n\n"), "{seen}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_proxy_with_an_image_that_is_not_listed_is_not_used() {
+    let plan = Plan { check_proxy_hashes: true, ..Plan::default() };
+    let network = Network::start(plan, vec![answers()]).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(network.client().await.get("/health").await.status, 503);
+    // The root configuration lists it: the gateway connects without a restart.
+    let mut root = network.chain.root().as_ref().clone();
+    let fake = hex::decode("5c55c8f4").unwrap();
+    root.proxy_hashes.insert(fake_image_hash(&fake));
+    network.chain.replace(root).unwrap();
+    network.gateway.ready().await;
+    assert_eq!(network.client().await.post(&ask(&json!({}))).await.status, 200);
+}
+
+/// The image hash of every simulated quote: SHA-256 of 448 zero bytes.
+fn fake_image_hash(start: &[u8]) -> [u8; 32] {
+    use sha2::Digest as _;
+    let hash: [u8; 32] = sha2::Sha256::digest([0; 448]).into();
+    assert!(hash.starts_with(start), "not the published hash");
+    hash
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_caller_that_drips_is_cut_off_and_others_are_not() {
+    let limits = GatewayLimits {
+        header_timeout: Duration::from_millis(300),
+        body_timeout: Duration::from_millis(300),
+        ..GatewayLimits::default()
+    };
+    let network = Network::start(Plan { limits, ..Plan::default() }, vec![answers()]).await;
+    let address = network.gateway.http_addr();
+    let mut head = TcpStream::connect(address).await.unwrap();
+    head.write_all(b"POST /v1/chat/completions HTTP/1.1\r\nhost: ").await.unwrap();
+    let mut body = TcpStream::connect(address).await.unwrap();
+    body.write_all(b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{")
+        .await
+        .unwrap();
+    assert_eq!(network.client().await.post(&ask(&json!({}))).await.status, 200);
+    let (mut first, mut second) = (Vec::new(), Vec::new());
+    tokio::time::timeout(support::SOON, head.read_to_end(&mut first)).await.unwrap().unwrap();
+    tokio::time::timeout(support::SOON, body.read_to_end(&mut second)).await.unwrap().unwrap();
+    assert!(second.starts_with(b"HTTP/1.1 408"), "{}", String::from_utf8_lossy(&second));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shutdown_waits_for_answers_under_way() {
+    let engine = Scripted::new(|_| async {
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        Ok(json_answer(200, &chat(11, 4)))
+    });
+    let network = Network::with(engine.clone()).await;
+    let mut client = network.client().await;
+    let asking = tokio::spawn(async move { client.post(&ask(&json!({}))).await });
+    eventually("the request", || (!engine.asked.lock().unwrap().is_empty()).then_some(())).await;
+    network.gateway.shutdown().await;
+    assert_eq!(asking.await.unwrap().status, 200);
+}

@@ -1,0 +1,406 @@
+//! A whole network on loopback around a gateway: real proxies and workers, engines that do what a test says.
+#![allow(dead_code, unreachable_pub, missing_docs, clippy::unwrap_used)]
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use cocoon_attest::{Policy, UnixSeconds, VerifierSet};
+use cocoon_chain::{StaticChain, TestModeClient};
+use cocoon_engine::{Engine, EngineError, EngineHealth, EngineRequest, EngineResponse};
+use cocoon_gateway::{Gateway, GatewayConfig, GatewayLimits};
+use cocoon_net::{
+    AcceptOptions, DialOptions, ListenerOptions, NodeIdentity, NodeKey, SystemClock, TlsSettings,
+};
+use cocoon_proxy::{Proxy, ProxyConfig};
+use cocoon_ton::{Address, RootConfig};
+use cocoon_worker::{Worker, WorkerConfig};
+use futures_util::future::BoxFuture;
+use futures_util::stream::{self, Stream, StreamExt as _};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::net::TcpStream;
+use zeroize::Zeroizing;
+
+pub const MODEL: &str = "test/model";
+pub const PRICE: u64 = 20;
+/// Longer than anything takes that goes well.
+pub const SOON: Duration = Duration::from_secs(20);
+
+fn address(byte: u8) -> Address {
+    Address::new(0, [byte; 32]).unwrap()
+}
+
+fn tls(evidence: &str, policy: Policy) -> TlsSettings {
+    let now =
+        UnixSeconds(std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs());
+    let source = cocoon_tee::open(evidence).unwrap();
+    let identity = NodeIdentity::new(NodeKey::generate(), source, now).unwrap();
+    TlsSettings::new(identity, Arc::new(VerifierSet::built_in()), policy, Arc::new(SystemClock)).unwrap()
+}
+
+type Answer =
+    Box<dyn Fn(EngineRequest) -> BoxFuture<'static, Result<EngineResponse, EngineError>> + Send + Sync>;
+
+/// Does what the test says, and remembers what it was asked.
+pub struct Scripted {
+    answer: Answer,
+    pub asked: Mutex<Vec<EngineRequest>>,
+    /// Bodies that were dropped before their end.
+    pub cancelled: Arc<AtomicUsize>,
+}
+
+impl Scripted {
+    pub fn new<F>(answer: impl Fn(EngineRequest) -> F + Send + Sync + 'static) -> Arc<Self>
+    where
+        F: Future<Output = Result<EngineResponse, EngineError>> + Send + 'static,
+    {
+        Arc::new(Self {
+            answer: Box::new(move |request| Box::pin(answer(request))),
+            asked: Mutex::default(),
+            cancelled: Arc::default(),
+        })
+    }
+
+    pub fn asked_json(&self, at: usize) -> Value {
+        serde_json::from_slice(&self.asked.lock().unwrap()[at].body).unwrap()
+    }
+}
+
+/// Counts itself when it is dropped, unless its answer came to an end.
+struct Watched(Option<Arc<AtomicUsize>>);
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        if let Some(cancelled) = &self.0 {
+            cancelled.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+}
+
+impl Engine for Scripted {
+    fn call(&self, request: EngineRequest) -> BoxFuture<'_, Result<EngineResponse, EngineError>> {
+        self.asked.lock().unwrap().push(request.clone());
+        let answer = (self.answer)(request);
+        let mut watched = Watched(Some(Arc::clone(&self.cancelled)));
+        Box::pin(async move {
+            let answered = answer.await;
+            let Ok(response) = answered else {
+                watched.0.take();
+                return answered;
+            };
+            let body = stream::unfold((response.body, watched), |(mut body, mut watched)| async move {
+                match body.next().await {
+                    Some(item) => Some((item, (body, watched))),
+                    None => {
+                        watched.0.take();
+                        None
+                    }
+                }
+            });
+            Ok(EngineResponse { body: body.boxed(), ..response })
+        })
+    }
+
+    fn probe(&self) -> BoxFuture<'_, EngineHealth> {
+        Box::pin(async { EngineHealth { ready: true, models: vec![MODEL.to_owned()], detail: None } })
+    }
+}
+
+pub fn respond(
+    status: u16,
+    content_type: &'static str,
+    body: impl Stream<Item = Result<Bytes, EngineError>> + Send + 'static,
+) -> EngineResponse {
+    let mut headers = HeaderMap::new();
+    headers.insert("content-type", HeaderValue::from_static(content_type));
+    EngineResponse { status: StatusCode::from_u16(status).unwrap(), headers, body: body.boxed() }
+}
+
+pub fn json_answer(status: u16, value: &Value) -> EngineResponse {
+    let body = Bytes::from(value.to_string());
+    respond(status, "application/json", stream::iter([Ok(body)]))
+}
+
+/// An honest chat answer of four tokens.
+pub fn chat(prompt_tokens: i64, completion_tokens: i64) -> Value {
+    json!({
+        "id": "c", "object": "chat.completion", "model": MODEL, "x_unknown": [1, 2],
+        "choices": [{"index": 0, "message": {"role": "assistant", "content": "one two three four"},
+                     "finish_reason": "stop"}],
+        "usage": {"prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens,
+                  "total_tokens": prompt_tokens + completion_tokens},
+    })
+}
+
+pub fn delta(text: &str) -> Bytes {
+    event(&json!({"object": "chat.completion.chunk", "choices": [{"index": 0, "delta": {"content": text}}]}))
+}
+
+pub fn finish() -> Bytes {
+    event(&json!({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}))
+}
+
+pub fn usage(prompt: i64, completion: i64) -> Bytes {
+    event(&json!({"choices": [], "usage": {"prompt_tokens": prompt, "completion_tokens": completion,
+        "total_tokens": prompt + completion}}))
+}
+
+pub fn event(value: &Value) -> Bytes {
+    format!("data: {value}\n\n").into()
+}
+
+pub fn done() -> Bytes {
+    Bytes::from_static(b"data: [DONE]\n\n")
+}
+
+pub fn sse(pieces: Vec<Bytes>) -> EngineResponse {
+    respond(200, "text/event-stream", stream::iter(pieces.into_iter().map(Ok)))
+}
+
+/// How to build a network.
+pub struct Plan {
+    pub proxies: usize,
+    pub client: TestModeClient,
+    pub limits: GatewayLimits,
+    pub extensions: bool,
+    pub max_active: u32,
+    pub coefficient: u32,
+    pub check_proxy_hashes: bool,
+    pub model: &'static str,
+}
+
+impl Default for Plan {
+    fn default() -> Self {
+        Self {
+            proxies: 1,
+            client: TestModeClient::default(),
+            limits: GatewayLimits::default(),
+            extensions: true,
+            max_active: 64,
+            coefficient: 1000,
+            check_proxy_hashes: false,
+            model: MODEL,
+        }
+    }
+}
+
+pub struct Network {
+    pub gateway: Gateway,
+    pub proxies: Vec<Proxy>,
+    pub workers: Vec<Worker>,
+    pub chain: Arc<StaticChain>,
+    dir: TempDir,
+}
+
+impl Network {
+    /// One worker per engine, at every proxy.
+    pub async fn start(plan: Plan, engines: Vec<Arc<dyn Engine>>) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut root = RootConfig::test_mode(address(1));
+        root.params.price_per_token_nanoton = PRICE;
+        root.params.worker_fee_per_token_nanoton = PRICE - 5;
+        let chain = Arc::new(StaticChain::from_config(root).unwrap().with_test_mode_client(plan.client));
+        let mut proxies = Vec::new();
+        for number in 0..plan.proxies {
+            proxies.push(proxy(&plan, &dir, number, Arc::clone(&chain)).await);
+        }
+        let mut workers = Vec::new();
+        for (number, engine) in engines.into_iter().enumerate() {
+            let config = WorkerConfig {
+                http: "127.0.0.1:0".parse().unwrap(),
+                proxies: proxies.iter().map(|proxy| proxy.workers_addr().to_string()).collect(),
+                owner: address(40 + u8::try_from(number).unwrap()),
+                model: format!("{}@commit:hash", plan.model),
+                coefficient: plan.coefficient,
+                max_active: plan.max_active,
+                root_address: address(2),
+                is_test: true,
+                is_testnet: false,
+                extensions: plan.extensions,
+                check_proxy_hashes: false,
+                dial: dial(),
+                store: dir.path().join(format!("worker{number}.sqlite")),
+                paused: false,
+            };
+            let tls = tls("fake_tdx", Policy::fake_tdx());
+            let worker = cocoon_worker::start(config, tls, chain.clone(), engine).await.unwrap();
+            worker.ready().await;
+            workers.push(worker);
+        }
+        let gateway = gateway(&plan, &dir, &proxies, &chain).await;
+        let network = Self { gateway, proxies, workers, chain, dir };
+        if plan.proxies > 0 && !plan.check_proxy_hashes {
+            network.gateway.ready().await;
+        }
+        network
+    }
+
+    /// One proxy, one worker with this engine.
+    pub async fn with(engine: Arc<dyn Engine>) -> Self {
+        Self::start(Plan::default(), vec![engine]).await
+    }
+
+    pub async fn client(&self) -> Client {
+        Client::connect(&self.gateway).await
+    }
+
+    /// Waits until what was spent is at least this.
+    pub async fn spent(&self, tokens: u64) -> cocoon_gateway::Spent {
+        eventually("payment notices", || {
+            let spent = self.gateway.spent();
+            (spent.tokens.get() >= tokens).then_some(spent)
+        })
+        .await
+    }
+}
+
+pub async fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let deadline = tokio::time::Instant::now() + SOON;
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "in vain waited for {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+fn dial() -> DialOptions {
+    DialOptions { max_difficulty: 8, timeout: Duration::from_secs(20) }
+}
+
+async fn proxy(plan: &Plan, dir: &TempDir, number: usize, chain: Arc<StaticChain>) -> Proxy {
+    let number = u8::try_from(number).unwrap();
+    let accept = AcceptOptions { difficulty: 2, timeout: Duration::from_secs(20) };
+    let config = ProxyConfig {
+        http: "127.0.0.1:0".parse().unwrap(),
+        workers: "127.0.0.1:0".parse().unwrap(),
+        clients: "127.0.0.1:0".parse().unwrap(),
+        key_seed: Zeroizing::new([100 + number; 32]),
+        owner: address(10 + number),
+        wallet: address(20 + number),
+        root_address: address(2),
+        is_test: true,
+        is_testnet: false,
+        check_worker_hashes: false,
+        trust_long_authorization: false,
+        extensions: plan.extensions,
+        store: dir.path().join(format!("proxy{number}.sqlite")),
+        listener: ListenerOptions { accept, ..ListenerOptions::default() },
+    };
+    let worker_tls = tls("fake_tdx", Policy::fake_tdx());
+    let client_tls = tls("fake_tdx", Policy::any());
+    cocoon_proxy::start(config, worker_tls, client_tls, chain).await.unwrap()
+}
+
+async fn gateway(plan: &Plan, dir: &TempDir, proxies: &[Proxy], chain: &Arc<StaticChain>) -> Gateway {
+    let unreachable = vec!["127.0.0.1:1".to_owned()];
+    let addresses: Vec<_> = proxies.iter().map(|proxy| proxy.clients_addr().to_string()).collect();
+    let config = GatewayConfig {
+        http: "127.0.0.1:0".parse().unwrap(),
+        proxies: if addresses.is_empty() { unreachable } else { addresses },
+        wallet: address(3),
+        secret: Zeroizing::new(Vec::new()),
+        root_address: address(2),
+        is_test: true,
+        is_testnet: false,
+        extensions: plan.extensions,
+        check_proxy_hashes: plan.check_proxy_hashes,
+        dial: dial(),
+        store: dir.path().join("gateway.sqlite"),
+        limits: plan.limits,
+    };
+    cocoon_gateway::start(config, tls("none", Policy::fake_tdx()), chain.clone()).await.unwrap()
+}
+
+/// One keep-alive HTTP connection.
+pub struct Client(hyper::client::conn::http1::SendRequest<Full<Bytes>>);
+
+pub struct Reply {
+    pub status: u16,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+}
+
+impl Reply {
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body)
+            .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&self.body)))
+    }
+
+    pub fn text(&self) -> String {
+        String::from_utf8(self.body.to_vec()).unwrap()
+    }
+
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    }
+
+    /// Status, `error.type`, `error.code`, `error.param`.
+    pub fn error(&self) -> (u16, String, String, Value) {
+        let error = &self.json()["error"];
+        let text = |field: &str| error[field].as_str().unwrap_or_default().to_owned();
+        assert!(!text("message").is_empty(), "an error without words");
+        (self.status, text("type"), text("code"), error["param"].clone())
+    }
+}
+
+impl Client {
+    pub async fn connect(gateway: &Gateway) -> Self {
+        let stream = TcpStream::connect(gateway.http_addr()).await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+        tokio::spawn(connection);
+        Self(sender)
+    }
+
+    pub async fn open(&mut self, request: Request<Full<Bytes>>) -> http::Response<Incoming> {
+        self.0.ready().await.unwrap();
+        tokio::time::timeout(SOON, self.0.send_request(request)).await.expect("no answer").unwrap()
+    }
+
+    pub async fn send(&mut self, request: Request<Full<Bytes>>) -> Reply {
+        let (parts, body) = self.open(request).await.into_parts();
+        let body = tokio::time::timeout(SOON, body.collect()).await.expect("no end").unwrap().to_bytes();
+        Reply { status: parts.status.as_u16(), headers: parts.headers, body }
+    }
+
+    pub async fn get(&mut self, path: &str) -> Reply {
+        self.send(request(Method::GET, path, Bytes::new())).await
+    }
+
+    pub async fn post(&mut self, body: &Value) -> Reply {
+        self.send(request(Method::POST, "/v1/chat/completions", body.to_string().into())).await
+    }
+
+    pub async fn stream(&mut self, body: &Value) -> Incoming {
+        let request = request(Method::POST, "/v1/chat/completions", body.to_string().into());
+        let response = self.open(request).await;
+        assert_eq!(response.status(), 200);
+        response.into_body()
+    }
+}
+
+pub fn request(method: Method, path: &str, body: Bytes) -> Request<Full<Bytes>> {
+    Request::builder()
+        .method(method)
+        .uri(path)
+        .header("host", "gateway")
+        .header("content-type", "application/json")
+        .header(HeaderName::from_static("authorization"), "Bearer hidden")
+        .body(Full::new(body))
+        .unwrap()
+}
+
+/// A question, with more fields.
+pub fn ask(more: &Value) -> Value {
+    let mut body = json!({"model": MODEL, "messages": [{"role": "user", "content": "What is it?"}]});
+    body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    body
+}
