@@ -1,2 +1,64 @@
-//! The `cocoon` binary.
-fn main() {}
+//! `cocoon`: the gateway, the proxy and the worker of a Cocoon network in one program, alone or all together.
+//!
+//! This crate reads the command line and the configuration, keeps the keys, and puts the roles together; what a role
+//! does is in its own crate. It is the only place that handles signals, sets up logging and writes to the terminal.
+#![forbid(unsafe_code)]
+
+mod cli;
+mod config;
+mod demo;
+mod dir;
+mod http_client;
+mod keys;
+mod logging;
+mod network;
+mod roles;
+mod signals;
+mod sse;
+mod terminal;
+mod up;
+
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::Parser as _;
+
+use crate::cli::{Cli, Command};
+
+/// What a shell reports of a process ended by Ctrl-C: 128 + SIGINT.
+const EXIT_INTERRUPTED: u8 = 130;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is::<signals::Interrupted>() => {
+            terminal::complain(&error);
+            ExitCode::from(EXIT_INTERRUPTED)
+        }
+        Err(error) => {
+            terminal::complain(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> anyhow::Result<()> {
+    let quiet = matches!(cli.command, Command::Up(_) | Command::Demo(_));
+    logging::start(cli.log.as_deref().unwrap_or(if quiet { "warn" } else { "info" }), cli.log_format)?;
+    let runtime =
+        tokio::runtime::Runtime::new().context("cannot start: the system gives no threads or files")?;
+    let outcome = runtime.block_on(async {
+        let mut stop = signals::Signals::listen()?;
+        match cli.command {
+            Command::Up(options) => up::run(options, &mut stop).await,
+            Command::Demo(options) => demo::run(options, &mut stop).await,
+            Command::Gateway(options) => roles::run_gateway(&options.load()?, &mut stop).await,
+            Command::Proxy(options) => roles::run_proxy(&options.load()?, &mut stop).await,
+            Command::Worker(options) => roles::run_worker(&options.load()?, &mut stop).await,
+        }
+    });
+    // After a second signal nothing is waited for, blocking work included; otherwise nothing is left.
+    runtime.shutdown_background();
+    outcome
+}

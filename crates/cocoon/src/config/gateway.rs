@@ -1,0 +1,117 @@
+//! The gateway's configuration; `examples/gateway.toml` documents every field.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use cocoon_gateway::GatewayLimits;
+use cocoon_ton::Address;
+use serde::{Deserialize, Serialize};
+
+use super::RoleFile;
+use super::shared::{Attestation, DialPow, Root, address_text};
+
+/// The gateway's configuration as written.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct GatewayFile {
+    /// Where OpenAI clients connect.
+    pub(crate) http: SocketAddr,
+    /// Keys and state.
+    pub(crate) dir: PathBuf,
+    /// Client ports of proxies; empty: those of the root configuration.
+    pub(crate) proxies: Vec<String>,
+    /// Where coins go in the end.
+    #[serde(with = "address_text")]
+    pub(crate) owner: Option<Address>,
+    /// The secret whose hash the client contract knows; none: the empty text of the published test mode.
+    pub(crate) secret_file: Option<PathBuf>,
+    /// Whether a proxy's image hash must be on the root's list.
+    pub(crate) check_proxy_hashes: bool,
+    /// Whether to offer protocol extensions.
+    pub(crate) extensions: bool,
+    /// The root contract.
+    pub(crate) root: Root,
+    /// What we show and demand.
+    pub(crate) attestation: Attestation,
+    /// Work for peers.
+    pub(crate) pow: DialPow,
+    /// Limits on requests and connections.
+    pub(crate) limits: Limits,
+}
+
+/// Limits on requests and connections; see [`GatewayLimits`].
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Limits {
+    max_body_bytes: usize,
+    max_header_bytes: usize,
+    max_answer_bytes: usize,
+    max_connections: usize,
+    header_timeout_seconds: u64,
+    body_timeout_seconds: u64,
+    stall_timeout_seconds: u64,
+    drain_timeout_seconds: u64,
+    default_max_tokens: u32,
+    default_max_coefficient: u32,
+    default_timeout_seconds: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        let limits = GatewayLimits::default();
+        Self {
+            max_body_bytes: limits.max_body_bytes,
+            max_header_bytes: limits.max_header_bytes,
+            max_answer_bytes: limits.max_answer_bytes,
+            max_connections: limits.max_connections,
+            header_timeout_seconds: limits.header_timeout.as_secs(),
+            body_timeout_seconds: limits.body_timeout.as_secs(),
+            stall_timeout_seconds: limits.stall_timeout.as_secs(),
+            drain_timeout_seconds: limits.drain_timeout.as_secs(),
+            default_max_tokens: limits.default_max_tokens,
+            default_max_coefficient: limits.default_max_coefficient,
+            default_timeout_seconds: limits.default_timeout.as_secs(),
+        }
+    }
+}
+
+impl From<Limits> for GatewayLimits {
+    fn from(limits: Limits) -> Self {
+        Self {
+            max_body_bytes: limits.max_body_bytes,
+            max_header_bytes: limits.max_header_bytes,
+            max_answer_bytes: limits.max_answer_bytes,
+            max_connections: limits.max_connections,
+            header_timeout: Duration::from_secs(limits.header_timeout_seconds),
+            body_timeout: Duration::from_secs(limits.body_timeout_seconds),
+            stall_timeout: Duration::from_secs(limits.stall_timeout_seconds),
+            drain_timeout: Duration::from_secs(limits.drain_timeout_seconds),
+            default_max_tokens: limits.default_max_tokens,
+            default_max_coefficient: limits.default_max_coefficient,
+            default_timeout: Duration::from_secs(limits.default_timeout_seconds),
+        }
+    }
+}
+
+impl Default for GatewayFile {
+    fn default() -> Self {
+        Self {
+            http: SocketAddr::from(([127, 0, 0, 1], 10_000)),
+            dir: "cocoon-gateway".into(),
+            proxies: Vec::new(),
+            owner: None,
+            secret_file: None,
+            check_proxy_hashes: false,
+            extensions: true,
+            root: Root::default(),
+            attestation: Attestation::default(),
+            pow: DialPow::default(),
+            limits: Limits::default(),
+        }
+    }
+}
+
+impl RoleFile for GatewayFile {
+    const ROLE: &'static str = "gateway";
+}

@@ -1,0 +1,28 @@
+//! Configuration of a role: a TOML file, overridden by environment variables, overridden by flags.
+//!
+//! The default value of each role's struct is the one list of its fields: it tells which names exist, which
+//! environment variables override them, and what a misspelt name may have meant.
+
+mod gateway;
+mod load;
+mod proxy;
+mod shared;
+mod worker;
+
+pub(crate) use gateway::GatewayFile;
+pub(crate) use load::{Overrides, load};
+pub(crate) use proxy::{AcceptPow, LOOPBACK_DIFFICULTY, ProxyAttestation, ProxyFile};
+pub(crate) use shared::{Attestation, Present, Require, Root, required};
+pub(crate) use worker::{EngineFile, WorkerFile};
+
+/// A role's configuration as written.
+pub(crate) trait RoleFile: Default + serde::Serialize + serde::de::DeserializeOwned {
+    /// `gateway`, `proxy` or `worker`.
+    const ROLE: &'static str;
+}
+
+/// Fields that hold paths, in any role: in a file they are relative to that file.
+const PATH_FIELDS: &[&str] = &["dir", "root.file", "secret_file"];
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,80 @@
+//! The worker's configuration; `examples/worker.toml` documents every field.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use cocoon_ton::Address;
+use serde::{Deserialize, Serialize};
+
+use super::RoleFile;
+use super::shared::{Attestation, DialPow, Root, address_text};
+
+/// The worker's configuration as written.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct WorkerFile {
+    /// Where operators look and steer.
+    pub(crate) http: SocketAddr,
+    /// Keys and counters.
+    pub(crate) dir: PathBuf,
+    /// Worker ports of proxies; empty: those of the root configuration.
+    pub(crate) proxies: Vec<String>,
+    /// Who is paid.
+    #[serde(with = "address_text")]
+    pub(crate) owner: Option<Address>,
+    /// Full model name.
+    pub(crate) model: Option<String>,
+    /// Price in 1/1000 of the base price.
+    pub(crate) coefficient: u32,
+    /// Requests at a time.
+    pub(crate) max_active: u32,
+    /// Whether to start without taking requests.
+    pub(crate) paused: bool,
+    /// Whether a proxy's image hash must be on the root's list.
+    pub(crate) check_proxy_hashes: bool,
+    /// Whether to offer protocol extensions.
+    pub(crate) extensions: bool,
+    /// What answers.
+    pub(crate) engine: EngineFile,
+    /// The root contract.
+    pub(crate) root: Root,
+    /// What we show and demand.
+    pub(crate) attestation: Attestation,
+    /// Work for peers.
+    pub(crate) pow: DialPow,
+}
+
+/// What answers: one of the two.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct EngineFile {
+    /// An OpenAI-style HTTP server.
+    pub(crate) url: Option<String>,
+    /// The built-in extractive summariser.
+    pub(crate) builtin: bool,
+}
+
+impl Default for WorkerFile {
+    fn default() -> Self {
+        Self {
+            http: SocketAddr::from(([127, 0, 0, 1], 12_000)),
+            dir: "cocoon-worker".into(),
+            proxies: Vec::new(),
+            owner: None,
+            model: None,
+            coefficient: 1000,
+            max_active: 64,
+            paused: false,
+            check_proxy_hashes: false,
+            extensions: true,
+            engine: EngineFile::default(),
+            root: Root::default(),
+            attestation: Attestation::default(),
+            pow: DialPow::default(),
+        }
+    }
+}
+
+impl RoleFile for WorkerFile {
+    const ROLE: &'static str = "worker";
+}

@@ -1,0 +1,301 @@
+//! Starts one role from its configuration. `cocoon up` starts all of them the same way.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context as _, bail};
+use cocoon_attest::{Policy, VerifierSet};
+use cocoon_chain::{Chain, StaticChain};
+use cocoon_engine::Engine;
+use cocoon_engine::builtin::{EXTRACTIVE_SUMMARY_MODEL, ExtractiveSummary};
+use cocoon_engine::upstream::{HttpEngine, HttpEngineOptions};
+use cocoon_gateway::{Gateway, GatewayConfig};
+use cocoon_net::{Clock, DialOptions, NodeIdentity, NodeKey, SystemClock, TlsSettings, spawn_rotation};
+use cocoon_proxy::{Proxy, ProxyConfig};
+use cocoon_ton::contracts::{WALLET_CODE_DEPTH, WALLET_CODE_HASH};
+use cocoon_ton::{Address, wallet_address};
+use cocoon_worker::{Worker, WorkerConfig};
+use zeroize::Zeroizing;
+
+use crate::config::{
+    EngineFile, GatewayFile, Present, ProxyFile, Require, RoleFile as _, Root, WorkerFile, required,
+};
+use crate::dir::StateDir;
+use crate::keys;
+use crate::signals::{Asked, Signals};
+
+/// The key of a node's certificate, by which peers know it.
+const NODE_KEY: &str = "node-key.hex";
+/// The key of a node's wallet.
+const WALLET_KEY: &str = "wallet-key.hex";
+/// The key with which a proxy signs payment orders.
+const PAYMENT_KEY: &str = "payment-key.hex";
+/// Where a node keeps its books.
+const LEDGER: &str = "ledger.sqlite";
+/// Longest secret that authorises a client, in bytes.
+const MAX_SECRET_BYTES: u64 = 1024;
+
+/// A running role, its directory, and its certificate's renewal.
+pub(crate) struct Running<T> {
+    /// The role.
+    pub(crate) role: T,
+    _dir: StateDir,
+    _rotation: tokio_util::task::AbortOnDropHandle<()>,
+}
+
+/// Runs a gateway until a signal ends it.
+///
+/// # Errors
+/// What stands in the way of its start, or [`crate::signals::Interrupted`].
+pub(crate) async fn run_gateway(file: &GatewayFile, signals: &mut Signals) -> anyhow::Result<()> {
+    let chain = open_chain(GatewayFile::ROLE, &file.root).await?;
+    let gateway = start_gateway(file, chain.clone()).await?;
+    let address = gateway.role.http_addr();
+    tracing::info!(http = %address, openai_base_url = %format!("http://{address}/v1"), "the gateway is listening");
+    wait(signals, &chain).await;
+    signals.unless_stopped(gateway.role.shutdown()).await
+}
+
+/// Runs a proxy until a signal ends it.
+///
+/// # Errors
+/// As [`run_gateway`].
+pub(crate) async fn run_proxy(file: &ProxyFile, signals: &mut Signals) -> anyhow::Result<()> {
+    let chain = open_chain(ProxyFile::ROLE, &file.root).await?;
+    let proxy = start_proxy(file, chain.clone()).await?;
+    let role = &proxy.role;
+    let (http, workers, clients) = (role.http_addr(), role.workers_addr(), role.clients_addr());
+    tracing::info!(%http, %workers, %clients, contract = %role.contract(), "the proxy is listening");
+    wait(signals, &chain).await;
+    signals.unless_stopped(proxy.role.shutdown()).await
+}
+
+/// Runs a worker until a signal ends it.
+///
+/// # Errors
+/// As [`run_gateway`].
+pub(crate) async fn run_worker(file: &WorkerFile, signals: &mut Signals) -> anyhow::Result<()> {
+    let chain = open_chain(WorkerFile::ROLE, &file.root).await?;
+    let engine = open_engine(&file.engine)?;
+    let health = engine.probe().await;
+    if !health.ready {
+        let detail = health.detail.unwrap_or_default();
+        tracing::warn!(detail, "the engine is not ready; requests will fail until it is");
+    }
+    let worker = start_worker(file, chain.clone(), engine).await?;
+    tracing::info!(http = %worker.role.http_addr(), "the worker is listening");
+    wait(signals, &chain).await;
+    signals.unless_stopped(worker.role.shutdown()).await
+}
+
+/// Starts a gateway.
+///
+/// # Errors
+/// What stands in the way; nothing keeps running then.
+pub(crate) async fn start_gateway(
+    file: &GatewayFile,
+    chain: Arc<dyn Chain>,
+) -> anyhow::Result<Running<Gateway>> {
+    let dir = StateDir::open(&file.dir)?;
+    let tls = Tls::open(&dir, file.attestation.present, &file.root)?;
+    let config = GatewayConfig {
+        http: file.http,
+        proxies: file.proxies.clone(),
+        wallet: wallet(&dir, file.owner, &tls, &file.root)?,
+        secret: secret(file.secret_file.as_deref())?,
+        root_address: *root_address(GatewayFile::ROLE, &file.root)?,
+        is_test: file.root.is_test,
+        is_testnet: file.root.is_testnet,
+        extensions: file.extensions,
+        check_proxy_hashes: file.check_proxy_hashes,
+        dial: dial(file.pow.max_difficulty),
+        store: dir.path().join(LEDGER),
+        limits: file.limits.into(),
+    };
+    let settings = tls.settings(file.attestation.require)?;
+    let role = cocoon_gateway::start(config, settings, chain).await.context("cannot start the gateway")?;
+    Ok(Running { role, _dir: dir, _rotation: tls.rotate() })
+}
+
+/// Starts a proxy.
+///
+/// # Errors
+/// As [`start_gateway`].
+pub(crate) async fn start_proxy(file: &ProxyFile, chain: Arc<dyn Chain>) -> anyhow::Result<Running<Proxy>> {
+    if file.trust_long_authorization && !file.root.is_test {
+        bail!("trust_long_authorization lets anyone spend as anyone: set it to false outside a test network");
+    }
+    let dir = StateDir::open(&file.dir)?;
+    let tls = Tls::open(&dir, file.attestation.present, &file.root)?;
+    let config = ProxyConfig {
+        http: file.http,
+        workers: file.listen_workers,
+        clients: file.listen_clients,
+        key_seed: keys::load_or_create(&dir.path().join(PAYMENT_KEY))?,
+        owner: owner(file.owner, &tls, &file.root)?,
+        wallet: wallet(&dir, file.owner, &tls, &file.root)?,
+        root_address: *root_address(ProxyFile::ROLE, &file.root)?,
+        is_test: file.root.is_test,
+        is_testnet: file.root.is_testnet,
+        check_worker_hashes: file.check_worker_hashes,
+        trust_long_authorization: file.trust_long_authorization,
+        extensions: file.extensions,
+        store: dir.path().join(LEDGER),
+        listener: file.listener(),
+    };
+    let worker_tls = tls.settings(file.attestation.require_of_workers)?;
+    let client_tls = tls.settings(file.attestation.require_of_clients)?;
+    let role =
+        cocoon_proxy::start(config, worker_tls, client_tls, chain).await.context("cannot start the proxy")?;
+    Ok(Running { role, _dir: dir, _rotation: tls.rotate() })
+}
+
+/// Starts a worker.
+///
+/// # Errors
+/// As [`start_gateway`].
+pub(crate) async fn start_worker(
+    file: &WorkerFile,
+    chain: Arc<dyn Chain>,
+    engine: Arc<dyn Engine>,
+) -> anyhow::Result<Running<Worker>> {
+    let builtin = format!("{EXTRACTIVE_SUMMARY_MODEL}@builtin:0");
+    let model = match &file.model {
+        None if file.engine.builtin => &builtin,
+        model => {
+            let hint = "name what the engine serves, NAME@COMMIT:VERITYHASH";
+            required(WorkerFile::ROLE, "model", model.as_ref(), hint)?
+        }
+    };
+    let dir = StateDir::open(&file.dir)?;
+    let tls = Tls::open(&dir, file.attestation.present, &file.root)?;
+    let config = WorkerConfig {
+        http: file.http,
+        proxies: file.proxies.clone(),
+        owner: owner(file.owner, &tls, &file.root)?,
+        model: model.clone(),
+        coefficient: file.coefficient,
+        max_active: file.max_active,
+        root_address: *root_address(WorkerFile::ROLE, &file.root)?,
+        is_test: file.root.is_test,
+        is_testnet: file.root.is_testnet,
+        extensions: file.extensions,
+        check_proxy_hashes: file.check_proxy_hashes,
+        dial: dial(file.pow.max_difficulty),
+        store: dir.path().join(LEDGER),
+        paused: file.paused,
+    };
+    let settings = tls.settings(file.attestation.require)?;
+    let role =
+        cocoon_worker::start(config, settings, chain, engine).await.context("cannot start the worker")?;
+    Ok(Running { role, _dir: dir, _rotation: tls.rotate() })
+}
+
+/// The engine that a worker's configuration names.
+///
+/// # Errors
+/// It names none or both, or the URL cannot be that of an engine.
+pub(crate) fn open_engine(file: &EngineFile) -> anyhow::Result<Arc<dyn Engine>> {
+    match (&file.url, file.builtin) {
+        (Some(url), false) => open_upstream(url),
+        (None, true) => Ok(Arc::new(ExtractiveSummary::new())),
+        (None, false) => bail!(
+            "no engine: set engine.url to an OpenAI-style server such as http://127.0.0.1:8000, \
+             or engine.builtin = true for the built-in summariser"
+        ),
+        (Some(_), true) => bail!("two engines: either engine.url or engine.builtin = true, not both"),
+    }
+}
+
+/// An OpenAI-style server as the engine.
+///
+/// # Errors
+/// The URL cannot be that of an engine.
+pub(crate) fn open_upstream(url: &str) -> anyhow::Result<Arc<dyn Engine>> {
+    let engine = HttpEngine::new(url, HttpEngineOptions::default());
+    Ok(Arc::new(engine.with_context(|| format!("the engine's URL {url:?}"))?))
+}
+
+async fn open_chain(role: &str, root: &Root) -> anyhow::Result<Arc<StaticChain>> {
+    if !root.is_test {
+        bail!(
+            "root.is_test = false asks for a network with real coins, and this version knows only a fixed root \
+             configuration with simulated balances; run it in a test network"
+        );
+    }
+    let hint = "name the JSON file of the root configuration; `cocoon up` writes one to DIR/root-config.json";
+    let file = required(role, "root.file", root.file.as_ref(), hint)?;
+    let chain = StaticChain::from_file(file.clone()).await.context("cannot read the root configuration")?;
+    Ok(Arc::new(chain))
+}
+
+/// Until the process shall end. On SIGHUP the root configuration is read again.
+async fn wait(signals: &mut Signals, chain: &StaticChain) {
+    while signals.next().await == Asked::Reload {
+        match chain.reload().await {
+            Ok(changed) => tracing::info!(changed, "read the root configuration again"),
+            Err(error) => tracing::error!(%error, "the root configuration stays as it was"),
+        }
+    }
+    tracing::info!("finishing requests under way; a second signal ends at once");
+}
+
+/// A node's key with its evidence, from which the settings of each port are made.
+struct Tls {
+    identity: Arc<NodeIdentity>,
+    clock: Arc<dyn Clock>,
+}
+
+impl Tls {
+    fn open(dir: &StateDir, present: Present, root: &Root) -> anyhow::Result<Self> {
+        let source = cocoon_tee::open(present.name())?;
+        if cocoon_tee::is_simulated(source.as_ref()) && !root.is_test {
+            bail!("attestation.present = {:?} is for test networks only", present.name());
+        }
+        let key = NodeKey::from_seed(&*keys::load_or_create(&dir.path().join(NODE_KEY))?);
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let identity = NodeIdentity::new(key, source, clock.now()).context("cannot make the certificate")?;
+        Ok(Self { identity, clock })
+    }
+
+    fn settings(&self, require: Require) -> anyhow::Result<TlsSettings> {
+        let policy = Policy::by_name(require.name())?;
+        let verifier = Arc::new(VerifierSet::built_in());
+        TlsSettings::new(Arc::clone(&self.identity), verifier, policy, Arc::clone(&self.clock))
+            .context("cannot set up TLS")
+    }
+
+    fn rotate(self) -> tokio_util::task::AbortOnDropHandle<()> {
+        spawn_rotation(self.identity, self.clock)
+    }
+}
+
+/// The configured owner. Where coins are simulated, one that follows from the node's key will do.
+fn owner(configured: Option<Address>, tls: &Tls, root: &Root) -> anyhow::Result<Address> {
+    match configured {
+        Some(owner) => Ok(owner),
+        None if root.is_test => Ok(Address::basechain(tls.identity.public_key())),
+        None => bail!("owner is missing: the address that this node's coins go to in the end"),
+    }
+}
+
+/// The node's wallet: the contract that its wallet key controls.
+fn wallet(dir: &StateDir, owner_: Option<Address>, tls: &Tls, root: &Root) -> anyhow::Result<Address> {
+    let key = NodeKey::from_seed(&*keys::load_or_create(&dir.path().join(WALLET_KEY))?);
+    let owner = owner(owner_, tls, root)?;
+    Ok(wallet_address(&key.public_key(), &owner, &WALLET_CODE_HASH, WALLET_CODE_DEPTH))
+}
+
+fn secret(file: Option<&Path>) -> anyhow::Result<Zeroizing<Vec<u8>>> {
+    let text = file.map(|path| keys::load_text(path, MAX_SECRET_BYTES)).transpose()?;
+    Ok(Zeroizing::new(text.map_or_else(Vec::new, |text| text.as_bytes().to_vec())))
+}
+
+fn root_address<'a>(role: &str, root: &'a Root) -> anyhow::Result<&'a Address> {
+    let hint = "name the root contract; `cocoon up` shows its own in DIR/endpoints.json";
+    required(role, "root.address", root.address.as_ref(), hint)
+}
+
+fn dial(max_difficulty: u8) -> DialOptions {
+    DialOptions { max_difficulty, ..DialOptions::default() }
+}

@@ -1,0 +1,84 @@
+//! Ctrl-C and SIGTERM: the first asks for an orderly end, the second for an immediate one. SIGHUP: read again.
+
+use std::future::Future;
+
+use anyhow::Context as _;
+
+/// The second signal came before the orderly end was done.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+#[error("ended at once, as asked by a second signal; work under way was cut off")]
+pub(crate) struct Interrupted;
+
+/// The signals of this process.
+pub(crate) struct Signals {
+    #[cfg(unix)]
+    interrupt: tokio::signal::unix::Signal,
+    #[cfg(unix)]
+    terminate: tokio::signal::unix::Signal,
+    #[cfg(unix)]
+    hang_up: tokio::signal::unix::Signal,
+}
+
+/// What a signal asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Asked {
+    /// To end.
+    Stop,
+    /// To read files again.
+    Reload,
+}
+
+impl Signals {
+    /// Takes the signals over from here on.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub(crate) fn listen() -> anyhow::Result<Self> {
+        #[cfg(unix)]
+        {
+            use tokio::signal::unix::{SignalKind, signal};
+            let listen = |kind| signal(kind).context("cannot listen for signals");
+            Ok(Self {
+                interrupt: listen(SignalKind::interrupt())?,
+                terminate: listen(SignalKind::terminate())?,
+                hang_up: listen(SignalKind::hangup())?,
+            })
+        }
+        #[cfg(not(unix))]
+        Ok(Self {})
+    }
+
+    /// Waits for the next signal.
+    pub(crate) async fn next(&mut self) -> Asked {
+        #[cfg(unix)]
+        tokio::select! {
+            _ = self.interrupt.recv() => Asked::Stop,
+            _ = self.terminate.recv() => Asked::Stop,
+            _ = self.hang_up.recv() => Asked::Reload,
+        }
+        #[cfg(not(unix))]
+        {
+            // An error means that Ctrl-C cannot be heard at all: then the process is ended from outside.
+            if tokio::signal::ctrl_c().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+            Asked::Stop
+        }
+    }
+
+    /// Waits until an end is asked for.
+    pub(crate) async fn stop(&mut self) {
+        while self.next().await != Asked::Stop {}
+    }
+
+    /// Does `work`, unless an end is asked for before it is done.
+    ///
+    /// # Errors
+    /// [`Interrupted`].
+    pub(crate) async fn unless_stopped<T>(&mut self, work: impl Future<Output = T>) -> anyhow::Result<T> {
+        tokio::select! {
+            done = work => Ok(done),
+            () = self.stop() => Err(Interrupted.into()),
+        }
+    }
+}

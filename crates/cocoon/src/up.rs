@@ -1,0 +1,148 @@
+//! `cocoon up`: a network for people to try things on, until Ctrl-C.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use anyhow::bail;
+use cocoon_engine::Engine;
+use cocoon_engine::builtin::{EXTRACTIVE_SUMMARY_MODEL, ExtractiveSummary};
+use serde_json::json;
+
+use crate::cli::Up;
+use crate::network::{Network, Plan};
+use crate::roles;
+use crate::signals::Signals;
+use crate::terminal::{self, Style};
+
+/// Said wherever results of a local network are shown.
+pub(crate) const SIMULATED: &str =
+    "simulated attestation, simulated chain: quotes that prove nothing, coins that do not exist";
+
+/// Runs a network until a signal ends it.
+///
+/// # Errors
+/// What stands in the way of its start, or [`crate::signals::Interrupted`].
+pub(crate) async fn run(options: Up, signals: &mut Signals) -> anyhow::Result<()> {
+    let (engine, model) = engine(options.upstream.as_deref(), options.model).await?;
+    let plan = Plan {
+        dir: options.dir,
+        workers: options.workers,
+        engine,
+        model,
+        port_base: options.port_base,
+        difficulty: options.difficulty,
+    };
+    let network = signals.unless_stopped(Network::start(plan)).await??;
+    if options.json {
+        terminal::print(&format!("{}\n", network.endpoints()))?;
+    } else {
+        terminal::print(&announcement(&network, options.upstream.is_none(), Style::stdout()))?;
+    }
+    signals.stop().await;
+    if !options.json {
+        terminal::print("\nFinishing requests under way; Ctrl-C again ends at once.\n")?;
+    }
+    signals.unless_stopped(network.shutdown()).await
+}
+
+/// The engine for all workers, and the name of its model.
+async fn engine(upstream: Option<&str>, model: Option<String>) -> anyhow::Result<(Arc<dyn Engine>, String)> {
+    let Some(url) = upstream else {
+        return Ok((Arc::new(ExtractiveSummary::new()), EXTRACTIVE_SUMMARY_MODEL.to_owned()));
+    };
+    let engine = roles::open_upstream(url)?;
+    let health = engine.probe().await;
+    let detail = health.detail.unwrap_or_default();
+    match (model, health.models.first()) {
+        (Some(model), _) => {
+            if !health.ready {
+                tracing::warn!(detail, "the model server is not ready; requests will fail until it is");
+            } else if !health.models.is_empty() && !health.models.contains(&model) {
+                tracing::warn!(model, "the model server does not list this model");
+            }
+            Ok((engine, model))
+        }
+        (None, Some(first)) => Ok((engine, first.clone())),
+        (None, None) if health.ready => {
+            bail!("the model server at {url} lists no model; name one with --model NAME")
+        }
+        (None, None) => bail!(
+            "the model server at {url} is not ready ({detail}); start it first, or name its model with --model NAME"
+        ),
+    }
+}
+
+/// What is shown when everything is ready.
+fn announcement(network: &Network, builtin: bool, style: Style) -> String {
+    let mut text = String::new();
+    let gateway = format!("http://{}", network.gateway.role.http_addr());
+    let proxy = &network.proxy.role;
+    let params = &network.root().params;
+    let model = &network.model;
+    let mut line = |name: &str, value: String| {
+        // Writing to a String does not fail.
+        let _ = writeln!(text, "  {} {value}", style.dim(&format!("{name:<16}")));
+    };
+    line("OpenAI base URL", style.bold(&format!("{gateway}/v1")));
+    line("Model", style.bold(model));
+    line(
+        "Price",
+        format!(
+            "{} nanoton per token, {} of them to the worker",
+            params.price_per_token_nanoton, params.worker_fee_per_token_nanoton
+        ),
+    );
+    line("Gateway", format!("{gateway}  /health /metrics /jsonstats"));
+    let (workers, clients) = (proxy.workers_addr(), proxy.clients_addr());
+    line("Proxy", format!("http://{}  workers dial {workers}, clients {clients}", proxy.http_addr()));
+    for (number, worker) in (1..).zip(&network.workers) {
+        line(&format!("Worker {number}"), format!("http://{}", worker.role.http_addr()));
+    }
+    line("Files", network.endpoints_path().display().to_string());
+
+    let question = if builtin {
+        "Summarise in 1 sentence: Cocoon sends a question to a machine that proves what it runs. \
+         The proof is checked before a word is sent. Every token is metered, and the price is exact."
+    } else {
+        "Say hello in one sentence."
+    };
+    let body = json!({
+        "model": model,
+        "stream": true,
+        "messages": [{"role": "user", "content": question}],
+    });
+    let title = style.good("The network is up.");
+    let note = style.warn(&format!("({SIMULATED})"));
+    let (curl_title, python_title) =
+        (style.bold("With curl"), style.bold("With Python (pip install openai)"));
+    let (model, question) = (json!(model), json!(question));
+    format!(
+        "{title} {note}\n\n{text}\n{curl_title}\n\n\
+         curl -N {gateway}/v1/chat/completions -H 'Content-Type: application/json' -d {}\n\n\
+         {python_title}\n\n\
+         from openai import OpenAI\n\
+         client = OpenAI(base_url=\"{gateway}/v1\", api_key=\"none\")\n\
+         stream = client.chat.completions.create(\n    model={model},\n    \
+         messages=[{{\"role\": \"user\", \"content\": {question}}}],\n    stream=True,\n)\n\
+         for chunk in stream:\n    \
+         print(chunk.choices[0].delta.content or \"\" if chunk.choices else \"\", end=\"\", flush=True)\n\n\
+         Ctrl-C stops it.\n",
+        shell_quoted(&body.to_string()),
+    )
+}
+
+/// One word for a POSIX shell.
+fn shell_quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quoted_text_is_one_word_of_a_shell() {
+        assert_eq!(shell_quoted("plain"), "'plain'");
+        assert_eq!(shell_quoted("it's $HOME"), r"'it'\''s $HOME'");
+    }
+}

@@ -1,0 +1,109 @@
+//! `cocoon up`: a network that answers, ends in order, and remembers.
+#![cfg(unix)]
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use serde_json::{Value, json};
+use support::{Listen, Running, cocoon, complaint, get_json, http, run, text, wait_for};
+
+fn up(directory: &Path) -> (Running, Value) {
+    let command = cocoon(&["up", "--dir", text(directory), "--port-base", "0", "--json"]);
+    let mut running = Running::start(command, Listen::Stdout);
+    let endpoints = running.json_with("gateway");
+    (running, endpoints)
+}
+
+fn ask(endpoints: &Value) -> Value {
+    let body = json!({
+        "model": endpoints["models"][0],
+        "messages": [{"role": "user", "content": "Summarise in 1 sentence: The lamp is on. The lamp is old. Rain fell."}],
+    });
+    let gateway = endpoints["gateway"].as_str().unwrap();
+    let (status, answer) = http(gateway, "POST", "/v1/chat/completions", &body.to_string());
+    assert_eq!(status, 200, "{answer}");
+    serde_json::from_str(&answer).unwrap()
+}
+
+fn charged_tokens(endpoints: &Value) -> u64 {
+    let proxy = endpoints["proxy"]["http"].as_str().unwrap();
+    get_json(proxy, "/jsonstats")["books"]["charged_tokens"].as_u64().unwrap()
+}
+
+/// Every key file with its content.
+fn keys(directory: &Path) -> BTreeMap<String, String> {
+    let mut keys = BTreeMap::new();
+    for role in ["gateway", "proxy", "worker-1", "worker-2"] {
+        for entry in std::fs::read_dir(directory.join(role)).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_some_and(|extension| extension == "hex") {
+                assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{path:?}");
+                keys.insert(text(&path).to_owned(), std::fs::read_to_string(&path).unwrap());
+            }
+        }
+    }
+    keys
+}
+
+#[test]
+fn a_network_answers_ends_in_order_and_remembers_its_keys_and_books() {
+    let parent = tempfile::tempdir().unwrap();
+    let directory = parent.path().join("net");
+    let file = directory.join("endpoints.json");
+
+    let (running, endpoints) = up(&directory);
+    let written: Value = serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
+    assert_eq!(written, endpoints);
+    assert_eq!(endpoints["workers"].as_array().unwrap().len(), 2);
+    let answer = ask(&endpoints);
+    assert!(answer["choices"][0]["message"]["content"].as_str().unwrap().contains("lamp"), "{answer}");
+    let total = answer["usage"]["total_tokens"].as_u64().unwrap();
+    let charged = wait_for("the charge", || Some(charged_tokens(&endpoints)).filter(|&tokens| tokens > 0));
+    assert_eq!(charged, total);
+    let first_keys = keys(&directory);
+    assert_eq!(first_keys.len(), 7, "{:?}", first_keys.keys());
+
+    let second = run(&["up", "--dir", text(&directory), "--port-base", "0"]);
+    assert_eq!(second.status.code(), Some(1));
+    assert!(complaint(&second).contains("another cocoon process"), "{}", complaint(&second));
+
+    assert_eq!(running.stop(), Some(0));
+    assert!(!file.exists(), "endpoints.json outlived the network");
+
+    let (running, endpoints) = up(&directory);
+    assert_eq!(keys(&directory), first_keys);
+    assert_eq!(charged_tokens(&endpoints), charged);
+    ask(&endpoints);
+    wait_for("the second charge", || (charged_tokens(&endpoints) == 2 * charged).then_some(()));
+    assert_eq!(running.stop(), Some(0));
+}
+
+#[test]
+fn a_port_in_use_is_named_with_the_way_out() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    if port > 63_000 {
+        // The system hands out such ports only where it was told to.
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let output = run(&["up", "--dir", text(directory.path()), "--port-base", &port.to_string()]);
+    assert_eq!(output.status.code(), Some(1));
+    let complaint = complaint(&output);
+    assert!(complaint.contains(&port.to_string()) && complaint.contains("--port-base"), "{complaint}");
+}
+
+#[test]
+fn a_model_server_that_is_not_there_is_told() {
+    let directory = tempfile::tempdir().unwrap();
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    for url in [format!("http://{closed}"), "https://127.0.0.1".to_owned()] {
+        let output = run(&["up", "--dir", text(directory.path()), "--port-base", "0", "--upstream", &url]);
+        assert_eq!(output.status.code(), Some(1));
+        assert!(complaint(&output).contains(&url), "{}", complaint(&output));
+    }
+}
