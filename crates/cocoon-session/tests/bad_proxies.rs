@@ -1,0 +1,288 @@
+//! A proxy may say anything to our client and our worker: the connection is closed with a reason, or nothing happens.
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod support;
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use cocoon_ledger::PeerCounters;
+use cocoon_session::client::{ClientEvent, ClientSession, Submission};
+use cocoon_session::proxy::ConnId;
+use cocoon_session::worker::{WorkerEvent, WorkerSession};
+use cocoon_session::{ErrorCode, Violation};
+use cocoon_wire::codec::{ByteStr, to_boxed};
+use cocoon_wire::tl::proxy::{ClientRequestPayment, SignedPayment, WorkerRequestPayment};
+use cocoon_wire::tl::tcp::Packet;
+use cocoon_wire::tl::{client, ext, proxy};
+use proptest::prelude::*;
+use support::*;
+
+/// Our client after an honest handshake; from now on the test speaks for the proxy.
+struct LostClient {
+    session: ClientSession,
+    proxy: Raw,
+}
+
+fn pump(net: &mut Net, conn: ConnId, session: &mut ClientSession) -> Vec<ClientEvent> {
+    let mut received = BytesMut::new();
+    for _ in 0..8 {
+        while let Some(bytes) = session.transmit() {
+            net.feed(conn, &bytes).unwrap();
+        }
+        while let Some(bytes) = net.proxy.transmit(conn, 1 << 20) {
+            received.extend_from_slice(&bytes);
+        }
+        session.receive(&mut received, net.now).unwrap();
+    }
+    std::iter::from_fn(|| session.poll_event()).collect()
+}
+
+impl LostClient {
+    fn new() -> Self {
+        let mut net = Net::new(proxy_settings());
+        let conn = net.open();
+        net.proxy.add_client(conn, net.now);
+        let mut session = ClientSession::new(client_settings(), net.now, 1);
+        let events = pump(&mut net, conn, &mut session);
+        assert!(events.iter().any(|event| matches!(event, ClientEvent::Ready(_))), "{events:?}");
+        let mut lost = Self { session, proxy: Raw::new(conn) };
+        // Three frames were used up: the opening and two answers.
+        for _ in 0..3 {
+            lost.proxy.frame(&Packet::Ping { id: 0 });
+        }
+        lost
+    }
+
+    fn submit(&mut self, id: u8) {
+        let submission = Submission {
+            id: [id; 32],
+            model: "test/model".into(),
+            query: query(id).query,
+            max_coefficient: 4000,
+            max_tokens: 100,
+            timeout: Duration::from_secs(60),
+            enable_debug: false,
+        };
+        self.session.submit(&submission, START).unwrap();
+    }
+
+    fn hears_bytes(&mut self, data: Bytes) -> Result<Vec<ClientEvent>, Violation> {
+        let mut frame = BytesMut::from(self.proxy.frame(&Packet::Packet { data }).as_ref());
+        self.session.receive(&mut frame, START)?;
+        Ok(std::iter::from_fn(|| self.session.poll_event()).collect())
+    }
+
+    fn hears(&mut self, message: &impl cocoon_wire::codec::Message) -> Result<Vec<ClientEvent>, Violation> {
+        self.hears_bytes(to_boxed(message))
+    }
+}
+
+fn answer(status: i32) -> client::QueryAnswerEx {
+    client::QueryAnswerEx { request_id: [1; 32], answer: http_head(status), final_info: None }
+}
+
+fn more(bytes: usize) -> client::QueryAnswerPartEx {
+    client::QueryAnswerPartEx { request_id: [1; 32], answer: vec![b'x'; bytes].into(), final_info: None }
+}
+
+#[test]
+fn a_client_closes_on_answers_out_of_order() {
+    let mut client = LostClient::new();
+    client.submit(1);
+    assert_eq!(client.hears(&more(1)), Err(Violation::Unexpected("part before the head")));
+
+    let mut client = LostClient::new();
+    client.submit(1);
+    client.hears(&answer(200)).unwrap();
+    assert_eq!(client.hears(&answer(200)), Err(Violation::Unexpected("second head of an answer")));
+
+    let mut client = LostClient::new();
+    client.submit(1);
+    let junk = client::QueryAnswerEx { answer: Bytes::from_static(b"junk"), ..answer(200) };
+    assert!(matches!(client.hears(&junk), Err(Violation::Message { .. })));
+}
+
+#[test]
+fn a_client_fails_one_request_where_its_answer_is_no_http_or_too_long() {
+    let mut client = LostClient::new();
+    client.submit(1);
+    client.submit(2);
+    let events = client.hears(&answer(42)).unwrap();
+    assert!(
+        matches!(events.as_slice(), [ClientEvent::Failed { request, .. }] if *request == [1; 32]),
+        "{events:?}"
+    );
+    client.submit(1);
+    client.hears(&answer(200)).unwrap();
+    let ended = (0..9).find_map(|_| {
+        client.hears(&more(1 << 20)).unwrap().pop().filter(
+            |event| matches!(event, ClientEvent::Failed { failure, .. } if failure.code == ErrorCode::ERROR),
+        )
+    });
+    assert!(ended.is_some(), "a reader that takes nothing ends its own request");
+    assert_eq!(client.session.in_flight(), 1, "the other lives on");
+}
+
+#[test]
+fn a_client_ignores_words_about_requests_that_it_does_not_have() {
+    let mut client = LostClient::new();
+    assert_eq!(client.hears(&answer(200)), Ok(Vec::new()));
+    assert_eq!(client.hears(&more(5)), Ok(Vec::new()));
+    let error = client::QueryAnswerErrorEx {
+        request_id: [1; 32],
+        error_code: i32::MIN,
+        error: ByteStr::default(),
+        final_info: None,
+    };
+    assert_eq!(client.hears(&error), Ok(Vec::new()));
+    client.submit(1);
+    let events = client.hears(&error).unwrap();
+    assert!(
+        matches!(events.as_slice(), [ClientEvent::Failed { info: None, .. }]),
+        "an error without final info"
+    );
+}
+
+#[test]
+fn a_client_hands_figures_on_that_its_counters_refuse() {
+    let mut client = LostClient::new();
+    let mut known = PeerCounters::default();
+    let mut show = |db_tokens, max_tokens| {
+        let notice = ClientRequestPayment {
+            request_id: [1; 32],
+            signed_payment: SignedPayment::Empty,
+            db_tokens,
+            max_tokens,
+            request_tokens: i64::MIN,
+        };
+        let events = client.hears(&notice).unwrap();
+        let [ClientEvent::Payment { counters, .. }] = events.as_slice() else { panic!("{events:?}") };
+        known.observe(counters.db_tokens, counters.max_tokens, None).is_ok()
+    };
+    assert!(show(5, 10));
+    assert!(!show(4, 10) && !show(5, 9) && !show(-1, 10) && !show(i64::MAX, i64::MIN));
+    assert!(show(10, 10));
+}
+
+fn ready_worker() -> (WorkerSession, Raw) {
+    let mut net = Net::new(proxy_settings());
+    let conn = net.open();
+    net.proxy.add_worker(conn, net.now);
+    let mut session = WorkerSession::new(worker_settings(), net.now, 1);
+    let mut received = BytesMut::new();
+    for _ in 0..8 {
+        while let Some(bytes) = session.transmit(1 << 20) {
+            net.feed(conn, &bytes).unwrap();
+        }
+        while let Some(bytes) = net.proxy.transmit(conn, 1 << 20) {
+            received.extend_from_slice(&bytes);
+        }
+        session.receive(&mut received, net.now).unwrap();
+        while let Some(event) = session.poll_event() {
+            if let WorkerEvent::Compare(_) = event {
+                session.compare(PeerCounters::default(), net.now).unwrap();
+            }
+        }
+    }
+    assert_eq!(net.proxy.workers().len(), 1);
+    let mut proxy = Raw::new(conn);
+    // Four frames were used up: the opening and three answers.
+    for _ in 0..4 {
+        proxy.frame(&Packet::Ping { id: 0 });
+    }
+    (session, proxy)
+}
+
+fn tell(worker: &mut (WorkerSession, Raw), data: Bytes) -> Result<(), Violation> {
+    let mut frame = BytesMut::from(worker.1.frame(&Packet::Packet { data }).as_ref());
+    worker.0.receive(&mut frame, START)
+}
+
+fn work(id: u8, timeout: f64) -> Bytes {
+    to_boxed(&proxy::RunQueryEx {
+        query: query(id).query,
+        signed_payment: SignedPayment::Empty,
+        coefficient: i64::MIN,
+        timeout,
+        request_id: [id; 32],
+        enable_debug: None,
+    })
+}
+
+#[test]
+fn a_worker_refuses_a_proxy_whose_counters_go_back() {
+    let notice = |db_tokens, max_tokens| {
+        to_boxed(&WorkerRequestPayment {
+            request_id: [1; 32],
+            signed_payment: SignedPayment::Empty,
+            db_tokens,
+            max_tokens,
+            request_tokens: -5,
+            request_client_owner: ByteStr::default(),
+        })
+    };
+    for (db, max) in [(4, 10), (5, 9), (-1, 10), (11, 10), (i64::MIN, i64::MAX)] {
+        let mut worker = ready_worker();
+        tell(&mut worker, notice(5, 10)).unwrap();
+        let result = tell(&mut worker, notice(db, max));
+        assert!(matches!(result, Err(Violation::Mismatch(_))), "{db} of {max} passes: {result:?}");
+    }
+}
+
+#[test]
+fn a_worker_bears_senseless_times_and_closes_on_an_id_in_use() {
+    let mut worker = ready_worker();
+    for (id, timeout) in (1_u8..).zip([f64::NAN, f64::INFINITY, -1.0, 0.0, 1e300, f64::MIN_POSITIVE]) {
+        tell(&mut worker, work(id, timeout)).unwrap();
+    }
+    worker.0.on_time(START.plus(Duration::from_millis(100))).unwrap();
+    assert!(matches!(tell(&mut worker, work(1, 1.0)), Err(Violation::Unexpected(_))));
+}
+
+#[test]
+fn a_worker_closes_on_negative_credit_and_ignores_unknown_requests() {
+    let mut worker = ready_worker();
+    tell(&mut worker, to_boxed(&ext::Credit { request_id: [1; 32], bytes: i64::MAX })).unwrap();
+    tell(&mut worker, to_boxed(&ext::Cancel { request_id: [1; 32] })).unwrap();
+    let result = tell(&mut worker, to_boxed(&ext::Credit { request_id: [1; 32], bytes: -1 }));
+    assert_eq!(result, Err(Violation::Unexpected("negative credit")));
+}
+
+#[test]
+fn a_peer_that_never_answers_is_given_up() {
+    let mut client = ClientSession::new(client_settings(), START, 1);
+    client.on_time(START.plus(Duration::from_secs(9))).unwrap();
+    assert!(client.on_time(START.plus(Duration::from_secs(10))).is_err(), "the opening");
+    let mut client = LostClient::new();
+    let mut failed = None;
+    for second in 1..=20 {
+        failed = client.session.on_time(START.plus(Duration::from_secs(second))).err();
+    }
+    assert_eq!(failed, Some(Violation::Silent(20)));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn no_bytes_make_a_client_or_worker_panic(
+        garbage in prop::collection::vec(any::<u8>(), 0..200), asking: bool,
+    ) {
+        let mut client = LostClient::new();
+        client.submit(1);
+        if asking {
+            client.hears(&answer(200)).unwrap();
+        }
+        let data = Bytes::from(garbage);
+        let _ = client.hears_bytes(data.clone());
+        let mut worker = ready_worker();
+        if asking {
+            tell(&mut worker, work(1, 1.0)).unwrap();
+        }
+        let _ = tell(&mut worker, data.clone());
+        let _ = worker.0.receive(&mut BytesMut::from(data.as_ref()), START);
+        let _ = worker.0.on_time(START.plus(Duration::from_secs(1)));
+    }
+}
