@@ -90,7 +90,7 @@ async fn events_pass_as_they_come_and_usage_is_shown_only_to_who_asked() {
         seen += &next(&mut body).await;
     }
     go.notify_one();
-    seen += &String::from_utf8(body.collect().await.unwrap().to_bytes().to_vec()).unwrap();
+    seen += std::str::from_utf8(&body.collect().await.unwrap().to_bytes()).unwrap();
     assert!(!seen.contains("\"usage\""), "{seen}");
     assert!(seen.ends_with("data: [DONE]\n\n"), "{seen}");
     let comment = seen.lines().find_map(|line| line.strip_prefix(": cocoon ")).unwrap();
