@@ -36,5 +36,7 @@ pub const MAX_PART_BYTES: usize = 64 * 1024;
 pub const INITIAL_CREDIT_BYTES: usize = 256 * 1024;
 /// Body bytes held for one request whose receiver is slow, where the peer knows no credit; over it that request ends.
 pub const MAX_HELD_BYTES: usize = 8 * 1024 * 1024;
+/// Body bytes held for all requests of one client connection; what comes over it ends its own request.
+pub const MAX_HELD_BYTES_PER_CLIENT: usize = 256 * 1024 * 1024;
 /// Longest time a request may take; longer wishes are shortened.
 pub const MAX_REQUEST_TIME: std::time::Duration = std::time::Duration::from_secs(3600);

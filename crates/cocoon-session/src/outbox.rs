@@ -1,6 +1,6 @@
 //! Answers on their way out of one connection, shared fairly between its requests.
 //!
-//! Each request has a queue of body bytes. [`Outbox::next`] serves the requests in turn, at most
+//! Each request has a queue of body bytes. [`Outbox::next_chunk`] serves the requests in turn, at most
 //! [`MAX_PART_BYTES`](crate::MAX_PART_BYTES) each time, and only as far as the receiver granted credit: one slow or
 //! greedy request never stalls the others. Small pieces that wait together leave together.
 
@@ -72,6 +72,8 @@ impl<H, E> Stream<H, E> {
 pub struct Outbox<K, H, E> {
     streams: BTreeMap<K, Stream<H, E>>,
     turn: VecDeque<K>,
+    /// Body bytes that wait, all requests together.
+    total: usize,
     with_credit: bool,
 }
 
@@ -79,7 +81,7 @@ impl<K: Ord + Copy, H, E> Outbox<K, H, E> {
     /// An empty outbox; `with_credit` where the receiver grants credit per request.
     #[must_use]
     pub fn new(with_credit: bool) -> Self {
-        Self { streams: BTreeMap::new(), turn: VecDeque::new(), with_credit }
+        Self { streams: BTreeMap::new(), turn: VecDeque::new(), total: 0, with_credit }
     }
 
     /// Begins the answer of request `key`.
@@ -109,6 +111,7 @@ impl<K: Ord + Copy, H, E> Outbox<K, H, E> {
             && !data.is_empty()
         {
             stream.queued += data.len();
+            self.total += data.len();
             stream.queue.push_back(data);
         }
         self.enqueue(key);
@@ -126,14 +129,16 @@ impl<K: Ord + Copy, H, E> Outbox<K, H, E> {
     pub fn discard_data(&mut self, key: K) {
         if let Some(stream) = self.streams.get_mut(&key) {
             stream.queue.clear();
-            stream.queued = 0;
+            self.total -= std::mem::take(&mut stream.queued);
         }
         self.enqueue(key);
     }
 
     /// Forgets a request.
     pub fn close(&mut self, key: K) {
-        self.streams.remove(&key);
+        if let Some(stream) = self.streams.remove(&key) {
+            self.total -= stream.queued;
+        }
     }
 
     /// The receiver grants `bytes` more for a request.
@@ -158,7 +163,19 @@ impl<K: Ord + Copy, H, E> Outbox<K, H, E> {
         self.streams.get(&key).map_or(0, |stream| stream.queued)
     }
 
-    /// Whether [`Outbox::next`] would give something.
+    /// Body bytes that wait, all requests together.
+    #[must_use]
+    pub fn total_queued(&self) -> usize {
+        self.total
+    }
+
+    /// Requests whose answers are not all out yet.
+    #[must_use]
+    pub fn open_answers(&self) -> usize {
+        self.streams.len()
+    }
+
+    /// Whether [`Outbox::next_chunk`] would give something.
     #[must_use]
     pub fn has_chunk(&self) -> bool {
         self.turn.iter().any(|key| self.streams.get(key).is_some_and(Stream::has_chunk))
@@ -184,6 +201,7 @@ impl<K: Ord + Copy, H, E> Outbox<K, H, E> {
             }
             let head = stream.head.take();
             let data = stream.take_data();
+            self.total -= data.len();
             let end = if stream.queued == 0 { stream.end.take() } else { None };
             if end.is_some() {
                 self.streams.remove(&key);
@@ -230,6 +248,25 @@ mod tests {
         outbox.grant(1, 100);
         assert_eq!(outbox.next_chunk().map(|chunk| chunk.data.len()), Some(5));
         assert!(!outbox.has_chunk());
+    }
+
+    #[test]
+    fn all_that_waits_is_counted_however_it_goes() {
+        let mut outbox = Plain::new(true);
+        for key in [1, 2, 3] {
+            outbox.open(key);
+            outbox.data(key, Bytes::from(vec![key; INITIAL_CREDIT_BYTES + 100]));
+        }
+        assert_eq!((outbox.total_queued(), outbox.open_answers()), (3 * (INITIAL_CREDIT_BYTES + 100), 3));
+        while outbox.next_chunk().is_some() {}
+        assert_eq!(outbox.total_queued(), 300);
+        outbox.close(1);
+        outbox.discard_data(2);
+        assert_eq!(outbox.total_queued(), 100);
+        outbox.end(2, "end");
+        outbox.grant(3, 100);
+        while outbox.next_chunk().is_some() {}
+        assert_eq!((outbox.total_queued(), outbox.open_answers()), (0, 1));
     }
 
     #[test]

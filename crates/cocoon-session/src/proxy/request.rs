@@ -14,7 +14,10 @@ use crate::answer::{
     TIME_SHARE, error_body, framing_header, request_time, sanitize, seconds_header, status_body,
 };
 use crate::outbox::Chunk;
-use crate::{ErrorCode, INITIAL_CREDIT_BYTES, MAX_HELD_BYTES, RequestFailure, Time, Violation};
+use crate::{
+    ErrorCode, INITIAL_CREDIT_BYTES, MAX_HELD_BYTES, MAX_HELD_BYTES_PER_CLIENT, RequestFailure, Time,
+    Violation,
+};
 
 /// Longest debug text of a worker that is passed on, in bytes.
 const MAX_DEBUG_BYTES: usize = 16 * 1024;
@@ -163,7 +166,8 @@ impl Proxy {
             return bad("request id is in use");
         }
         let (account, limit_binds) = (client.account, client.extensions);
-        if client.requests.len() >= MAX_REQUESTS_PER_CLIENT || self.requests.len() >= MAX_REQUESTS {
+        // An answer that nobody reads counts until it is out.
+        if client.outbox.open_answers() >= MAX_REQUESTS_PER_CLIENT || self.requests.len() >= MAX_REQUESTS {
             return Err((429, "rate_limit_exceeded", "too many requests are under way".into()));
         }
         let Some(timeout) = request_time(query.timeout) else {
@@ -491,7 +495,8 @@ impl Proxy {
             self.stats.answer_bytes += data.len() as u64;
             let Some(client) = self.client_mut(conn) else { return };
             client.outbox.data(client_request, data);
-            let overflow = client.outbox.queued(client_request) > MAX_HELD_BYTES;
+            let overflow = client.outbox.queued(client_request) > MAX_HELD_BYTES
+                || client.outbox.total_queued() > MAX_HELD_BYTES_PER_CLIENT;
             self.woken.insert(conn);
             if overflow {
                 let failure = RequestFailure::new(ErrorCode::ERROR, "the client reads too slowly");
