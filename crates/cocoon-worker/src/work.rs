@@ -7,7 +7,7 @@ use bytes::Bytes;
 use cocoon_engine::{EngineError, EngineRequest, EngineResponse};
 use cocoon_ledger::{Adjusted, Coefficient, Tariff, TokenCounts, adjust_exact};
 use cocoon_openai::{
-    AnswerMeter, ArrivingRequest, BodyKind, BodyLimits, CostFields, Endpoint, Usage, estimate_usage,
+    AnswerMeter, ArrivingRequest, BodyKind, BodyLimits, CostFields, CostFn, Endpoint, Usage, estimate_usage,
 };
 use cocoon_session::worker::Work;
 use cocoon_session::{ErrorCode, RequestFailure};
@@ -115,9 +115,14 @@ async fn answer(
     asked: &Bytes,
 ) -> End {
     let succeeded = response.status.is_success();
-    let mut meter = meter(&response, stream, pricing.clone());
-    let head = wire_head(&response);
-    link.run(shared, |session, now| session.head(id, head, now));
+    let kind = body_kind(&response, stream);
+    let mut meter = AnswerMeter::new(kind, BodyLimits::default(), cost(pricing));
+    let mut head = Some(wire_head(&response));
+    if kind != BodyKind::Json {
+        begin(shared, link, id, &mut head);
+    }
+    // A JSON object is worth nothing before it is whole, so until then nothing is said: where it breaks off, the proxy can
+    // still try another worker.
     let mut body = response.body;
     let mut broken = None;
     loop {
@@ -135,10 +140,19 @@ async fn answer(
             }
         };
         for piece in meter.push(chunk) {
+            begin(shared, link, id, &mut head);
             send(shared, link, id, piece, running).await;
         }
     }
     let (rest, mut report) = meter.finish();
+    let whole = report.complete || report.gave_up || !(stream || kind == BodyKind::Json);
+    if broken.is_none() && succeeded && !whole {
+        broken =
+            Some(RequestFailure::new(ErrorCode::ERROR, "the engine's answer ended before it was complete"));
+    }
+    if broken.is_none() {
+        begin(shared, link, id, &mut head);
+    }
     if let Some(rest) = rest
         && broken.is_none()
     {
@@ -166,12 +180,22 @@ async fn send(shared: &Shared, link: &Link, id: [u8; 32], piece: Bytes, running:
     }
 }
 
-fn meter(response: &EngineResponse, stream: bool, pricing: Pricing) -> AnswerMeter {
+/// Begins the answer, unless that was done.
+fn begin(shared: &Shared, link: &Link, id: [u8; 32], head: &mut Option<wire_http::Response>) {
+    if let Some(head) = head.take() {
+        link.run(shared, |session, now| session.head(id, head, now));
+    }
+}
+
+fn body_kind(response: &EngineResponse, stream: bool) -> BodyKind {
     let text = |name: HeaderName| response.headers.get(name).and_then(|value| value.to_str().ok());
     let encoded = text(http::header::CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity");
-    let kind =
-        if encoded { BodyKind::Opaque } else { BodyKind::detect(text(http::header::CONTENT_TYPE), stream) };
-    AnswerMeter::new(kind, BodyLimits::default(), Box::new(move |usage| pricing.cost(usage)))
+    if encoded { BodyKind::Opaque } else { BodyKind::detect(text(http::header::CONTENT_TYPE), stream) }
+}
+
+fn cost(pricing: &Pricing) -> CostFn {
+    let pricing = pricing.clone();
+    Box::new(move |usage| pricing.cost(usage))
 }
 
 fn wire_head(response: &EngineResponse) -> wire_http::Response {
