@@ -157,6 +157,12 @@ impl<K: Ord + Copy, H, E> Outbox<K, H, E> {
         self.streams.contains_key(&key)
     }
 
+    /// Whether every answer is all out.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.streams.is_empty()
+    }
+
     /// Body bytes that wait for a request.
     #[must_use]
     pub fn queued(&self, key: K) -> usize {

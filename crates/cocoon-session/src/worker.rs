@@ -30,6 +30,8 @@ use crate::{
 
 /// Body bytes that wait for one request, over which the engine is to be held back.
 pub const MAX_QUEUED_BYTES: usize = INITIAL_CREDIT_BYTES;
+/// Answers under way on one connection. A proxy keeps to the worker's own, lower limit; one that does not is closed.
+pub const MAX_REQUESTS: usize = 16_384;
 
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 const STATUS_WITHIN: Duration = Duration::from_secs(60);
@@ -217,6 +219,12 @@ impl WorkerSession {
         self.requests.len()
     }
 
+    /// Whether nothing is under way any more: no request, no answer.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        self.requests.is_empty() && self.outbox.is_empty() && self.link.unsent() == 0
+    }
+
     fn connect(&mut self, now: Time) -> Result<(), Violation> {
         self.stage = Stage::Connecting;
         self.told_coefficient = self.settings.coefficient;
@@ -385,8 +393,11 @@ impl WorkerSession {
         enable_debug: bool,
         now: Time,
     ) -> Result<(), Violation> {
-        if self.requests.contains_key(&id) {
+        if self.requests.contains_key(&id) || self.outbox.contains(id) {
             return Err(Violation::Unexpected("request with an id that is in use"));
+        }
+        if self.outbox.open_answers() >= MAX_REQUESTS {
+            return Err(Violation::Unexpected("request over every limit"));
         }
         let timeout = answer::request_time(timeout).unwrap_or(MAX_REQUEST_TIME);
         let deadline = now.plus(timeout);

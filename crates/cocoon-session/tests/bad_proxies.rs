@@ -242,6 +242,29 @@ fn a_worker_bears_senseless_times_and_closes_on_an_id_in_use() {
 }
 
 #[test]
+fn a_worker_closes_on_a_proxy_that_knows_no_limit() {
+    let mut worker = ready_worker();
+    let mut taken = 0_usize;
+    let violation = loop {
+        let mut request_id = [0; 32];
+        request_id[..8].copy_from_slice(&taken.to_le_bytes());
+        let request = proxy::RunQueryEx {
+            query: query(1).query,
+            signed_payment: SignedPayment::Empty,
+            coefficient: 1000,
+            timeout: 1.0,
+            request_id,
+            enable_debug: None,
+        };
+        match tell(&mut worker, to_boxed(&request)) {
+            Ok(()) => taken += 1,
+            Err(violation) => break violation,
+        }
+    };
+    assert_eq!(taken, cocoon_session::worker::MAX_REQUESTS, "{violation}");
+}
+
+#[test]
 fn a_worker_closes_on_negative_credit_and_ignores_unknown_requests() {
     let mut worker = ready_worker();
     tell(&mut worker, to_boxed(&ext::Credit { request_id: [1; 32], bytes: i64::MAX })).unwrap();
@@ -261,6 +284,23 @@ fn a_peer_that_never_answers_is_given_up() {
         failed = client.session.on_time(START.plus(Duration::from_secs(second))).err();
     }
     assert_eq!(failed, Some(Violation::Silent(20)));
+}
+
+#[test]
+fn a_list_of_models_that_comes_late_is_asked_for_once_and_costs_no_connection() {
+    let mut client = LostClient::new();
+    let mut asked = 0;
+    let question = to_boxed(&client::GetWorkerTypesV2 {});
+    for second in 0..55 {
+        let now = START.plus(Duration::from_secs(second));
+        let mut alive = BytesMut::from(client.proxy.frame(&Packet::Ping { id: 0 }).as_ref());
+        client.session.receive(&mut alive, now).unwrap();
+        client.session.on_time(now).unwrap();
+        client.session.refresh_models(now).unwrap();
+        let said = client.session.transmit().unwrap_or_default();
+        asked += said.windows(4).filter(|id| *id == question.as_ref()).count();
+    }
+    assert_eq!(asked, 1);
 }
 
 proptest! {

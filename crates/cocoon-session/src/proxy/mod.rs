@@ -234,6 +234,7 @@ pub struct Proxy {
     events: VecDeque<ProxyEvent>,
     woken: BTreeSet<ConnId>,
     doomed: BTreeMap<ConnId, Violation>,
+    draining: bool,
     counter: u64,
     stats: ProxyStats,
 }
@@ -265,6 +266,7 @@ impl Proxy {
             events: VecDeque::new(),
             woken: BTreeSet::new(),
             doomed: BTreeMap::new(),
+            draining: false,
             counter: 0,
             stats: ProxyStats::default(),
         })
@@ -434,6 +436,24 @@ impl Proxy {
             }
         }
         self.flush_records();
+    }
+
+    /// Takes no new requests from now on; those under way go on.
+    pub fn drain(&mut self) {
+        self.draining = true;
+    }
+
+    /// Whether nothing is under way any more: no request, no answer, no payment notice.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        let quiet = |conn: &Conn| {
+            conn.link.unsent() == 0
+                && match &conn.peer {
+                    Peer::Client(client) => client.outbox.is_empty(),
+                    Peer::Worker(_) => true,
+                }
+        };
+        self.requests.is_empty() && self.notices.is_empty() && self.conns.values().all(quiet)
     }
 
     fn flush_records(&mut self) {

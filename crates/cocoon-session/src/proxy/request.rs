@@ -160,6 +160,9 @@ impl Proxy {
         query: &client::RunQueryEx,
         now: Time,
     ) -> Result<(), (i32, &'static str, String)> {
+        if self.draining {
+            return Err((503, "service_unavailable", "the proxy is shutting down".into()));
+        }
         let bad = |what: &str| Err((400, "invalid_request_error", what.to_owned()));
         let Some(client) = self.client_mut(conn) else { return Ok(()) };
         if client.requests.contains_key(&query.request_id) || client.outbox.contains(query.request_id) {
