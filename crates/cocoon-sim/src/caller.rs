@@ -329,12 +329,12 @@ impl World<'_> {
         let prompt = Prompt {
             call: rng.bytes32(),
             max_tokens: u32::try_from(rng.range(0, 600)).unwrap_or(0),
-            max_coefficient: [4_000, 4_000, 4_000, 4_000, 1_500, 1_200, 700, 100][rng.size(0, 7)],
+            max_coefficient: if rng.chance(85) { 4_000 } else { [1_200, 700, 100][rng.size(0, 2)] },
         };
         let padding = if rng.chance(5) { rng.size(0, 80_000) } else { rng.size(0, 1_500) };
         let model = match rng.range(0, 29) {
             0 => "sim/none".to_owned(),
-            1..=5 => MODELS[rng.size(0, 1)].to_owned(),
+            1..=2 => MODELS[rng.size(0, 1)].to_owned(),
             _ => self.workers[rng.size(0, self.workers.len() - 1)].model().to_owned(),
         };
         let timeout = rng.millis(300, 20_000);

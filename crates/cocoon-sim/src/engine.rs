@@ -392,7 +392,7 @@ impl World<'_> {
         if self.calm {
             return Ok(());
         }
-        let paused = self.rng.chance(10);
+        let paused = self.rng.chance(8);
         let coefficient = [500, 1000, 1500][self.rng.size(0, 2)];
         let node = &mut self.workers[worker];
         node.settings.paused = paused;

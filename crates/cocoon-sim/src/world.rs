@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use cocoon_ledger::{Change, Nanoton, Record};
-use cocoon_session::proxy::{ClientFunds, ConnId, Proxy, ProxyEvent};
 use cocoon_session::Time;
+use cocoon_session::proxy::{ClientFunds, ConnId, Proxy, ProxyEvent};
 use cocoon_ton::Address;
 use sha2::{Digest as _, Sha256};
 
