@@ -45,6 +45,7 @@ struct Machine {
     /// Set when the log failed: nothing that needs it may go on.
     failed: bool,
     snapshot_at: u64,
+    draining: bool,
 }
 
 #[derive(Debug)]
@@ -55,7 +56,7 @@ pub(crate) struct Core {
     clock: MonotonicClock,
     tasks: TaskTracker,
     stop: CancellationToken,
-    idle: Notify,
+    quiet: Notify,
 }
 
 impl Core {
@@ -67,10 +68,15 @@ impl Core {
         stop: CancellationToken,
     ) -> Self {
         let snapshot_at = proxy.ledger().position();
-        let machine =
-            Machine { proxy, taps: HashMap::new(), unlogged: Vec::new(), failed: false, snapshot_at };
-        let machine = Mutex::new(machine);
-        Self { machine, store, chain, clock: MonotonicClock::start(), tasks, stop, idle: Notify::new() }
+        let machine = Mutex::new(Machine {
+            proxy,
+            taps: HashMap::new(),
+            unlogged: Vec::new(),
+            failed: false,
+            snapshot_at,
+            draining: false,
+        });
+        Self { machine, store, chain, clock: MonotonicClock::start(), tasks, stop, quiet: Notify::new() }
     }
 
     fn lock(&self) -> MutexGuard<'_, Machine> {
@@ -112,8 +118,8 @@ impl Core {
                     }
                 }
             }
-            if machine.proxy.in_flight() == 0 {
-                self.idle.notify_waiters();
+            if machine.draining && machine.proxy.is_quiet() {
+                self.quiet.notify_waiters();
             }
             result
         };
@@ -225,11 +231,16 @@ impl Core {
         });
     }
 
-    /// Waits until no request is under way.
-    pub(crate) async fn idle(&self) {
+    /// Takes no new requests, and waits until those under way are answered and acknowledged.
+    pub(crate) async fn drain(&self) {
+        {
+            let mut machine = self.lock();
+            machine.draining = true;
+            machine.proxy.drain();
+        }
         loop {
-            let notified = self.idle.notified();
-            if self.look(Proxy::in_flight) == 0 {
+            let notified = self.quiet.notified();
+            if self.look(Proxy::is_quiet) {
                 return;
             }
             notified.await;

@@ -223,11 +223,12 @@ impl Proxy {
         self.core.look(|proxy| books(proxy.ledger()))
     }
 
-    /// Takes no new connections, gives requests under way ten seconds, then closes everything and makes the log durable.
+    /// Takes no new connections and requests, gives those under way ten seconds, then closes everything and makes the log
+    /// durable.
     pub async fn shutdown(self) {
         self.accepting.cancel();
         // Nobody waits for the time-out's outcome: what is left then is cut.
-        let _ = tokio::time::timeout(DRAIN, self.core.idle()).await;
+        let _ = tokio::time::timeout(DRAIN, self.core.drain()).await;
         self.core.stop();
         self.tasks.close();
         self.tasks.wait().await;

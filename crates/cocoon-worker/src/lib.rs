@@ -26,12 +26,14 @@ use cocoon_store::{SqliteStore, Store, StoreError};
 use cocoon_ton::address::Address;
 use cocoon_ton::root::RootConfig;
 use tokio::net::TcpListener;
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 /// How long a shutdown waits for requests under way.
 const DRAIN: Duration = Duration::from_secs(10);
+/// How often a shutdown looks whether they are done.
+const DRAIN_CHECK: Duration = Duration::from_millis(20);
 /// Prices are below this, in 1/1000.
 pub const COEFFICIENT_LIMIT: u32 = 1_000_000_000;
 
@@ -120,7 +122,6 @@ struct Shared {
     counters: Mutex<HashMap<Address, PeerCounters>>,
     links: Mutex<HashMap<String, Arc<link::Link>>>,
     active: AtomicUsize,
-    idle: Notify,
     paused: AtomicBool,
     coefficient: AtomicU32,
     ready: watch::Sender<usize>,
@@ -155,6 +156,11 @@ impl Shared {
         let tokens = self.counters().values().fold(0u64, |sum, counters| sum.saturating_add(counters.db()));
         let fee = self.root().params.worker_fee_per_token_nanoton;
         Earned { tokens: AdjustedTokens(tokens), nanoton: Nanoton(tokens.saturating_mul(fee)) }
+    }
+
+    /// Whether every request is done, and every answer all out.
+    fn is_quiet(&self) -> bool {
+        self.active.load(Ordering::Acquire) == 0 && self.links().values().all(|link| link.is_quiet())
     }
 
     fn set_paused(&self, paused: bool) {
@@ -217,7 +223,6 @@ pub async fn start(
         counters: Mutex::default(),
         links: Mutex::default(),
         active: AtomicUsize::new(0),
-        idle: Notify::new(),
         ready: watch::Sender::new(0),
         counts: Counts::default(),
         tasks: TaskTracker::new(),
@@ -267,17 +272,13 @@ impl Worker {
     /// Takes no new requests, gives those under way ten seconds, then closes everything.
     pub async fn shutdown(self) {
         self.shared.set_paused(true);
-        let idle = async {
-            loop {
-                let notified = self.shared.idle.notified();
-                if self.shared.active.load(Ordering::Acquire) == 0 {
-                    break;
-                }
-                notified.await;
+        let quiet = async {
+            while !self.shared.is_quiet() {
+                tokio::time::sleep(DRAIN_CHECK).await;
             }
         };
         // What is left after the time-out is cut.
-        let _ = tokio::time::timeout(DRAIN, idle).await;
+        let _ = tokio::time::timeout(DRAIN, quiet).await;
         self.shared.stop.cancel();
         self.shared.tasks.close();
         self.shared.tasks.wait().await;

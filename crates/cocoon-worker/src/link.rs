@@ -210,6 +210,10 @@ impl Link {
         self.machine.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.lock().session.is_quiet()
+    }
+
     /// One step of the session that causes no events.
     pub(crate) fn run<R>(&self, shared: &Shared, step: impl FnOnce(&mut WorkerSession, Time) -> R) -> R {
         let result = step(&mut self.lock().session, shared.now());

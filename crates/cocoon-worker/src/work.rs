@@ -54,9 +54,7 @@ pub(crate) async fn run(shared: Arc<Shared>, link: Arc<Link>, work: Work, runnin
         Some(failure) => session.fail(id, failure, tokens, now),
     });
     link.forget(&id);
-    if shared.active.fetch_sub(1, Ordering::AcqRel) == 1 {
-        shared.idle.notify_waiters();
-    }
+    shared.active.fetch_sub(1, Ordering::AcqRel);
 }
 
 struct End {

@@ -1,7 +1,13 @@
 //! The whole network, with good and bad peers, over real sockets.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod allow_lists;
 mod bad_bytes;
 mod bad_clients;
+mod bad_proxies;
 mod bad_workers;
+mod cancelling;
 mod failover;
+mod rotation;
+mod shutdown;
+mod slow_readers;
