@@ -132,6 +132,11 @@ impl Answering {
         within("room for a piece", self.0.send(Ok(data))).await.is_ok()
     }
 
+    /// The same, however long it takes.
+    pub async fn send_slowly(&self, data: Bytes) -> bool {
+        self.0.send(Ok(data)).await.is_ok()
+    }
+
     /// Waits until the asker lets go of the body.
     pub async fn dropped(self) {
         within("the body to be dropped", self.0.closed()).await;

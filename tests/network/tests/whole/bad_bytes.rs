@@ -45,6 +45,9 @@ impl Town {
     }
 }
 
+/// What a stranger says to the challenge.
+type Answer<'a> = &'a dyn Fn(&Challenge) -> Vec<u8>;
+
 async fn read_to_end(tcp: &mut TcpStream) {
     let mut rest = Vec::new();
     // A reset is an end, too.
@@ -64,7 +67,7 @@ async fn garbage_http_and_wrong_work_are_refused_by_name_and_harm_nobody() {
             let nonce = (0..).find(|&nonce| !challenge.verify(&Solution { nonce })).unwrap();
             Solution { nonce }.encode().to_vec()
         };
-        let bad: [(&str, &dyn Fn(&Challenge) -> Vec<u8>); 3] = [
+        let bad: [(&str, Answer<'_>); 3] = [
             ("garbage", &|_| vec![0xa5; 4096]),
             ("HTTP", &|_| b"GET /v1/models HTTP/1.1\r\nHost: example.org\r\n\r\n".to_vec()),
             ("wrong work", &wrong_work),

@@ -33,7 +33,7 @@ impl Town {
     }
 
     /// What the client gets where the bad worker says this in answer to its request.
-    async fn says(&self, cause: &str, words: &[&dyn Fn([u8; 32]) -> Vec<u8>]) -> Answer {
+    async fn says(&self, cause: &str, words: &[Word<'_>]) -> Answer {
         let (mut bad, id, exchange) = self.asked().await;
         for word in words {
             bad.send(&tl::tcp::Packet::Packet { data: word(id).into() }).await;
@@ -59,6 +59,9 @@ impl Town {
         self.log.assert_no_errors();
     }
 }
+
+/// A message about the request of this id.
+type Word<'a> = &'a dyn Fn([u8; 32]) -> Vec<u8>;
 
 fn boxed(message: &impl Message) -> Vec<u8> {
     to_boxed(message).to_vec()
@@ -121,7 +124,7 @@ async fn words_that_break_the_protocol_before_the_first_byte_lead_to_another_wor
         boxed(&proxy::QueryAnswerEx { request_id, answer, final_info: None })
     };
     let price = |new_coefficient| move |_: [u8; 32]| boxed(&worker::NewCoefficient { new_coefficient });
-    let cases: [(&str, &dyn Fn([u8; 32]) -> Vec<u8>); 7] = [
+    let cases: [(&str, Word<'_>); 7] = [
         ("part before the head", &part),
         ("bad http.response", &undecodable),
         ("answer that is no HTTP", &no_http),
