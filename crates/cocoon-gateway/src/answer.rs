@@ -17,6 +17,7 @@ use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 
 use crate::Shared;
+use crate::completion::InFlight;
 use crate::exchange::{Ending, Event, Exchange};
 use crate::failure::Failure;
 use crate::price::{Assessment, Order, Received, assess};
@@ -41,7 +42,9 @@ pub(crate) struct Answering {
     pub(crate) enable_debug: bool,
     pub(crate) request_guid: Option<String>,
     pub(crate) timing: Timing,
+    /// Of the answer's body, so far.
     pub(crate) bytes: u64,
+    pub(crate) _in_flight: InFlight,
 }
 
 /// Moments of a request here.

@@ -30,6 +30,8 @@ const TIME_SHARE: f64 = 0.95;
 const MAX_ATTEMPTS: usize = 2;
 /// Bytes over the limit that are read and dropped, so that the caller gets to read why.
 const MAX_DRAINED_BYTES: usize = 64 << 20;
+/// Longest name of a model, in bytes.
+const MAX_MODEL_BYTES: usize = 512;
 /// Bytes of a refusal that are read for its words.
 const MAX_REFUSAL_BYTES: usize = 16 * 1024;
 
@@ -92,16 +94,16 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-cocoon-request-id");
 const PROXY: HeaderName = HeaderName::from_static("x-cocoon-proxy");
 
 /// Counts a request as under way while it lives.
-struct InFlight<'a>(&'a Shared);
+pub(crate) struct InFlight(Arc<Shared>);
 
-impl<'a> InFlight<'a> {
-    fn new(shared: &'a Shared) -> Self {
+impl InFlight {
+    fn new(shared: &Arc<Shared>) -> Self {
         shared.metrics.in_flight.inc();
-        Self(shared)
+        Self(Arc::clone(shared))
     }
 }
 
-impl Drop for InFlight<'_> {
+impl Drop for InFlight {
     fn drop(&mut self) {
         self.0.metrics.in_flight.dec();
     }
@@ -114,9 +116,7 @@ pub(crate) async fn complete(
     endpoint: Endpoint,
 ) -> Result<Response<Body>, ApiError> {
     let started = Instant::now();
-    let in_flight = InFlight::new(shared);
     let answered = try_complete(shared, request, endpoint, started).await;
-    drop(in_flight);
     let status = match &answered {
         Ok(response) => response.status().as_u16(),
         Err(error) => error.status,
@@ -135,6 +135,7 @@ async fn try_complete(
     endpoint: Endpoint,
     started: Instant,
 ) -> Result<Response<Body>, ApiError> {
+    let in_flight = InFlight::new(shared);
     let (parts, body) = request.into_parts();
     let body = read_body(shared, &parts.headers, body).await?;
     let prepared = PreparedRequest::parse_with(&body, endpoint, &shared.limits.request_defaults())?;
@@ -144,7 +145,11 @@ async fn try_complete(
         return Err(ApiError::too_large(shared.limits.max_body_bytes as u64));
     }
     let base_model = prepared.model.split('@').next().unwrap_or_default().to_owned();
-    let asked = Asked { shared, prepared, query, model: base_model, started };
+    if base_model.len() > MAX_MODEL_BYTES {
+        let message = format!("No model has a name of more than {MAX_MODEL_BYTES} bytes.");
+        return Err(ApiError::invalid_request(Some("model"), "invalid_value", message));
+    }
+    let asked = Asked { shared, prepared, query, model: base_model, started, in_flight };
     match asked.send().await {
         Ok((exchange, head, sent)) => asked.answer(exchange, head, sent).await,
         Err(failure) => {
@@ -250,6 +255,7 @@ struct Asked<'a> {
     /// The model's name without `@...`.
     model: String,
     started: Instant,
+    in_flight: InFlight,
 }
 
 impl Asked<'_> {
@@ -272,12 +278,7 @@ impl Asked<'_> {
             match self.attempt(&connection, left.mul_f64(TIME_SHARE)).await {
                 Ok((exchange, head)) => return Ok((exchange, head, sent)),
                 Err(failure) if !failure.worth_another_proxy() => return Err(failure),
-                Err(failure) => {
-                    if failure.kind == Kind::UnknownModel {
-                        connection.refresh_models();
-                    }
-                    last = Some(failure);
-                }
+                Err(failure) => last = Some(failure),
             }
             tried.push(connection);
         }
@@ -374,6 +375,7 @@ impl Asked<'_> {
             request_guid: self.prepared.request_guid,
             timing: Timing { started: self.started, sent, head: Instant::now() },
             bytes: 0,
+            _in_flight: self.in_flight,
         };
         let body = if success && kind != BodyKind::Json {
             if kind == BodyKind::Sse && !headers.contains_key(CACHE_CONTROL) {

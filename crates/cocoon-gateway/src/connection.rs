@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use cocoon_ledger::{AdjustedTokens, Dispute, DisputeReason, PricePerToken, RequestId};
+use cocoon_ledger::{Adjusted, AdjustedTokens, Dispute, DisputeReason, PricePerToken, RequestId};
 use cocoon_net::{Ended, Endpoint, MonotonicClock, PeerIdentity, SecureStream, pump};
 use cocoon_session::client::{ClientEvent, ClientSession, ClientSettings, ModelOffers, Submission};
 use cocoon_session::{ErrorCode, PaymentCounters, ProxyTerms, RequestFailure, Time};
@@ -45,23 +45,66 @@ impl From<&PeerIdentity> for Attestation {
     }
 }
 
-/// What requests are expected to cost at most, until their notices come.
+/// What is known of a request's cost from one side, until the other side is known, too: the end of its answer and the
+/// proxy's notice come in either order.
+#[derive(Debug, Clone, Copy)]
+enum Half {
+    AtMost(i64),
+    Charged(i64),
+}
+
+/// Halves that wait for their other half.
 #[derive(Debug, Default)]
 struct Claims {
-    known: HashMap<[u8; 32], i64>,
+    known: HashMap<[u8; 32], Half>,
     order: VecDeque<[u8; 32]>,
 }
 
 impl Claims {
-    fn expect(&mut self, request: [u8; 32], at_most: i64) {
+    /// The answer has ended, and may have cost this much. A charge above that, where one is known already.
+    fn expect(&mut self, request: [u8; 32], at_most: i64) -> Option<Overcharge> {
+        match self.known.remove(&request) {
+            Some(Half::Charged(charged)) => Overcharge::of(request, charged, at_most),
+            _ => {
+                self.keep(request, Half::AtMost(at_most));
+                None
+            }
+        }
+    }
+
+    /// The proxy charged this much. Whether that is too much, where the answer has ended already.
+    fn charge(&mut self, request: [u8; 32], charged: i64) -> Option<Overcharge> {
+        match self.known.remove(&request) {
+            Some(Half::AtMost(at_most)) => Overcharge::of(request, charged, at_most),
+            _ => {
+                self.keep(request, Half::Charged(charged));
+                None
+            }
+        }
+    }
+
+    fn keep(&mut self, request: [u8; 32], half: Half) {
         while self.order.len() >= MAX_OPEN_CLAIMS
             && let Some(oldest) = self.order.pop_front()
         {
             self.known.remove(&oldest);
         }
-        if self.known.insert(request, at_most).is_none() {
-            self.order.push_back(request);
-        }
+        self.order.push_back(request);
+        self.known.insert(request, half);
+    }
+}
+
+/// A request was charged more than it may have cost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Overcharge {
+    request: [u8; 32],
+    charged: i64,
+    at_most: i64,
+}
+
+impl Overcharge {
+    fn of(request: [u8; 32], charged: i64, at_most: i64) -> Option<Self> {
+        (charged > at_most).then_some(Self { request, charged, at_most })
     }
 }
 
@@ -199,7 +242,10 @@ impl Connection {
             if inner.waiting.remove(&request).is_none() {
                 return;
             }
-            inner.claims.expect(request, at_most);
+            let overcharge = inner.claims.expect(request, at_most);
+            if let Some(overcharge) = overcharge {
+                self.dispute_charge(&overcharge);
+            }
             if let Some(session) = inner.session.as_mut() {
                 session.cancel(request);
             }
@@ -210,16 +256,6 @@ impl Connection {
     pub(crate) fn consumed(&self, request: [u8; 32], bytes: usize) {
         if let Some(session) = self.lock().session.as_mut() {
             session.consumed(request, bytes);
-        }
-        self.wake.notify_one();
-    }
-
-    /// Asks for the offers anew.
-    pub(crate) fn refresh_models(&self) {
-        let now = self.now();
-        if let Some(session) = self.lock().session.as_mut() {
-            // A violation, if this is one, shows at the next tick, too.
-            let _ = session.refresh_models(now);
         }
         self.wake.notify_one();
     }
@@ -246,9 +282,14 @@ impl Connection {
         let (worked, notices) = {
             let mut inner = self.lock();
             let Some(session) = inner.session.as_mut() else { return Ok(()) };
-            let worked = work(session);
+            let mut worked = work(session);
             let mut events = Vec::new();
             while let Some(event) = session.poll_event() {
+                if matches!(event, ClientEvent::Ready(_)) {
+                    // Callers want to know at once what there is.
+                    worked =
+                        worked.and(session.refresh_models(self.now()).map_err(|error| error.to_string()));
+                }
                 events.push(event);
             }
             (worked, self.deliver(&mut inner, events.into_iter()))
@@ -260,27 +301,24 @@ impl Connection {
     /// Passes events on to who waits for them; gives back those about the connection itself.
     fn deliver(&self, inner: &mut Inner, events: impl Iterator<Item = ClientEvent>) -> Vec<ClientEvent> {
         let mut others = Vec::new();
+        let mut overcharges = Vec::new();
         for event in events {
             let (request, event) = match event {
                 ClientEvent::Head { request, head } => (request, Event::Head(head)),
                 ClientEvent::Data { request, data } => (request, Event::Data(data)),
                 ClientEvent::Completed { request, info, debug } => {
-                    inner.claims.expect(request, info.tokens.total_tokens_used);
+                    overcharges.extend(inner.claims.expect(request, info.tokens.total_tokens_used));
                     (request, Event::End(Ending::Completed { info, debug }))
                 }
                 ClientEvent::Failed { request, failure, info } => {
                     // Without the proxy's word on it, all that was reserved may be charged.
                     let at_most = info.map(|info| info.tokens.total_tokens_used);
                     let at_most = at_most.or(inner.waiting.get(&request).map(|waiting| waiting.at_most));
-                    inner.claims.expect(request, at_most.unwrap_or(i64::MAX));
+                    overcharges.extend(inner.claims.expect(request, at_most.unwrap_or(i64::MAX)));
                     (request, Event::End(Ending::Failed { failure, info }))
                 }
                 ClientEvent::Payment { request: Some((request, tokens)), counters } => {
-                    if let Some(at_most) = inner.claims.known.remove(&request)
-                        && tokens > at_most
-                    {
-                        self.dispute_charge(request, tokens, at_most);
-                    }
+                    overcharges.extend(inner.claims.charge(request, tokens));
                     others.push(ClientEvent::Payment { request: None, counters });
                     continue;
                 }
@@ -297,20 +335,21 @@ impl Connection {
                 inner.waiting.remove(&request);
             }
         }
+        overcharges.iter().for_each(|overcharge| self.dispute_charge(overcharge));
         others
     }
 
     /// The proxy charged more than the worker claimed.
-    fn dispute_charge(&self, request: [u8; 32], charged: i64, at_most: i64) {
+    fn dispute_charge(&self, overcharge: &Overcharge) {
         let Some(terms) = self.terms() else { return };
         let all = |tokens| {
             let zero = AdjustedTokens::ZERO;
-            cocoon_ledger::Adjusted::saturating([AdjustedTokens::from_wire(tokens), zero, zero, zero])
+            Adjusted::saturating([AdjustedTokens::from_wire(tokens), zero, zero, zero])
         };
         let dispute = Dispute {
-            request: RequestId(request),
-            expected: all(at_most),
-            claimed: all(charged),
+            request: RequestId(overcharge.request),
+            expected: all(overcharge.at_most),
+            claimed: all(overcharge.charged),
             reason: DisputeReason::CounterExceedsClaim,
         };
         self.shared.dispute(&dispute, &terms.public_key, "");
@@ -408,5 +447,35 @@ impl Endpoint for Connection {
 
     fn transmit(&self, _capacity: usize) -> Option<Bytes> {
         self.lock().session.as_mut()?.transmit()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_charge_above_the_claim_is_seen_whichever_comes_first() {
+        let mut claims = Claims::default();
+        assert_eq!(claims.expect([1; 32], 10), None);
+        assert_eq!(claims.charge([1; 32], 10), None);
+        assert_eq!(claims.expect([2; 32], 10), None);
+        let overcharge = Overcharge { request: [2; 32], charged: 11, at_most: 10 };
+        assert_eq!(claims.charge([2; 32], 11), Some(overcharge));
+        assert_eq!(claims.charge([3; 32], 11), None);
+        assert_eq!(claims.expect([3; 32], 10).map(|found| found.charged), Some(11));
+        assert!(claims.known.is_empty());
+    }
+
+    #[test]
+    fn what_never_gets_its_other_half_is_forgotten() {
+        let mut claims = Claims::default();
+        for number in 0..=MAX_OPEN_CLAIMS as u64 {
+            let mut request = [0; 32];
+            request[..8].copy_from_slice(&number.to_le_bytes());
+            claims.expect(request, 1);
+        }
+        assert_eq!((claims.known.len(), claims.order.len()), (MAX_OPEN_CLAIMS, MAX_OPEN_CLAIMS));
+        assert_eq!(claims.charge([0; 32], 9), None);
     }
 }

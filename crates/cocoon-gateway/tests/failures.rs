@@ -43,6 +43,7 @@ async fn a_bad_request_is_told_which_field_is_wrong() {
         (r#"{"messages":[1]}"#, "missing_required_parameter", json!("model")),
         (r#"{"model":"m","messages":[1],"max_tokens":-1}"#, "invalid_type", json!("max_tokens")),
         (r#"{"model":"m","messages":[1],"timeout":0}"#, "invalid_value", json!("timeout")),
+        (&ask(&json!({"model": "m".repeat(513)})).to_string(), "invalid_value", json!("model")),
     ] {
         let error = client.send(post(body)).await.error();
         assert_eq!(error, (400, "invalid_request_error".into(), code.into(), param), "{body}");

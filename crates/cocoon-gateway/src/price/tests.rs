@@ -153,7 +153,7 @@ fn absurd_claims_change_nothing_but_the_verdict() {
 proptest! {
     #[test]
     fn honest_figures_of_ours_and_of_published_workers_are_never_disputed(
-        prompt in 0_i64..1500, cached in 0_i64..1500, completion in 0_i64..500, reasoning in 0_i64..500,
+        prompt in 0_i64..1000, cached in 0_i64..1000, completion in 0_i64..500, reasoning in 0_i64..500,
         coefficient in 0_u32..=CAP, known in any::<bool>(),
     ) {
         let usage = Usage {
