@@ -1,7 +1,7 @@
 //! Answers on their way out of one connection, shared fairly between its requests.
 //!
 //! Each request has a queue of body bytes. [`Outbox::next_chunk`] serves the requests in turn, at most
-//! [`MAX_PART_BYTES`](crate::MAX_PART_BYTES) each time, and only as far as the receiver granted credit: one slow or
+//! [`MAX_PART_BYTES`] each time, and only as far as the receiver granted credit: one slow or
 //! greedy request never stalls the others. Small pieces that wait together leave together.
 
 use std::collections::{BTreeMap, VecDeque};

@@ -5,9 +5,9 @@
 //! says ([`Proxy::client_found`]) and what became durable ([`Proxy::persisted`]); it polls bytes per connection
 //! ([`Proxy::transmit`]), connections that have something to send or say ([`Proxy::poll_wake`]) and events.
 //!
-//! - [`handshake`]: how clients and workers are let in.
-//! - [`request`]: from a query to its end: reservation, choice of worker, retries, answers, cancelling.
-//! - [`payment`]: settlement, and notices once it is durable.
+//! - `handshake`: how clients and workers are let in.
+//! - `request`: from a query to its end: reservation, choice of worker, retries, answers, cancelling.
+//! - `payment`: settlement, and notices once it is durable.
 //!
 //! Bodies are never parsed here; of an answer only the `http.response` around the first bytes is read, to make it
 //! safe for published gateways and to add this proxy's times.
