@@ -1,6 +1,7 @@
 //! The bounded queue between the callers and the writer thread.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
@@ -11,6 +12,12 @@ use crate::{Position, StoreError};
 pub const MAX_QUEUE_ENTRIES: usize = 65_536;
 /// Most bytes of them, one snapshot aside.
 pub const MAX_QUEUE_BYTES: usize = 64 * 1024 * 1024;
+
+/// How long the first of a group waits for others. What is written is never in an answer's way, and a group costs the disk
+/// no more than one record does.
+const LINGER: Duration = Duration::from_millis(5);
+/// A group of this many entries waits no longer.
+const LARGE_GROUP: usize = 4096;
 
 pub(crate) type Done = oneshot::Sender<Result<(), StoreError>>;
 
@@ -48,12 +55,13 @@ impl Queue {
     pub(crate) fn append(&self, records: &[Bytes]) -> Result<Position, StoreError> {
         let mut state = self.open()?;
         state.make_room(records.len(), records.iter().map(Bytes::len).sum())?;
+        let idle = state.jobs.is_empty();
         for bytes in records {
             state.end += 1;
             let position = state.end;
             state.jobs.push(Job::Record { position, bytes: bytes.clone() });
         }
-        self.changed.notify_one();
+        self.wake_writer(&state, idle);
         Ok(state.end)
     }
 
@@ -68,7 +76,7 @@ impl Queue {
         state.make_room(1, 0)?;
         state.snapshot = at;
         state.jobs.push(Job::Snapshot { at, bytes, done });
-        self.changed.notify_one();
+        self.wake_writer(&state, state.jobs.len() == 1);
         Ok(())
     }
 
@@ -76,14 +84,17 @@ impl Queue {
         let mut state = self.open()?;
         state.make_room(1, key.len() + value.len())?;
         state.jobs.push(Job::Put { key: key.to_owned(), value, done });
-        self.changed.notify_one();
+        self.wake_writer(&state, state.jobs.len() == 1);
         Ok(())
     }
 
     /// Waits for work; `None` once the queue was ended and is empty.
     pub(crate) fn take_all(&self) -> Option<Vec<Job>> {
         let waiting = |state: &mut State| state.jobs.is_empty() && state.ended.is_none();
-        let mut state = self.changed.wait_while(self.lock(), waiting).unwrap_or_else(PoisonError::into_inner);
+        let state = self.changed.wait_while(self.lock(), waiting).unwrap_or_else(PoisonError::into_inner);
+        let gathering = |state: &mut State| state.jobs.len() < LARGE_GROUP && state.ended.is_none();
+        let (mut state, _) =
+            self.changed.wait_timeout_while(state, LINGER, gathering).unwrap_or_else(PoisonError::into_inner);
         state.bytes = 0;
         Some(std::mem::take(&mut state.jobs)).filter(|jobs| !jobs.is_empty())
     }
@@ -92,6 +103,13 @@ impl Queue {
     pub(crate) fn end(&self, reason: StoreError) {
         self.lock().ended.get_or_insert(reason);
         self.changed.notify_all();
+    }
+
+    /// Wakes the writer only where that changes what it does: it wakes by itself when its group is complete.
+    fn wake_writer(&self, state: &State, was_idle: bool) {
+        if was_idle || state.jobs.len() >= LARGE_GROUP {
+            self.changed.notify_one();
+        }
     }
 
     fn open(&self) -> Result<MutexGuard<'_, State>, StoreError> {

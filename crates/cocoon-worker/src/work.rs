@@ -39,7 +39,7 @@ pub(crate) async fn run(shared: Arc<Shared>, link: Arc<Link>, work: Work, runnin
     let end = if before >= shared.config.max_active as usize {
         shared.counts.refused.fetch_add(1, Ordering::Relaxed);
         let failure = RequestFailure::new(ErrorCode::NOT_READY, "too many active queries");
-        End { failure: Some(failure), tokens: Adjusted::ZERO, estimated: false }
+        End { failure: Some(failure), ..End::default() }
     } else {
         serve(&shared, &link, work, &running).await
     };
@@ -49,15 +49,28 @@ pub(crate) async fn run(shared: Arc<Shared>, link: Arc<Link>, work: Work, runnin
         shared.counts.estimated.fetch_add(1, Ordering::Relaxed);
     }
     let tokens = tokens_used(&end.tokens);
-    link.run(&shared, |session, now| match end.failure {
-        None => session.complete_request(id, tokens, now),
-        Some(failure) => session.fail(id, failure, tokens, now),
+    // In one step, so that a short answer leaves in one packet.
+    link.run(&shared, |session, now| {
+        if let Some(head) = end.head {
+            session.head(id, head, now);
+        }
+        if let Some(rest) = end.rest {
+            session.data(id, rest);
+        }
+        match end.failure {
+            None => session.complete_request(id, tokens, now),
+            Some(failure) => session.fail(id, failure, tokens, now),
+        }
     });
     link.forget(&id);
     shared.active.fetch_sub(1, Ordering::AcqRel);
 }
 
+/// How a request ends, and what of its answer is still to be sent.
+#[derive(Default)]
 struct End {
+    head: Option<wire_http::Response>,
+    rest: Option<Bytes>,
     failure: Option<RequestFailure>,
     tokens: Adjusted,
     estimated: bool,
@@ -65,7 +78,7 @@ struct End {
 
 impl End {
     fn failed(code: ErrorCode, message: impl Into<String>) -> Self {
-        Self { failure: Some(RequestFailure::new(code, message)), tokens: Adjusted::ZERO, estimated: false }
+        Self { failure: Some(RequestFailure::new(code, message)), ..Self::default() }
     }
 
     fn cancelled(running: &Running) -> Self {
@@ -73,7 +86,7 @@ impl End {
         let failure = why.unwrap_or_else(|| {
             RequestFailure::new(ErrorCode::CANCELLED, "the connection to the proxy is gone")
         });
-        Self { failure: Some(failure), tokens: Adjusted::ZERO, estimated: false }
+        Self { failure: Some(failure), ..Self::default() }
     }
 }
 
@@ -117,7 +130,7 @@ async fn answer(
     let mut meter = AnswerMeter::new(kind, BodyLimits::default(), cost(pricing));
     let mut head = Some(wire_head(&response));
     if kind != BodyKind::Json {
-        begin(shared, link, id, &mut head);
+        send(shared, link, id, &mut head, Vec::new(), running).await;
     }
     // A JSON object is worth nothing before it is whole, so until then nothing is said: where it breaks off, the proxy can
     // still try another worker.
@@ -137,9 +150,9 @@ async fn answer(
                 break;
             }
         };
-        for piece in meter.push(chunk) {
-            begin(shared, link, id, &mut head);
-            send(shared, link, id, piece, running).await;
+        let pieces = meter.push(chunk);
+        if !pieces.is_empty() {
+            send(shared, link, id, &mut head, pieces, running).await;
         }
     }
     let (rest, mut report) = meter.finish();
@@ -148,40 +161,41 @@ async fn answer(
         broken =
             Some(RequestFailure::new(ErrorCode::ERROR, "the engine's answer ended before it was complete"));
     }
-    if broken.is_none() {
-        begin(shared, link, id, &mut head);
-    }
-    if let Some(rest) = rest
-        && broken.is_none()
-    {
-        send(shared, link, id, rest, running).await;
-    }
+    let (head, rest) = if broken.is_none() { (head, rest) } else { (None, None) };
+    shared.counts.answer_bytes.fetch_add(rest.as_ref().map_or(0, Bytes::len) as u64, Ordering::Relaxed);
     report.complete &= broken.is_none();
     if broken.is_none() && succeeded && stream && !report.complete && !report.gave_up {
         broken =
             Some(RequestFailure::new(ErrorCode::ERROR, "the engine's answer ended before it was complete"));
     }
     if !succeeded {
-        return End { failure: broken, tokens: Adjusted::ZERO, estimated: false };
+        return End { head, rest, failure: broken, ..End::default() };
     }
     let metered = estimate_usage(&report, asked);
-    End { failure: broken, tokens: pricing.adjust(&metered.usage), estimated: metered.estimated }
+    End { head, rest, failure: broken, tokens: pricing.adjust(&metered.usage), estimated: metered.estimated }
 }
 
-/// Queues a piece, and waits for room where the receiver is slow.
-async fn send(shared: &Shared, link: &Link, id: [u8; 32], piece: Bytes, running: &Running) {
-    shared.counts.answer_bytes.fetch_add(piece.len() as u64, Ordering::Relaxed);
-    let room = link.run(shared, |session, _| session.data(id, piece));
-    if room == 0 {
+/// Queues what came, after the head where that was not sent yet; waits for room where the receiver is slow.
+async fn send(
+    shared: &Shared,
+    link: &Link,
+    id: [u8; 32],
+    head: &mut Option<wire_http::Response>,
+    pieces: Vec<Bytes>,
+    running: &Running,
+) {
+    let bytes: usize = pieces.iter().map(Bytes::len).sum();
+    shared.counts.answer_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    let head = head.take();
+    let room = link.run(shared, |session, now| {
+        if let Some(head) = head {
+            session.head(id, head, now);
+        }
+        pieces.into_iter().map(|piece| session.data(id, piece)).last()
+    });
+    if room == Some(0) {
         // Cancelling is seen by the caller of this.
         let _ = running.cancelled.run_until_cancelled(running.room.notified()).await;
-    }
-}
-
-/// Begins the answer, unless that was done.
-fn begin(shared: &Shared, link: &Link, id: [u8; 32], head: &mut Option<wire_http::Response>) {
-    if let Some(head) = head.take() {
-        link.run(shared, |session, now| session.head(id, head, now));
     }
 }
 
