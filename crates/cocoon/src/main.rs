@@ -24,6 +24,7 @@ use anyhow::Context as _;
 use clap::Parser as _;
 
 use crate::cli::{Cli, Command};
+use crate::signals::{Asked, Interrupted, Signals};
 
 /// What a shell reports of a process ended by Ctrl-C: 128 + SIGINT.
 const EXIT_INTERRUPTED: u8 = 130;
@@ -32,7 +33,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) if error.is::<signals::Interrupted>() => {
+        Err(error) if error.is::<Interrupted>() => {
             terminal::complain(&error);
             ExitCode::from(EXIT_INTERRUPTED)
         }
@@ -44,12 +45,14 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> anyhow::Result<()> {
-    let quiet = matches!(cli.command, Command::Up(_) | Command::Demo(_));
-    logging::start(cli.log.as_deref().unwrap_or(if quiet { "warn" } else { "info" }), cli.log_format)?;
+    // The others are services: they tell of themselves in the log, and outlive the terminal.
+    let on_terminal = matches!(cli.command, Command::Up(_) | Command::Demo(_));
+    let (level, on_hang_up) = if on_terminal { ("warn", Asked::Stop) } else { ("info", Asked::Reload) };
+    logging::start(cli.log.as_deref().unwrap_or(level), cli.log_format)?;
     let runtime =
         tokio::runtime::Runtime::new().context("cannot start: the system gives no threads or files")?;
     let outcome = runtime.block_on(async {
-        let mut stop = signals::Signals::listen()?;
+        let mut stop = Signals::listen(on_hang_up)?;
         match cli.command {
             Command::Up(options) => up::run(options, &mut stop).await,
             Command::Demo(options) => demo::run(options, &mut stop).await,

@@ -131,7 +131,7 @@ impl Network {
             },
             "workers": workers.collect::<Vec<_>>(),
             "models": [self.model],
-            "root_config": self.dir.path().join(ROOT_CONFIG),
+            "root_config": absolute(&self.dir.path().join(ROOT_CONFIG)),
             "root_address": self.root_address.to_string(),
             "simulated": ["attestation", "chain"],
         })
@@ -306,6 +306,11 @@ async fn wait_listed(gateway: SocketAddr, model: &str) {
         }
         tokio::time::sleep(READY_POLL).await;
     }
+}
+
+/// For readers in other directories. Where the system does not say in which we are, the path stays as it is.
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
 /// A file that is there while the network is ready must not outlive it.

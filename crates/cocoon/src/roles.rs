@@ -77,10 +77,8 @@ pub(crate) async fn run_proxy(file: &ProxyFile, signals: &mut Signals) -> anyhow
 pub(crate) async fn run_worker(file: &WorkerFile, signals: &mut Signals) -> anyhow::Result<()> {
     let chain = open_chain(WorkerFile::ROLE, &file.root).await?;
     let engine = open_engine(&file.engine)?;
-    let health = engine.probe().await;
-    if !health.ready {
-        let detail = health.detail.unwrap_or_default();
-        tracing::warn!(detail, "the engine is not ready; requests will fail until it is");
+    if let Some(model) = &file.model {
+        warn_unless_serving(engine.as_ref(), model.split('@').next().unwrap_or(model)).await;
     }
     let worker = start_worker(file, chain.clone(), engine).await?;
     tracing::info!(http = %worker.role.http_addr(), "the worker is listening");
@@ -214,6 +212,17 @@ pub(crate) fn open_engine(file: &EngineFile) -> anyhow::Result<Arc<dyn Engine>> 
 pub(crate) fn open_upstream(url: &str) -> anyhow::Result<Arc<dyn Engine>> {
     let engine = HttpEngine::new(url, HttpEngineOptions::default());
     Ok(Arc::new(engine.with_context(|| format!("the engine's URL {url:?}"))?))
+}
+
+/// Asks an engine whether it serves a model, by its base name. What is wrong may be right soon, so it is only logged.
+pub(crate) async fn warn_unless_serving(engine: &dyn Engine, model: &str) {
+    let health = engine.probe().await;
+    if !health.ready {
+        let detail = health.detail.unwrap_or_default();
+        tracing::warn!(detail, "the engine is not ready; requests will fail until it is");
+    } else if !health.models.is_empty() && !health.models.iter().any(|name| name == model) {
+        tracing::warn!(model, lists = health.models.join(", "), "the engine does not list the model");
+    }
 }
 
 async fn open_chain(role: &str, root: &Root) -> anyhow::Result<Arc<StaticChain>> {

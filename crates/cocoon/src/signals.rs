@@ -1,4 +1,5 @@
-//! Ctrl-C and SIGTERM: the first asks for an orderly end, the second for an immediate one. SIGHUP: read again.
+//! Ctrl-C and SIGTERM: the first asks for an orderly end, the second for an immediate one. SIGHUP asks a service to read
+//! its files again, and ends what belongs to a terminal.
 
 use std::future::Future;
 
@@ -17,6 +18,8 @@ pub(crate) struct Signals {
     terminate: tokio::signal::unix::Signal,
     #[cfg(unix)]
     hang_up: tokio::signal::unix::Signal,
+    #[cfg(unix)]
+    on_hang_up: Asked,
 }
 
 /// What a signal asks for.
@@ -29,11 +32,12 @@ pub(crate) enum Asked {
 }
 
 impl Signals {
-    /// Takes the signals over from here on.
+    /// Takes the signals over from here on. `on_hang_up` is what SIGHUP asks for.
     ///
     /// # Errors
     /// The system refuses.
-    pub(crate) fn listen() -> anyhow::Result<Self> {
+    #[cfg_attr(not(unix), expect(unused_variables, reason = "there is no SIGHUP"))]
+    pub(crate) fn listen(on_hang_up: Asked) -> anyhow::Result<Self> {
         #[cfg(unix)]
         {
             use tokio::signal::unix::{SignalKind, signal};
@@ -42,6 +46,7 @@ impl Signals {
                 interrupt: listen(SignalKind::interrupt())?,
                 terminate: listen(SignalKind::terminate())?,
                 hang_up: listen(SignalKind::hangup())?,
+                on_hang_up,
             })
         }
         #[cfg(not(unix))]
@@ -54,7 +59,7 @@ impl Signals {
         tokio::select! {
             _ = self.interrupt.recv() => Asked::Stop,
             _ = self.terminate.recv() => Asked::Stop,
-            _ = self.hang_up.recv() => Asked::Reload,
+            _ = self.hang_up.recv() => self.on_hang_up,
         }
         #[cfg(not(unix))]
         {

@@ -51,23 +51,19 @@ async fn engine(upstream: Option<&str>, model: Option<String>) -> anyhow::Result
         return Ok((Arc::new(ExtractiveSummary::new()), EXTRACTIVE_SUMMARY_MODEL.to_owned()));
     };
     let engine = roles::open_upstream(url)?;
+    if let Some(model) = model {
+        roles::warn_unless_serving(engine.as_ref(), &model).await;
+        return Ok((engine, model));
+    }
     let health = engine.probe().await;
-    let detail = health.detail.unwrap_or_default();
-    match (model, health.models.first()) {
-        (Some(model), _) => {
-            if !health.ready {
-                tracing::warn!(detail, "the model server is not ready; requests will fail until it is");
-            } else if !health.models.is_empty() && !health.models.contains(&model) {
-                tracing::warn!(model, "the model server does not list this model");
-            }
-            Ok((engine, model))
-        }
-        (None, Some(first)) => Ok((engine, first.clone())),
-        (None, None) if health.ready => {
+    match health.models.into_iter().next() {
+        Some(first) => Ok((engine, first)),
+        None if health.ready => {
             bail!("the model server at {url} lists no model; name one with --model NAME")
         }
-        (None, None) => bail!(
-            "the model server at {url} is not ready ({detail}); start it first, or name its model with --model NAME"
+        None => bail!(
+            "the model server at {url} is not ready ({}); start it first, or name its model with --model NAME",
+            health.detail.unwrap_or_default()
         ),
     }
 }

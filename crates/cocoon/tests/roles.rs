@@ -80,6 +80,11 @@ fn three_processes_serve_a_request_and_agree_on_its_price() {
     });
     assert_eq!(earned["nanoton"], tokens * 5);
 
+    // A service reads its root configuration again, and goes on.
+    for role in [&gateway, &worker, &proxy] {
+        role.signal("HUP");
+    }
+    get_json(proxy_http, "/jsonstats");
     for role in [gateway, worker, proxy] {
         assert_eq!(role.stop(), Some(0));
     }

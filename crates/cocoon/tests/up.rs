@@ -7,6 +7,7 @@ mod support;
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
+use std::sync::{Mutex, mpsc};
 
 use serde_json::{Value, json};
 use support::{Listen, Running, cocoon, complaint, get_json, http, run, text, wait_for};
@@ -80,6 +81,74 @@ fn a_network_answers_ends_in_order_and_remembers_its_keys_and_books() {
     ask(&endpoints);
     wait_for("the second charge", || (charged_tokens(&endpoints) == 2 * charged).then_some(()));
     assert_eq!(running.stop(), Some(0));
+}
+
+/// A network before a model server that answers when told to, and a request that waits for it.
+struct Waiting {
+    running: Running,
+    request: std::thread::JoinHandle<std::thread::Result<(u16, String)>>,
+    answer_now: mpsc::Sender<()>,
+    _directory: tempfile::TempDir,
+}
+
+fn with_a_request_under_way() -> Waiting {
+    let directory = tempfile::tempdir().unwrap();
+    let (answer_now, told) = mpsc::channel::<()>();
+    let (arrived, arrives) = mpsc::channel::<()>();
+    let (told, arrived) = (Mutex::new(told), Mutex::new(arrived));
+    let url = support::model_server("slow-model", move || {
+        arrived.lock().unwrap().send(()).unwrap();
+        // Told, or nobody is there any more to tell.
+        let _ = told.lock().unwrap().recv();
+        json!({
+            "id": "x", "object": "chat.completion", "created": 1, "model": "slow-model",
+            "choices": [{"index": 0, "message": {"role": "assistant", "content": "At last."}, "finish_reason": "stop"}],
+            "usage": {"prompt_tokens": 1, "completion_tokens": 3, "total_tokens": 4},
+        })
+    });
+    let command = cocoon(&[
+        "up",
+        "--dir",
+        text(directory.path()),
+        "--port-base",
+        "0",
+        "--json",
+        "--workers",
+        "1",
+        "--upstream",
+        &url,
+    ]);
+    let mut running = Running::start(command, Listen::Stdout);
+    let endpoints = running.json_with("gateway");
+    assert_eq!(endpoints["models"], json!(["slow-model"]));
+    let gateway = endpoints["gateway"].as_str().unwrap().to_owned();
+    let body = json!({"model": "slow-model", "messages": [{"role": "user", "content": "Well?"}]}).to_string();
+    let request = std::thread::spawn(move || {
+        std::panic::catch_unwind(|| http(&gateway, "POST", "/v1/chat/completions", &body))
+    });
+    arrives.recv_timeout(support::LIMIT).unwrap();
+    Waiting { running, request, answer_now, _directory: directory }
+}
+
+#[test]
+fn a_request_under_way_gets_its_answer_before_the_end() {
+    let waiting = with_a_request_under_way();
+    waiting.running.signal("TERM");
+    waiting.answer_now.send(()).unwrap();
+    assert_eq!(waiting.running.wait(), Some(0));
+    let (status, answer) = waiting.request.join().unwrap().unwrap();
+    assert!(status == 200 && answer.contains("At last."), "{answer}");
+}
+
+#[test]
+fn a_second_signal_ends_at_once() {
+    let waiting = with_a_request_under_way();
+    waiting.running.signal("INT");
+    // Signals of one kind that come together count as one.
+    waiting.running.signal("TERM");
+    assert_eq!(waiting.running.wait(), Some(130));
+    let cut = waiting.request.join().unwrap();
+    assert!(cut.is_err() || cut.is_ok_and(|(status, _)| status != 200));
 }
 
 #[test]

@@ -95,8 +95,13 @@ impl Running {
     }
 
     /// Asks for an end as service managers do, and returns the exit code.
-    pub fn stop(mut self) -> Option<i32> {
+    pub fn stop(self) -> Option<i32> {
         self.signal("TERM");
+        self.wait()
+    }
+
+    /// Waits for the end, and returns the exit code.
+    pub fn wait(mut self) -> Option<i32> {
         let end = Instant::now() + LIMIT;
         while Instant::now() < end {
             if let Some(status) = self.child.try_wait().unwrap() {
@@ -114,6 +119,49 @@ impl Drop for Running {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// A model server on a free port: `served` is called for each completion and gives its answer as JSON.
+pub fn model_server(model: &'static str, served: impl Fn() -> Value + Send + Sync + 'static) -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let served = std::sync::Arc::new(served);
+    std::thread::spawn(move || {
+        for tcp in listener.incoming().map_while(Result::ok) {
+            let served = std::sync::Arc::clone(&served);
+            std::thread::spawn(move || {
+                let mut tcp = BufReader::new(tcp);
+                let (mut first, mut length) = (String::new(), 0);
+                tcp.read_line(&mut first).unwrap();
+                loop {
+                    let mut line = String::new();
+                    tcp.read_line(&mut line).unwrap();
+                    let line = line.trim().to_ascii_lowercase();
+                    if line.is_empty() {
+                        break;
+                    }
+                    if let Some(bytes) = line.strip_prefix("content-length:") {
+                        length = bytes.trim().parse().unwrap();
+                    }
+                }
+                tcp.read_exact(&mut vec![0; length]).unwrap();
+                let answer = if first.starts_with("POST") {
+                    served()
+                } else {
+                    serde_json::json!({"object": "list", "data": [{"id": model, "object": "model"}]})
+                };
+                let answer = answer.to_string();
+                // The caller may have gone away.
+                let _ = write!(
+                    tcp.get_mut(),
+                    "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n\
+                     Content-Length: {}\r\n\r\n{answer}",
+                    answer.len()
+                );
+            });
+        }
+    });
+    url
 }
 
 /// One HTTP exchange: status and body.
