@@ -116,6 +116,7 @@ impl From<&RequestFailure> for Failure {
             match failure.code {
                 ErrorCode::TIMEOUT => Kind::TimedOut,
                 ErrorCode::NOT_READY => Kind::Proxy,
+                ErrorCode::ERROR if says("too slowly") => Kind::Proxy,
                 ErrorCode::PROTOCOL if says("connection") || says("version") => Kind::Proxy,
                 ErrorCode::PROTOCOL => Kind::Invalid,
                 ErrorCode::ERROR if says("connection") || says("version is too low") || says("test mode") => {

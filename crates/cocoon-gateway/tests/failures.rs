@@ -11,6 +11,7 @@ use bytes::Bytes;
 use cocoon_chain::TestModeClient;
 use cocoon_engine::EngineError;
 use cocoon_gateway::GatewayLimits;
+use cocoon_ton::RegisteredProxy;
 use futures_util::stream::{self, StreamExt as _};
 use http::Method;
 use http_body_util::BodyExt as _;
@@ -274,6 +275,62 @@ async fn a_proxy_with_an_image_that_is_not_listed_is_not_used() {
     network.chain.replace(root).unwrap();
     network.gateway.ready().await;
     assert_eq!(network.client().await.post(&ask(&json!({}))).await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn proxies_are_taken_from_the_root_configuration_as_it_changes() {
+    let plan = Plan { proxies_from_root: true, ..Plan::default() };
+    let network = Network::start(plan, vec![answers()]).await;
+    let mut client = network.client().await;
+    assert_eq!(client.get("/health").await.status, 503);
+    let without = network.chain.root().as_ref().clone();
+    let mut with = without.clone();
+    let proxy = &network.proxies[0];
+    let endpoints = format!("{} {}", proxy.workers_addr(), proxy.clients_addr()).parse().unwrap();
+    with.registered_proxies.push(RegisteredProxy { seqno: 1, endpoints });
+    network.chain.replace(with).unwrap();
+    network.gateway.ready().await;
+    assert_eq!(client.post(&ask(&json!({}))).await.status, 200);
+    network.chain.replace(without).unwrap();
+    let deadline = Instant::now() + support::SOON;
+    while client.get("/health").await.status == 200 {
+        assert!(Instant::now() < deadline, "still connected");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_proxy_that_lost_its_memory_gets_no_more_requests() {
+    let mut network = Network::with(answers()).await;
+    let mut client = network.client().await;
+    client.post(&ask(&json!({}))).await;
+    let spent = network.spent(15).await;
+    network.forget_first_proxy().await;
+    let deadline = Instant::now() + support::SOON;
+    while !client.get("/metrics").await.text().contains("cocoon_gateway_counter_faults_total 1") {
+        assert!(Instant::now() < deadline, "nothing noticed");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(client.post(&ask(&json!({}))).await.error().0, 503);
+    assert_eq!(network.gateway.spent(), spent);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_credit_a_reader_that_is_too_slow_loses_its_own_answer_alone() {
+    let piece = delta(&"x".repeat(16 * 1024));
+    let engine = Scripted::new(move |request| {
+        let big = request.body.windows(3).any(|window| window == b"big");
+        let pieces = vec![piece.clone(); if big { 4096 } else { 2 }];
+        async move { Ok(sse(pieces.into_iter().chain([finish(), usage(9, 2), done()]).collect())) }
+    });
+    let network = Network::start(Plan { extensions: false, ..Plan::default() }, vec![engine]).await;
+    let mut slow = network.client().await;
+    let unread = slow.stream(&ask(&json!({"stream": true, "user": "big", "timeout": 300}))).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let seen = network.client().await.post(&ask(&json!({"stream": true}))).await.text();
+    assert!(seen.ends_with("data: [DONE]\n\n"));
+    let rest = tokio::time::timeout(support::SOON, unread.collect()).await.unwrap().unwrap().to_bytes();
+    let end = String::from_utf8_lossy(&rest[rest.len() - 400..]).into_owned();
+    assert!(end.contains("data: {\"error\":") && !end.contains("[DONE]"), "{end}");
 }
 
 /// The image hash of every simulated quote: SHA-256 of 448 zero bytes.

@@ -1,6 +1,7 @@
 //! A whole network on loopback around a gateway: real proxies and workers, engines that do what a test says.
 #![allow(dead_code, unreachable_pub, missing_docs, clippy::unwrap_used)]
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -173,6 +174,8 @@ pub struct Plan {
     pub coefficient: u32,
     pub check_proxy_hashes: bool,
     pub model: &'static str,
+    /// Let the gateway take its proxies from the root configuration, which names none at first.
+    pub proxies_from_root: bool,
 }
 
 impl Default for Plan {
@@ -186,6 +189,7 @@ impl Default for Plan {
             coefficient: 1000,
             check_proxy_hashes: false,
             model: MODEL,
+            proxies_from_root: false,
         }
     }
 }
@@ -208,7 +212,8 @@ impl Network {
         let chain = Arc::new(StaticChain::from_config(root).unwrap().with_test_mode_client(plan.client));
         let mut proxies = Vec::new();
         for number in 0..plan.proxies {
-            proxies.push(proxy(&plan, &dir, number, Arc::clone(&chain)).await);
+            let store = dir.path().join(format!("proxy{number}.sqlite"));
+            proxies.push(proxy(&plan, number, "127.0.0.1:0", store, Arc::clone(&chain)).await);
         }
         let mut workers = Vec::new();
         for (number, engine) in engines.into_iter().enumerate() {
@@ -235,7 +240,7 @@ impl Network {
         }
         let gateway = gateway(&plan, &dir, &proxies, &chain).await;
         let network = Self { gateway, proxies, workers, chain, dir };
-        if plan.proxies > 0 && !plan.check_proxy_hashes {
+        if plan.proxies > 0 && !plan.check_proxy_hashes && !plan.proxies_from_root {
             network.gateway.ready().await;
         }
         network
@@ -248,6 +253,15 @@ impl Network {
 
     pub async fn client(&self) -> Client {
         Client::connect(&self.gateway).await
+    }
+
+    /// Puts a proxy with the same key, but without memory, in the place of the first one.
+    pub async fn forget_first_proxy(&mut self) {
+        let address = self.proxies[0].clients_addr().to_string();
+        self.proxies.remove(0).shutdown().await;
+        let store = self.dir.path().join("forgetful.sqlite");
+        let proxy = proxy(&Plan::default(), 0, &address, store, Arc::clone(&self.chain)).await;
+        self.proxies.insert(0, proxy);
     }
 
     /// Waits until what was spent is at least this.
@@ -275,13 +289,13 @@ fn dial() -> DialOptions {
     DialOptions { max_difficulty: 8, timeout: Duration::from_secs(20) }
 }
 
-async fn proxy(plan: &Plan, dir: &TempDir, number: usize, chain: Arc<StaticChain>) -> Proxy {
+async fn proxy(plan: &Plan, number: usize, clients: &str, store: PathBuf, chain: Arc<StaticChain>) -> Proxy {
     let number = u8::try_from(number).unwrap();
     let accept = AcceptOptions { difficulty: 2, timeout: Duration::from_secs(20) };
     let config = ProxyConfig {
         http: "127.0.0.1:0".parse().unwrap(),
         workers: "127.0.0.1:0".parse().unwrap(),
-        clients: "127.0.0.1:0".parse().unwrap(),
+        clients: clients.parse().unwrap(),
         key_seed: Zeroizing::new([100 + number; 32]),
         owner: address(10 + number),
         wallet: address(20 + number),
@@ -291,7 +305,7 @@ async fn proxy(plan: &Plan, dir: &TempDir, number: usize, chain: Arc<StaticChain
         check_worker_hashes: false,
         trust_long_authorization: false,
         extensions: plan.extensions,
-        store: dir.path().join(format!("proxy{number}.sqlite")),
+        store,
         listener: ListenerOptions { accept, ..ListenerOptions::default() },
     };
     let worker_tls = tls("fake_tdx", Policy::fake_tdx());
@@ -304,7 +318,11 @@ async fn gateway(plan: &Plan, dir: &TempDir, proxies: &[Proxy], chain: &Arc<Stat
     let addresses: Vec<_> = proxies.iter().map(|proxy| proxy.clients_addr().to_string()).collect();
     let config = GatewayConfig {
         http: "127.0.0.1:0".parse().unwrap(),
-        proxies: if addresses.is_empty() { unreachable } else { addresses },
+        proxies: match plan.proxies_from_root {
+            true => Vec::new(),
+            false if addresses.is_empty() => unreachable,
+            false => addresses,
+        },
         wallet: address(3),
         secret: Zeroizing::new(Vec::new()),
         root_address: address(2),
