@@ -47,6 +47,8 @@ fn three_processes_serve_a_request_and_agree_on_its_price() {
     let config = "coefficient = 2000\n[engine]\nbuiltin = true\n\
                   [attestation]\npresent = \"fake_tdx\"\nrequire = \"fake_tdx\"\n";
     let (worker, worker_log) = start(directory.path(), "worker", config);
+    // A gateway asks for models when it connects and then every few seconds: it need not wait for its second question.
+    wait_for("the worker at the proxy", || (http(proxy_http, "GET", "/health", "").0 == 200).then_some(()));
     let (gateway, gateway_log) =
         start(directory.path(), "gateway", "[attestation]\nrequire = \"fake_tdx\"\n");
     let [worker_http, gateway_http] = [&worker_log, &gateway_log].map(|log| log["http"].as_str().unwrap());
