@@ -18,7 +18,7 @@ pub(crate) fn print(text: &str) -> io::Result<()> {
 /// that an answer cannot move the cursor or recolour the screen.
 ///
 /// # Errors
-/// As [`print`].
+/// As [`print()`].
 pub(crate) fn print_foreign(text: &str) -> io::Result<()> {
     let shown: String = text.chars().filter(|c| !c.is_control() || matches!(c, '\n' | '\t')).collect();
     print(&shown)
