@@ -140,7 +140,7 @@ pub(crate) struct Demo {
 /// What all roles take.
 #[derive(Debug, Args)]
 pub(crate) struct Common {
-    /// The configuration, TOML; in the environment: COCOON_<ROLE>_<FIELD>
+    /// The configuration, TOML; in the environment: COCOON_ROLE_FIELD
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 
