@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use cocoon_net::{DialOptions, Endpoint, MonotonicClock, TlsSettings, dial, pump};
 use cocoon_session::client::{ClientEvent, ClientSession, ClientSettings, ModelOffers, Offer, Submission};
-use cocoon_session::{FinalInfo, PaymentCounters, RequestFailure, Time};
+use cocoon_session::{FinalInfo, PaymentCounters, ProxyTerms, RequestFailure, Time};
 use cocoon_ton::{Address, RootConfig};
 use cocoon_wire::codec::to_boxed;
 use cocoon_wire::tl::http;
@@ -60,7 +60,7 @@ pub struct Notice {
 
 #[derive(Debug, Default)]
 struct State {
-    ready: bool,
+    terms: Option<ProxyTerms>,
     notices: Vec<Notice>,
     models: Option<Vec<ModelOffers>>,
     ended: Option<String>,
@@ -119,10 +119,7 @@ impl TestClient {
         extensions: bool,
     ) -> Self {
         let client = Self::dial(proxy, tls, wallet, root, extensions).await.unwrap();
-        let mut state = client.shared.state.subscribe();
-        let done = |state: &State| state.ready || state.ended.is_some();
-        let ended = within("the client's handshake", state.wait_for(done)).await.unwrap().ended.clone();
-        assert_eq!(ended, None, "the client was not let in");
+        assert!(client.let_in().await, "the client was not let in");
         client
     }
 
@@ -159,6 +156,22 @@ impl TestClient {
         let close = CancellationToken::new();
         tokio::spawn(run(Arc::clone(&shared), stream.io, close.clone()));
         Ok(Self { shared, _close: close.drop_guard() })
+    }
+
+    /// Waits for the end of the handshake; `false` where the connection ended instead.
+    pub async fn let_in(&self) -> bool {
+        let mut state = self.shared.state.subscribe();
+        let done = |state: &State| state.terms.is_some() || state.ended.is_some();
+        let state = within("the client's handshake", state.wait_for(done)).await.unwrap();
+        state.ended.is_none()
+    }
+
+    /// The proxy's terms.
+    ///
+    /// # Panics
+    /// The handshake is not done.
+    pub fn terms(&self) -> ProxyTerms {
+        self.shared.state.borrow().terms.clone().unwrap()
     }
 
     /// Sends a request.
@@ -348,8 +361,8 @@ impl Shared {
         event: ClientEvent,
     ) {
         let request = match &event {
-            ClientEvent::Ready(_) => {
-                self.state.send_modify(|state| state.ready = true);
+            ClientEvent::Ready(terms) => {
+                self.state.send_modify(|state| state.terms = Some(terms.clone()));
                 return;
             }
             ClientEvent::RegistrationNeeded { .. } => return,

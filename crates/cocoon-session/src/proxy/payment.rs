@@ -153,25 +153,26 @@ impl Proxy {
         }
     }
 
-    /// Durable tokens, all tokens and the newest signed order of a client.
+    /// Durable tokens, twice, and the newest signed order of a client. The protocol has room for tokens that are not
+    /// durable yet, but a crash would take those back, and the client would rightly refuse a proxy whose figures fell.
     pub(super) fn client_counters(&mut self, conn: ConnId) -> (i64, i64, SignedPayment) {
         let Some((account, contract)) = self.client_mut(conn).map(|client| (client.account, client.contract))
         else {
             return (0, 0, SignedPayment::Empty);
         };
-        let all = self.ledger.client(&account).map_or(AdjustedTokens::ZERO, |client| client.charged);
         let signed = self.orders.client(&self.settings, &self.ledger, account, contract);
-        (self.ledger.chargeable(&account).to_wire(), all.to_wire(), signed)
+        let durable = self.ledger.chargeable(&account).to_wire();
+        (durable, durable, signed)
     }
 
-    /// Durable tokens, all tokens and the newest signed order of a worker.
+    /// Durable tokens, twice, and the newest signed order of a worker; as for a client.
     pub(super) fn worker_counters(&mut self, conn: ConnId) -> (i64, i64, SignedPayment) {
         let Some((account, contract)) = self.worker(conn).map(|worker| (worker.account, worker.contract))
         else {
             return (0, 0, SignedPayment::Empty);
         };
-        let all = self.ledger.worker(&account).map_or(AdjustedTokens::ZERO, |worker| worker.earned);
         let signed = self.orders.worker(&self.settings, &self.ledger, account, contract);
-        (self.ledger.payable(&account).to_wire(), all.to_wire(), signed)
+        let durable = self.ledger.payable(&account).to_wire();
+        (durable, durable, signed)
     }
 }

@@ -7,6 +7,7 @@ mod bad_clients;
 mod bad_proxies;
 mod bad_workers;
 mod cancelling;
+mod durability;
 mod failover;
 mod rotation;
 mod shutdown;
