@@ -10,7 +10,7 @@ use cocoon_ledger::PeerCounters;
 use cocoon_net::{Backoff, Ended, Endpoint, dial, pump};
 use cocoon_session::worker::{WorkerEvent, WorkerSession, WorkerSettings};
 use cocoon_session::{PaymentCounters, ProxyTerms, RequestFailure, Time};
-use cocoon_store::Store as _;
+use cocoon_store::{Store as _, StoreError};
 use cocoon_ton::root::RootConfig;
 use cocoon_ton::{
     VerifyingKey,
@@ -337,8 +337,11 @@ fn note_payment(shared: &Shared, machine: &mut Machine, counters: &PaymentCounte
     if *known != before {
         let value = Bytes::from(known.encode());
         drop(all);
-        // Losing the newest counters in a crash is harmless: the proxy shows them again.
-        shared.store.put(&store_key(&terms), value).map(drop).map_err(|error| error.to_string())?;
+        // Losing the newest counters, in a crash or where the disk does not keep up, is harmless: the proxy shows them again.
+        match shared.store.put(&store_key(&terms), value).map(drop) {
+            Ok(()) | Err(StoreError::QueueFull) => {}
+            Err(error) => return Err(error.to_string()),
+        }
     }
     Ok(())
 }
