@@ -10,13 +10,13 @@ use cocoon_ton::{Address, RootConfig};
 use cocoon_wire::codec::{Message, from_boxed, to_boxed};
 use cocoon_wire::tl::proxy::{self, SignedPayment};
 use cocoon_wire::tl::tcp::Packet;
-use cocoon_wire::tl::{WorkerQuery, worker};
+use cocoon_wire::tl::{ClientQuery, WorkerQuery, client, worker};
 use ed25519_dalek::SigningKey;
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::network::{local, root, tls, wallet};
-use crate::raw::RawPeer;
+use crate::raw::{MODEL, RawPeer};
 use crate::within;
 
 /// Listens like a proxy; every connection is the test's to answer.
@@ -137,11 +137,95 @@ impl FakeProxy {
     }
 }
 
+impl FakeProxy {
+    /// An order to charge the client of this wallet, signed with `key`.
+    pub fn charge(&self, owner: &Address, tokens: u64, key: &SigningKey) -> SignedPayment {
+        let contract = self.client_contract(owner);
+        let order = PaymentOrder {
+            kind: OrderKind::ChargeClient,
+            contract,
+            query_id: tokens,
+            tokens,
+            excesses_to: wallet(3),
+        };
+        SignedPayment::Signed { data: order.sign(key).to_boc().into() }
+    }
+
+    /// Lets a client connect, with these params; it authorises itself next.
+    pub async fn greet_client(&mut self, owner: &Address, params: proxy::Params) -> RawPeer {
+        let mut peer = self.accept().await;
+        let (id, query) = client_query(&mut peer).await.unwrap();
+        assert!(matches!(query, ClientQuery::ConnectToProxy(_)));
+        let answered = client::ConnectedToProxy {
+            params,
+            client_sc_address: self.client_contract(owner).to_wire_string(false).into(),
+            auth: client::ProxyConnectionAuth::Short {
+                secret_hash: cocoon_chain::TestModeClient::default().secret_hash,
+                nonce: 1,
+            },
+            signed_payment: SignedPayment::Empty,
+        };
+        answer(&mut peer, id, &answered).await;
+        peer
+    }
+
+    /// Lets it in with these counters; `false` where it went away.
+    pub async fn let_in(peer: &mut RawPeer, db: i64, max: i64, signed_payment: SignedPayment) -> bool {
+        let Some((id, query)) = client_query(peer).await else { return false };
+        assert!(matches!(query, ClientQuery::AuthorizeWithProxyShort(_)), "{query:?}");
+        let success = client::AuthorizationWithProxy::Success {
+            signed_payment,
+            tokens_committed_to_db: db,
+            max_tokens: max,
+        };
+        answer(peer, id, &success).await;
+        true
+    }
+
+    /// A client that is ready, was shown these counters, and knows of one worker.
+    pub async fn ready_client(&mut self, owner: &Address, db: i64, max: i64) -> RawPeer {
+        let params = self.params();
+        let mut peer = self.greet_client(owner, params).await;
+        let order = self.charge(owner, db.cast_unsigned(), &self.key.clone());
+        assert!(Self::let_in(&mut peer, db, max, order).await, "the client authorises itself");
+        peer
+    }
+
+    /// The next request of a client, whose questions about offers are answered meanwhile; `None` where it went away.
+    pub async fn request(peer: &mut RawPeer) -> Option<client::RunQueryEx> {
+        loop {
+            match peer.recv().await? {
+                Packet::Query { id, data } => {
+                    let query: ClientQuery = from_boxed(data).unwrap();
+                    assert!(matches!(query, ClientQuery::GetWorkerTypesV2(_)), "{query:?}");
+                    let worker = client::WorkerInstanceV2 {
+                        flags: 0,
+                        coefficient: 1000,
+                        active_requests: 0,
+                        max_active_requests: 10,
+                    };
+                    let model = client::WorkerTypeV2 { name: MODEL.to_owned().into(), workers: vec![worker] };
+                    answer(peer, id, &client::WorkerTypesV2 { types: vec![model] }).await;
+                }
+                Packet::Packet { data } => return Some(from_boxed(data).unwrap()),
+                _ => {}
+            }
+        }
+    }
+}
+
+async fn client_query(peer: &mut RawPeer) -> Option<(i64, ClientQuery)> {
+    loop {
+        if let Packet::Query { id, data } = peer.recv().await? {
+            return Some((id, from_boxed(data).unwrap()));
+        }
+    }
+}
+
 async fn worker_query(peer: &mut RawPeer) -> Option<(i64, WorkerQuery)> {
     loop {
-        match peer.recv().await? {
-            Packet::Query { id, data } => return Some((id, from_boxed(data).unwrap())),
-            _ => continue,
+        if let Packet::Query { id, data } = peer.recv().await? {
+            return Some((id, from_boxed(data).unwrap()));
         }
     }
 }

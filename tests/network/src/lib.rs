@@ -2,6 +2,7 @@
 //! that speak the protocol well ([`TestClient`]) or say whatever a test wants ([`RawPeer`], [`FakeProxy`]), and the log.
 #![allow(missing_docs, clippy::unwrap_used)]
 
+mod caller;
 mod client;
 mod engine;
 mod fake_proxy;
@@ -9,12 +10,14 @@ mod log;
 mod network;
 mod raw;
 
+pub use caller::{Reply, get, post};
 pub use client::{Answer, Ask, Exchange, Notice, TestClient};
 pub use engine::{Answering, Call, FixedEngine, ScriptedEngine, chat_answer, delta, usage_event};
 pub use fake_proxy::FakeProxy;
 pub use log::{Event, Log};
 pub use network::{
-    ManualClock, Network, Options, SECRET, identity, local, proxy_config, root, tls, tls_with, wallet,
+    ManualClock, Network, Options, SECRET, gateway, identity, local, proxy_config, root, tls, tls_with,
+    wallet,
 };
 pub use raw::{MODEL, RawPeer, http_request, ready_client, ready_worker, worker_params};
 

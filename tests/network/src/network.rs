@@ -9,6 +9,7 @@ use std::time::Duration;
 use cocoon_attest::{Policy, UnixSeconds, VerifierSet};
 use cocoon_chain::StaticChain;
 use cocoon_engine::Engine;
+use cocoon_gateway::{Gateway, GatewayConfig, GatewayLimits};
 use cocoon_net::{
     AcceptOptions, Clock, DialOptions, ListenerOptions, NodeIdentity, NodeKey, SystemClock, TlsSettings,
 };
@@ -134,6 +135,25 @@ pub fn proxy_config(store: &Path, options: &Options) -> ProxyConfig {
         store: store.to_owned(),
         listener: options.listener.clone(),
     }
+}
+
+/// A gateway of wallet 11 that knows these proxies, and no request of which waits long.
+pub async fn gateway(proxies: &[SocketAddr], dir: &Path, chain: Arc<StaticChain>) -> Gateway {
+    let config = GatewayConfig {
+        http: local(),
+        proxies: proxies.iter().map(SocketAddr::to_string).collect(),
+        wallet: wallet(11),
+        secret: Zeroizing::new(SECRET.to_vec()),
+        root_address: root_address(),
+        is_test: true,
+        is_testnet: false,
+        extensions: true,
+        check_proxy_hashes: false,
+        dial: DialOptions { max_difficulty: 8, timeout: Duration::from_secs(10) },
+        store: dir.join("gateway.db"),
+        limits: GatewayLimits { default_max_tokens: 100, ..GatewayLimits::default() },
+    };
+    cocoon_gateway::start(config, tls("none", Policy::any()), chain).await.unwrap()
 }
 
 /// A proxy and whatever a test adds.

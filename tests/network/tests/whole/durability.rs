@@ -8,7 +8,7 @@ use std::sync::Arc;
 use cocoon_attest::Policy;
 use cocoon_chain::StaticChain;
 use cocoon_network_tests::{
-    Ask, FixedEngine, Log, Network, Notice, TestClient, root, tls, until, wallet, within,
+    Ask, FixedEngine, Log, Network, Notice, TestClient, post, root, tls, until, wallet, within,
 };
 use cocoon_ton::payment::{OrderKind, SignedPayment};
 use tempfile::TempDir;
@@ -176,7 +176,7 @@ async fn a_proxy_killed_in_the_middle_of_its_work_forgets_nothing_that_it_ever_s
         }
     })
     .await;
-    let (charged, shown) = (client.charged().cast_signed(), shown.borrow());
+    let (charged, shown) = (client.charged().cast_signed(), shown.into_inner());
     assert_eq!(
         proxy.metric("cocoon_proxy_books_kept_nanoton").await,
         client.charged(),
@@ -191,6 +191,67 @@ async fn a_proxy_killed_in_the_middle_of_its_work_forgets_nothing_that_it_ever_s
         .filter(|line| line.field("cause").contains("went back") || line.level == tracing::Level::ERROR)
         .collect();
     assert!(distrust.is_empty(), "{distrust:#?}");
+}
+
+#[tokio::test]
+async fn a_gateway_comes_back_to_a_proxy_that_was_killed_and_trusts_its_figures() {
+    const KILLS: usize = 3;
+    let log = Log::capture();
+    let dir = TempDir::new().unwrap();
+    let (workers, clients) = (free_port(), free_port());
+    let arguments = ["proxy", dir.path().to_str().unwrap(), &workers.to_string(), &clients.to_string()]
+        .map(str::to_owned);
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let mut proxy = Process::start(&arguments).await;
+    let chain = Arc::new(StaticChain::from_config(root()).unwrap());
+    let local = |port| SocketAddr::from(([127, 0, 0, 1], port));
+    let config = Network::worker_config_for(local(workers), dir.path(), 1);
+    let engine = Arc::new(FixedEngine("hello".into()));
+    let worker =
+        cocoon_worker::start(config, tls("none", Policy::any()), chain.clone(), engine).await.unwrap();
+    let gateway = cocoon_network_tests::gateway(&[local(clients)], dir.path(), chain).await;
+    within("the worker to be ready", worker.ready()).await;
+    within("the gateway to be ready", gateway.ready()).await;
+    let (answered, stop) = (Cell::new(0_u64), Cell::new(false));
+    let load = async || {
+        while !stop.get() {
+            let reply = post(gateway.http_addr(), &Ask::default().body).await;
+            // Without a proxy the caller hears so, at once and in HTTP.
+            assert!([200, 502, 503, 404].contains(&reply.status), "{reply:?}");
+            answered.set(answered.get() + u64::from(reply.status == 200));
+            if reply.status != 200 {
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            }
+        }
+    };
+    let killing = async {
+        for _ in 0..KILLS {
+            let goal = answered.get() + 60;
+            until("requests to be answered", || answered.get() >= goal).await;
+            let spent = gateway.spent();
+            proxy.kill().await;
+            proxy = Process::start(&arguments).await;
+            assert!(gateway.spent().tokens >= spent.tokens);
+        }
+        let goal = answered.get() + 60;
+        until("requests to be answered again", || answered.get() >= goal).await;
+        stop.set(true);
+        proxy
+    };
+    let (_, _, _, _, proxy) = tokio::join!(load(), load(), load(), load(), killing);
+    within("the last notices", async {
+        while gateway.spent().nanoton.nano() != proxy.metric("cocoon_proxy_books_paid_nanoton").await {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    let distrust: Vec<_> = log
+        .lines()
+        .into_iter()
+        .filter(|line| line.field("why").contains("went back") || line.level == tracing::Level::ERROR)
+        .collect();
+    assert!(distrust.is_empty(), "{distrust:#?}");
+    gateway.shutdown().await;
 }
 
 #[tokio::test]

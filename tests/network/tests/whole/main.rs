@@ -5,6 +5,7 @@ mod allow_lists;
 mod bad_bytes;
 mod bad_clients;
 mod bad_proxies;
+mod bad_proxies_of_gateways;
 mod bad_workers;
 mod cancelling;
 mod durability;
