@@ -24,8 +24,6 @@ use crate::failure::{Failure, Kind, refusal, words_of};
 use crate::models;
 use crate::price::Order;
 
-/// Share of the time left that is passed on, so that the proxy gives up before us and says so.
-const TIME_SHARE: f64 = 0.95;
 /// Proxies that one request is given to.
 const MAX_ATTEMPTS: usize = 2;
 /// Bytes over the limit that are read and dropped, so that the caller gets to read why.
@@ -275,7 +273,7 @@ impl Asked<'_> {
                 self.shared.metrics.retries.inc();
             }
             let sent = Instant::now();
-            match self.attempt(&connection, left.mul_f64(TIME_SHARE)).await {
+            match self.attempt(&connection, left).await {
                 Ok((exchange, head)) => return Ok((exchange, head, sent)),
                 Err(failure) if !failure.worth_another_proxy() => return Err(failure),
                 Err(failure) => last = Some(failure),

@@ -8,11 +8,12 @@ use crate::request::{RequestError, ask_for_usage, read_bool, read_model};
 /// What a worker reads of a request before it asks its engine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ArrivingRequest {
-    /// The model that the engine is asked for.
+    /// The model that was asked for, as the caller wrote it: `name` or `name@commit:hash`.
     pub model: String,
     /// Whether the answer is to be streamed.
     pub stream: bool,
-    /// The body for the engine: as it came, except that a stream always asks for usage, because tokens are paid by it.
+    /// The body for the engine: as it came, except that the model's name is bare, because engines know no other, and that a
+    /// stream always asks for usage, because tokens are paid by it.
     pub body: Bytes,
 }
 
@@ -30,8 +31,13 @@ impl ArrivingRequest {
         })?;
         let model = read_model(&object)?;
         let stream = read_bool(object.get_set("stream"), "stream")?;
-        if !stream || ask_for_usage(&mut object)? {
+        let bare = model.split_once('@').map(|(bare, _)| serde_json::Value::from(bare).to_string());
+        let asked = !stream || ask_for_usage(&mut object)?;
+        if asked && bare.is_none() {
             return Ok(Self { model, stream, body });
+        }
+        if let Some(bare) = bare {
+            object.set("model", bare);
         }
         let body = object.to_json().into();
         Ok(Self { model, stream, body })
@@ -55,6 +61,15 @@ mod tests {
         assert_eq!(
             read.body,
             br#"{"model":"m","stream":true,"seed":1e0,"stream_options":{"include_usage":true}}"#.as_slice()
+        );
+    }
+
+    #[test]
+    fn the_engine_is_asked_for_the_bare_model() {
+        let read = ArrivingRequest::parse(Bytes::from_static(br#"{"n":1,"model":"a/b@c:d"}"#)).unwrap();
+        assert_eq!(
+            (read.model.as_str(), read.body.as_ref()),
+            ("a/b@c:d", br#"{"n":1,"model":"a/b"}"#.as_slice())
         );
     }
 

@@ -81,6 +81,9 @@ impl AnswerFilter {
         let mut out = self.finish();
         match (self.usage.take(), cocoon) {
             (Some(unit), cocoon) => out.push(with_cocoon(unit, cocoon)),
+            (None, Some(cocoon)) if self.kind == BodyKind::Sse && self.show_usage => {
+                out.push(cocoon_chunk(cocoon));
+            }
             (None, Some(cocoon)) if self.kind == BodyKind::Sse => out.push(cocoon_comment(cocoon)),
             (None, _) => {}
         }
@@ -137,6 +140,14 @@ pub fn add_cocoon_object(body: Bytes, cocoon: &RawValue) -> Bytes {
 pub fn cocoon_comment(cocoon: &RawValue) -> Bytes {
     // Line ends in JSON are white space, but would end the comment.
     format!(": cocoon {}\n\n", cocoon.get().replace(['\n', '\r'], " ")).into()
+}
+
+/// For a caller that asked for usage, where the engine told none: a chunk without choices, as the one with usage is.
+fn cocoon_chunk(cocoon: &RawValue) -> Bytes {
+    let cocoon = cocoon.get().replace(['\n', '\r'], " ");
+    let head =
+        r#"{"id":"cocoon","object":"chat.completion.chunk","created":0,"model":"","choices":[],"cocoon":"#;
+    format!("data: {head}{cocoon}}}\n\n").into()
 }
 
 fn with_cocoon(unit: Unit, cocoon: Option<&RawValue>) -> Bytes {

@@ -15,7 +15,7 @@ pub const DEFAULT_MAX_COEFFICIENT: i32 = 4000;
 /// Deadline of a request that names none, in seconds; as published.
 pub const DEFAULT_TIMEOUT_SECONDS: u64 = 120;
 /// Longest deadline, in seconds (one day); longer ones are read as this one.
-pub const MAX_TIMEOUT_SECONDS: f64 = 86_400.0;
+pub const MAX_TIMEOUT_SECONDS: f64 = 3600.0;
 /// Limit on the answer, in tokens, that is written into a request that names none.
 pub const DEFAULT_MAX_TOKENS: i32 = 4096;
 

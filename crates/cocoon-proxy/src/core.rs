@@ -247,6 +247,10 @@ impl Core {
         }
     }
 
+    pub(crate) async fn stopped(&self) {
+        self.stop.cancelled().await;
+    }
+
     pub(crate) fn stop(&self) {
         self.stop.cancel();
     }

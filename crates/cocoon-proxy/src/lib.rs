@@ -223,6 +223,12 @@ impl Proxy {
         self.core.look(|proxy| books(proxy.ledger()))
     }
 
+    /// Waits until the proxy stops by itself, because its log failed: what is not logged must never be signed for. A restart
+    /// goes on from the log.
+    pub async fn stopped(&self) {
+        self.core.stopped().await;
+    }
+
     /// Takes no new connections and requests, gives those under way ten seconds, then closes everything and makes the log
     /// durable.
     pub async fn shutdown(self) {

@@ -38,7 +38,7 @@ const STATUS_WITHIN: Duration = Duration::from_secs(60);
 /// How often the payment status is compared.
 const STATUS_EVERY: Duration = Duration::from_secs(15);
 /// How often the offers are asked for without being told to.
-const MODELS_EVERY: Duration = Duration::from_secs(5);
+const MODELS_EVERY: Duration = Duration::from_secs(1);
 
 const CONNECT: &str = "client.connectToProxy";
 const AUTHORIZE: &str = "client.authorizeWithProxy";

@@ -211,7 +211,9 @@ fn cost(pricing: &Pricing) -> CostFn {
 }
 
 fn wire_head(response: &EngineResponse) -> wire_http::Response {
-    let headers = response.headers.iter().map(|(name, value)| wire_http::Header {
+    // `X-Cocoon-*` is the network's own word, never an engine's.
+    let passed = response.headers.iter().filter(|(name, _)| !name.as_str().starts_with("x-cocoon-"));
+    let headers = passed.map(|(name, value)| wire_http::Header {
         name: ByteStr::from(name.as_str().to_owned()),
         value: ByteStr(Bytes::copy_from_slice(value.as_bytes())),
     });
@@ -237,7 +239,7 @@ fn engine_request(shared: &Shared, work: &Work) -> Result<(EngineRequest, bool),
         return Err("only POST is served".into());
     }
     let arriving = ArrivingRequest::parse(request.payload.clone()).map_err(|error| error.message)?;
-    if arriving.model != shared.model() {
+    if arriving.model != shared.model() && arriving.model != shared.config.model {
         return Err(format!("model name mismatch: this worker serves {}", shared.model()));
     }
     let mut headers = HeaderMap::new();

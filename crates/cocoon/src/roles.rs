@@ -66,8 +66,16 @@ pub(crate) async fn run_proxy(file: &ProxyFile, signals: &mut Signals) -> anyhow
     let role = &proxy.role;
     let (http, workers, clients) = (role.http_addr(), role.workers_addr(), role.clients_addr());
     tracing::info!(%http, %workers, %clients, contract = %role.contract(), "the proxy is listening");
-    wait(signals, &chain).await;
-    signals.unless_stopped(proxy.role.shutdown()).await
+    let failed = tokio::select! {
+        () = wait(signals, &chain) => false,
+        () = proxy.role.stopped() => true,
+    };
+    signals.unless_stopped(proxy.role.shutdown()).await?;
+    anyhow::ensure!(
+        !failed,
+        "the ledger cannot be written, see the log; mend the disk and start the proxy again"
+    );
+    Ok(())
 }
 
 /// Runs a worker until a signal ends it.

@@ -7,6 +7,9 @@ use super::{CHAT_STREAM, cocoon, filter, filter_chunks};
 
 const USAGE_CHUNK: &str = "data: {\"id\":\"c\",\"choices\":[],\"usage\":{\"prompt_tokens\":5,\"completion_tokens\":3,\"total_tokens\":8}}\n\n";
 
+/// What a caller that asked for usage gets where the engine told none.
+const PRICE_CHUNK: &str = "data: {\"id\":\"cocoon\",\"object\":\"chat.completion.chunk\",\"created\":0,\"model\":\"\",\"choices\":[],\"cocoon\":{\"cost\": 7}}\n\n";
+
 #[test]
 fn a_caller_who_did_not_ask_sees_no_usage_but_a_comment_with_the_price() {
     let expected = CHAT_STREAM.replace(USAGE_CHUNK, ": cocoon {\"cost\": 7}\n\n");
@@ -46,8 +49,8 @@ fn usage_beside_content_is_taken_away_only_where_it_was_not_asked_for() {
         "data: {\"choices\":[{\"delta\":{\"content\":\"\\\"usage\\\"\"}}],\"usage\":null,\"z\":1.0}\n\n";
     let running = "data: {\"usage\":{\"prompt_tokens\":1},\"choices\":[{\"delta\":{\"content\":\"x\"}}]}\n\n";
     let cost = ": cocoon {\"cost\": 7}\n\n";
-    assert_eq!(filter(BodyKind::Sse, true, null), format!("{null}{cost}"));
-    assert_eq!(filter(BodyKind::Sse, true, running), format!("{running}{cost}"));
+    assert_eq!(filter(BodyKind::Sse, true, null), format!("{null}{PRICE_CHUNK}"));
+    assert_eq!(filter(BodyKind::Sse, true, running), format!("{running}{PRICE_CHUNK}"));
     assert_eq!(filter(BodyKind::Sse, false, null), null.replace("\"usage\":null,", "") + cost);
     assert_eq!(
         filter(BodyKind::Sse, false, running),
@@ -98,9 +101,10 @@ fn the_cocoon_object_can_not_be_forged_and_only_objects_get_one() {
 }
 
 #[test]
-fn a_stream_without_an_end_shows_the_price_all_the_same() {
+fn a_stream_without_usage_shows_the_price_all_the_same() {
     let content = "data: {\"choices\":[{\"delta\":{\"content\":\"x\"},\"finish_reason\":\"stop\"}]}\n\n";
-    assert_eq!(filter(BodyKind::Sse, true, content), format!("{content}: cocoon {{\"cost\": 7}}\n\n"));
+    assert_eq!(filter(BodyKind::Sse, true, content), format!("{content}{PRICE_CHUNK}"));
+    assert_eq!(filter(BodyKind::Sse, false, content), format!("{content}: cocoon {{\"cost\": 7}}\n\n"));
 }
 
 #[test]
