@@ -4,16 +4,25 @@
 //!
 //! 1. Only workers that are **eligible**: enabled, answering, under their limit, not dearer than the caller's cap
 //!    and not tried before for this request.
-//! 2. Among them the **lowest price** (coefficient) wins. A full cheap worker is passed over, so that load spills to
-//!    the next price.
-//! 3. At equal price the lowest **expected wait** wins: (requests in flight + 1) times the observed time to the first
-//!    byte, stretched by recent failures. A worker that was never tried counts as fast, so that newcomers get work.
-//! 4. What is still equal goes to the worker with the fewest requests so far, so that idle equals take turns.
+//! 2. A worker of whose recent requests more than [`DOUBTFUL`] failed is used only where no other is left, whatever its
+//!    price; time heals that ([`Observed::time_passed`]), so that it gets a request to prove itself now and then.
+//! 3. Then the **lowest price** (coefficient) wins. A full cheap worker is passed over, so that load spills to the
+//!    next price.
+//! 4. At equal price the lowest **expected wait** wins: (requests in flight + 1) times the observed time to the first
+//!    byte, stretched by recent failures. A worker that was never tried counts as fast for its first request, so that
+//!    newcomers get work, and as slow for more, so that one which never answers does not swallow them all.
+//! 5. What is still equal goes to the worker with the fewest requests so far, so that idle equals take turns.
 
 use std::time::Duration;
 
 /// Weight of the newest observation in the running averages.
 const NEWEST_WEIGHT: f64 = 0.2;
+/// Share of failed requests over which a worker is used only where no other is left: three failures in a row reach it.
+pub const DOUBTFUL: f64 = 0.4;
+/// Time in which a failure rate halves by itself.
+const HALF_LIFE: Duration = Duration::from_secs(10);
+/// What is assumed of a worker's time to the first byte while its first requests are under way.
+const UNKNOWN_FIRST_BYTE_S: f64 = 1.0;
 /// How much a failure rate of 1 stretches the expected wait.
 const FAILURE_STRETCH: f64 = 9.0;
 
@@ -39,6 +48,11 @@ impl Observed {
         self.requests = self.requests.saturating_add(1);
     }
 
+    /// Notes that `time` went by: what failed long ago counts for less.
+    pub fn time_passed(&mut self, time: Duration) {
+        self.failure_rate *= 0.5_f64.powf(time.as_secs_f64() / HALF_LIFE.as_secs_f64());
+    }
+
     /// Running average of the time to the first byte; `None` before the first observation.
     #[must_use]
     pub fn time_to_first_byte(&self) -> Option<Duration> {
@@ -58,8 +72,9 @@ impl Observed {
     }
 
     fn expected_wait(&self, in_flight: u32) -> f64 {
+        let unknown = if in_flight == 0 { 0.0 } else { UNKNOWN_FIRST_BYTE_S };
         (f64::from(in_flight) + 1.0)
-            * self.first_byte_s.unwrap_or(0.0)
+            * self.first_byte_s.unwrap_or(unknown)
             * (1.0 + FAILURE_STRETCH * self.failure_rate)
     }
 }
@@ -129,9 +144,10 @@ pub fn choose<K: Copy>(
         }
         let wait = candidate.observed.expected_wait(candidate.in_flight);
         let better = best.as_ref().is_none_or(|(held, held_wait)| {
-            candidate
-                .coefficient
-                .cmp(&held.coefficient)
+            let doubtful = |candidate: &Candidate<K>| candidate.observed.failure_rate > DOUBTFUL;
+            doubtful(&candidate)
+                .cmp(&doubtful(held))
+                .then(candidate.coefficient.cmp(&held.coefficient))
                 .then(wait.total_cmp(held_wait))
                 .then(candidate.in_flight.cmp(&held.in_flight))
                 .then(candidate.observed.requests.cmp(&held.observed.requests))
@@ -166,6 +182,31 @@ mod tests {
         assert_eq!(choose([worker(2, 1000), cheap].into_iter(), 4000), Ok(1));
         cheap.in_flight = 2;
         assert_eq!(choose([worker(2, 1000), cheap].into_iter(), 4000), Ok(2));
+    }
+
+    #[test]
+    fn a_worker_that_keeps_failing_comes_last_until_time_has_healed_that() {
+        let (mut broken, dear) = (worker(1, 500), worker(2, 1000));
+        for _ in 0..2 {
+            broken.observed.ended(true);
+        }
+        assert_eq!(choose([broken, dear].into_iter(), 4000), Ok(1));
+        broken.observed.ended(true);
+        assert_eq!(choose([broken, dear].into_iter(), 4000), Ok(2));
+        assert_eq!(choose([broken, dear].into_iter(), 999), Ok(1), "it is better than none");
+        broken.observed.time_passed(HALF_LIFE);
+        assert_eq!(choose([broken, dear].into_iter(), 4000), Ok(1));
+    }
+
+    #[test]
+    fn a_newcomer_gets_one_request_and_no_more_until_it_has_answered() {
+        let (mut known, mut newcomer) = (worker(1, 1000), worker(2, 1000));
+        (known.limit, newcomer.limit) = (1000, 1000);
+        known.observed.first_byte(Duration::from_millis(100));
+        known.in_flight = 3;
+        assert_eq!(choose([known, newcomer].into_iter(), 4000), Ok(2));
+        newcomer.in_flight = 1;
+        assert_eq!(choose([known, newcomer].into_iter(), 4000), Ok(1));
     }
 
     #[test]

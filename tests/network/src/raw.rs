@@ -79,19 +79,21 @@ impl RawPeer {
 
     /// The next frame, pings answered; `None` once the connection is closed.
     pub async fn recv(&mut self) -> Option<Packet> {
-        within("a frame or the end", async {
-            loop {
-                if let Some(payload) = self.decoder.decode(&mut self.received).unwrap() {
-                    match from_boxed(payload).unwrap() {
-                        Packet::Ping { id } => self.send(&Packet::Pong { id }).await,
-                        packet => return Some(packet),
-                    }
-                } else if !matches!(self.stream.io.read_buf(&mut self.received).await, Ok(1..)) {
-                    return None;
+        within("a frame or the end", self.recv_patiently()).await
+    }
+
+    /// The same, however long it takes.
+    pub async fn recv_patiently(&mut self) -> Option<Packet> {
+        loop {
+            if let Some(payload) = self.decoder.decode(&mut self.received).unwrap() {
+                match from_boxed(payload).unwrap() {
+                    Packet::Ping { id } => self.send(&Packet::Pong { id }).await,
+                    packet => return Some(packet),
                 }
+            } else if !matches!(self.stream.io.read_buf(&mut self.received).await, Ok(1..)) {
+                return None;
             }
-        })
-        .await
+        }
     }
 
     /// The next one-way message of this type; others are passed over.

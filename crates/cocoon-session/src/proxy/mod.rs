@@ -47,6 +47,9 @@ pub const MAX_REQUESTS_PER_CLIENT: usize = 16_384;
 pub const PROBE_AFTER: Duration = Duration::from_millis(500);
 /// A worker with work in flight leaves routing after this much silence.
 pub const SUSPECT_AFTER: Duration = Duration::from_secs(2);
+/// A worker that sends nothing for this long until a request's time is up is to blame for it. A caller in a greater
+/// hurry is not its fault.
+pub const BLAME_AFTER: Duration = Duration::from_secs(10);
 /// How often one request is given to another worker.
 pub const MAX_ATTEMPTS: usize = 3;
 /// How long the worker's final word on a request is waited for after the client's side of it ended.
@@ -235,6 +238,7 @@ pub struct Proxy {
     woken: BTreeSet<ConnId>,
     doomed: BTreeMap<ConnId, Violation>,
     draining: bool,
+    last_tick: Option<Time>,
     counter: u64,
     stats: ProxyStats,
 }
@@ -267,6 +271,7 @@ impl Proxy {
             woken: BTreeSet::new(),
             doomed: BTreeMap::new(),
             draining: false,
+            last_tick: None,
             counter: 0,
             stats: ProxyStats::default(),
         })
@@ -376,8 +381,10 @@ impl Proxy {
     /// Does what is due. Call at least every 100 ms.
     pub fn on_time(&mut self, now: Time) {
         let mut suspects = Vec::new();
+        let passed = self.last_tick.replace(now).map_or(Duration::ZERO, |last| now.since(last));
         for (&id, conn) in &mut self.conns {
             if let Peer::Worker(worker) = &mut conn.peer {
+                worker.observed.time_passed(passed);
                 let working = !worker.work.is_empty();
                 conn.link.probe_after(working.then_some(PROBE_AFTER));
                 // An idle worker is silent with right: its time counts from when it got work.

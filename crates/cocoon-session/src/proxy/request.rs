@@ -301,7 +301,7 @@ impl Proxy {
             return false;
         };
         self.stats.retries += 1;
-        self.take_from_worker(key, true);
+        self.take_from_worker(key, Some(true));
         if let Some(request) = self.requests.get_mut(&key) {
             request.attempt = attempt;
         }
@@ -309,13 +309,16 @@ impl Proxy {
         true
     }
 
-    /// The worker no longer has this request; late words of its are ignored.
-    fn take_from_worker(&mut self, key: RequestKey, failed: bool) {
+    /// The worker no longer has this request; late words of its are ignored. `failed` is `None` where the end says nothing
+    /// about the worker.
+    fn take_from_worker(&mut self, key: RequestKey, failed: Option<bool>) {
         let Some(request) = self.requests.get(&key) else { return };
         let (conn, attempt) = (request.worker, request.attempt);
         if let Some(worker) = self.worker_mut(conn) {
             worker.work.remove(&attempt);
-            worker.observed.ended(failed);
+            if let Some(failed) = failed {
+                worker.observed.ended(failed);
+            }
         }
     }
 
@@ -363,6 +366,11 @@ impl Proxy {
         if request.phase == Phase::Draining {
             self.finish(key, None, LastWord::none(), now);
             return;
+        }
+        let silent = request.phase == Phase::Asked && now.since(request.asked) >= super::BLAME_AFTER;
+        let conn = request.worker;
+        if silent && let Some(worker) = self.worker_mut(conn) {
+            worker.observed.ended(true);
         }
         let failure = RequestFailure::new(ErrorCode::TIMEOUT, "the worker did not answer in time");
         self.end_for_client(key, Some(failure.clone()), &LastWord::none(), now);
@@ -542,10 +550,15 @@ impl Proxy {
     /// The worker's part is over: settle, and end the client's side where that is still open.
     fn finish(&mut self, key: RequestKey, failure: Option<RequestFailure>, word: LastWord, now: Time) {
         self.end_for_client(key, failure.clone(), &word, now);
-        let blame_worker = failure
-            .as_ref()
-            .is_some_and(|failure| ![ErrorCode::CANCELLED, ErrorCode::PROTOCOL].contains(&failure.code));
-        self.take_from_worker(key, blame_worker);
+        let abandoned = self.requests.get(&key).is_some_and(|request| request.failure.is_some());
+        let failed = match &failure {
+            // Whether the worker is to blame for a time-out was settled when it happened.
+            _ if abandoned => None,
+            None => Some(false),
+            Some(RequestFailure { code: ErrorCode::CANCELLED | ErrorCode::PROTOCOL, .. }) => None,
+            Some(_) => Some(true),
+        };
+        self.take_from_worker(key, failed);
         let Some(request) = self.requests.remove(&key) else { return };
         self.deadlines.remove(&(request.deadline, key));
         if let Some(client) = self.client_mut(request.client) {

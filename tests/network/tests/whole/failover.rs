@@ -111,6 +111,64 @@ async fn a_failing_engine_is_replaced_by_another_workers() {
 }
 
 #[tokio::test]
+async fn cheap_workers_that_always_fail_do_not_keep_requests_from_one_that_works() {
+    let network = Network::start().await;
+    let mut broken = Vec::new();
+    for number in 2..6 {
+        let (engine, mut calls) = ScriptedEngine::new();
+        tokio::spawn(async move {
+            while let Some(call) = calls.recv().await {
+                call.fail();
+            }
+        });
+        let mut config = network.worker_config(number);
+        config.coefficient = 500 + 250 * u32::from(number % 3);
+        broken.push(network.worker_with(config, engine).await);
+    }
+    let worker = network.worker(1, FixedEngine("from the honest one".into())).await;
+    let client = network.client(11).await;
+    let mut failed = 0;
+    for _ in 0..10 {
+        failed += usize::from(client.ask(Ask::default()).await.status != 200);
+    }
+    // Each of the four is believed three times, and each request tries three.
+    assert!(failed <= 4, "{failed} of the first ten failed");
+    for _ in 0..20 {
+        network.assert_serves(&client).await;
+    }
+    network.assert_balances(&[&client], &[&worker]).await;
+}
+
+#[tokio::test]
+async fn a_worker_that_takes_everything_and_answers_nothing_gets_little() {
+    let network = Network::start().await;
+    let worker = network.worker(1, FixedEngine("from the honest one".into())).await;
+    let mut hole = ready_worker(network.proxy.workers_addr(), worker_params(9, 1000)).await;
+    let swallowing = tokio::spawn(async move {
+        // Pings are answered by reading.
+        let mut swallowed = 0;
+        while let Some(packet) = hole.recv_patiently().await {
+            swallowed += usize::from(matches!(packet, cocoon_wire::tl::tcp::Packet::Packet { .. }));
+            if swallowed > 5 {
+                return;
+            }
+        }
+    });
+    let client = network.client(11).await;
+    let mut waiting = Vec::new();
+    for _ in 0..50 {
+        let exchange = client.submit(&Ask::default());
+        tokio::select! {
+            answer = exchange.finish() => assert_eq!(answer.status, 200),
+            () = tokio::time::sleep(Duration::from_millis(300)) => waiting.push(()),
+        }
+    }
+    assert!(waiting.len() <= 3, "{} of 50 requests wait for a worker that never answers", waiting.len());
+    assert!(!swallowing.is_finished());
+    let _ = worker;
+}
+
+#[tokio::test]
 async fn traffic_follows_the_price_and_a_paused_worker_gets_none() {
     let network = Network::start().await;
     let first = network.worker(1, FixedEngine("first".into())).await;
