@@ -1,0 +1,297 @@
+//! The chain as async code sees it.
+
+use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, TrySendError};
+use std::time::Duration;
+
+use cocoon_chain::{
+    AccountState, Chain, ChainError, GetMethodResult, MAX_TRANSACTIONS_PER_CALL, MessageHash, StackItem,
+    Transaction, TransactionId,
+};
+use cocoon_ton::{Address, RootConfig};
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use tokio::sync::{oneshot, watch};
+
+use crate::core::{BlockHeader, CommittedTransaction, GrantError, SubmitError, Supply, method_id};
+use crate::decode::decode_transaction;
+use crate::node::{Call, MAX_WAITING_CALLS, News, Node, OpenError, Options, read_root, start};
+use crate::store::Span;
+use crate::{ExternalMessage, MAX_TRANSACTIONS_PER_BLOCK};
+
+/// When to call again while too many calls wait.
+const RETRY_AFTER: Duration = Duration::from_millis(100);
+
+/// A running chain. Cloning gives another handle to the same chain, which ends with its last handle.
+#[derive(Clone)]
+pub struct LocalChain {
+    calls: SyncSender<Call>,
+    news: Arc<News>,
+}
+
+impl std::fmt::Debug for LocalChain {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LocalChain").finish_non_exhaustive()
+    }
+}
+
+impl LocalChain {
+    /// Opens or creates a chain and runs it on a thread of its own. Waits for the disk.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub fn open(options: &Options) -> Result<Self, OpenError> {
+        let (calls, news) = start(options)?;
+        Ok(Self { calls, news })
+    }
+
+    /// Has the faucet send coins to `to`.
+    ///
+    /// # Errors
+    /// [`ChainError::Refused`] for nothing or more than the faucet has, [`ChainError::Unavailable`].
+    pub async fn grant(&self, to: Address, nanoton: u64) -> Result<(), ChainError> {
+        self.call(move |node| {
+            node.core.grant(to, nanoton).map_err(|error| match error {
+                GrantError::Amount { .. } => ChainError::Refused { reason: error.to_string() },
+                GrantError::Overloaded => busy(error.to_string()),
+            })?;
+            node.after_input()
+        })
+        .await
+    }
+
+    /// Takes a message for the next block, as [`Chain::send`] does.
+    ///
+    /// # Errors
+    /// [`ChainError::Refused`] where the contract does not accept it, [`ChainError::Unavailable`].
+    pub async fn submit(&self, message: ExternalMessage) -> Result<MessageHash, ChainError> {
+        self.call(move |node| {
+            let now = node.now();
+            let hash = node.core.submit(message, now).map_err(|error| match error {
+                SubmitError::Refused(reason) => ChainError::Refused { reason: reason.to_string() },
+                SubmitError::Overloaded => busy(error.to_string()),
+            })?;
+            node.after_input()?;
+            Ok(MessageHash(hash))
+        })
+        .await
+    }
+
+    /// Makes a block now.
+    ///
+    /// # Errors
+    /// [`ChainError::Unavailable`].
+    pub async fn produce_block(&self) -> Result<BlockHeader, ChainError> {
+        self.call(Node::produce).await
+    }
+
+    /// Moves the clock on. The next block has the new time; where blocks come with messages only, one is made at once.
+    ///
+    /// # Errors
+    /// [`ChainError::Unavailable`].
+    pub async fn advance(&self, seconds: u32) -> Result<BlockHeader, ChainError> {
+        self.call(move |node| {
+            node.move_clock(seconds);
+            node.produce()
+        })
+        .await
+    }
+
+    /// The chain's time, in Unix seconds.
+    ///
+    /// # Errors
+    /// [`ChainError::Unavailable`].
+    pub async fn now(&self) -> Result<u32, ChainError> {
+        self.call(|node| Ok(node.now())).await
+    }
+
+    /// The newest block.
+    ///
+    /// # Errors
+    /// [`ChainError::Unavailable`].
+    pub async fn head(&self) -> Result<BlockHeader, ChainError> {
+        self.call(|node| Ok(*node.core.head())).await
+    }
+
+    /// The block with that sequence number; `None` where there is none.
+    ///
+    /// # Errors
+    /// [`ChainError::Unavailable`], [`ChainError::BadAnswer`] where the file is damaged.
+    pub async fn block(&self, seqno: u32) -> Result<Option<BlockHeader>, ChainError> {
+        self.call(move |node| node.store.block(seqno).map_err(damaged)).await
+    }
+
+    /// All transactions of a block, in the order of execution.
+    ///
+    /// # Errors
+    /// As [`Self::block`].
+    pub async fn block_transactions(&self, seqno: u32) -> Result<Vec<CommittedTransaction>, ChainError> {
+        self.call(move |node| {
+            node.store.block_transactions(seqno, MAX_TRANSACTIONS_PER_BLOCK).map_err(damaged)
+        })
+        .await
+    }
+
+    /// Transactions of `address`, newest first, from the logical time `from_lt` down to but without `to_lt`, at most
+    /// `limit` and [`MAX_TRANSACTIONS_PER_CALL`].
+    ///
+    /// # Errors
+    /// As [`Self::block`].
+    pub async fn history(
+        &self,
+        address: Address,
+        from_lt: u64,
+        to_lt: u64,
+        limit: usize,
+    ) -> Result<Vec<CommittedTransaction>, ChainError> {
+        let limit = limit.min(MAX_TRANSACTIONS_PER_CALL);
+        self.call(move |node| {
+            node.store.transactions(address, Span::From(from_lt, to_lt), limit).map_err(damaged)
+        })
+        .await
+    }
+
+    /// Where all coins are. Looks at every account.
+    ///
+    /// # Errors
+    /// [`ChainError::Unavailable`], [`ChainError::BadAnswer`].
+    pub async fn supply(&self) -> Result<Supply, ChainError> {
+        self.call(|node| node.core.supply().map_err(|error| ChainError::BadAnswer(error.to_string()))).await
+    }
+
+    /// The account at `address`, and the hash of its contract where it is frozen.
+    ///
+    /// # Errors
+    /// [`ChainError::Unavailable`], [`ChainError::BadAnswer`].
+    pub async fn account(&self, address: Address) -> Result<(AccountState, Option<[u8; 32]>), ChainError> {
+        self.call(move |node| {
+            let state =
+                node.core.account(address).map_err(|error| ChainError::BadAnswer(error.to_string()))?;
+            Ok((state, node.core.frozen_hash(address)))
+        })
+        .await
+    }
+
+    /// Runs the get-method with that number, as [`Chain::run_get_method`] does.
+    ///
+    /// # Errors
+    /// [`ChainError::Refused`] for arguments over the limits, [`ChainError::BadAnswer`] for answers that cannot be
+    /// passed on, [`ChainError::Unavailable`].
+    pub async fn run_get_method(
+        &self,
+        address: Address,
+        method: u32,
+        stack: Vec<StackItem>,
+    ) -> Result<GetMethodResult, ChainError> {
+        self.call(move |node| {
+            let now = node.now();
+            node.core
+                .run_get_method(address, method, &stack, now)
+                .map_err(|error| ChainError::BadAnswer(error.to_string()))
+        })
+        .await
+    }
+
+    /// The chain with the root contract at `address`, which must be deployed.
+    ///
+    /// # Errors
+    /// [`ChainError::NotFound`], [`ChainError::Root`] or [`ChainError::FeeOverPrice`] for a root that cannot be used,
+    /// [`ChainError::Unavailable`].
+    pub async fn follow_root(&self, address: Address) -> Result<RootedChain, ChainError> {
+        let news = Arc::clone(&self.news);
+        let root =
+            self.call(move |node| Ok(news.follow_root(address, read_root(address, &node.core)?))).await?;
+        Ok(RootedChain { chain: self.clone(), root })
+    }
+
+    /// Runs `work` on the chain's thread.
+    async fn call<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Node) -> Result<T, ChainError> + Send + 'static,
+    ) -> Result<T, ChainError> {
+        let (answer, answered) = oneshot::channel();
+        let call: Call = Box::new(move |node| {
+            // Nobody may be waiting any more; the work is done all the same.
+            let _ = answer.send(node.alive().and_then(|()| work(node)));
+        });
+        self.calls.try_send(call).map_err(|error| match error {
+            TrySendError::Full(_) => busy(format!("{MAX_WAITING_CALLS} calls wait for the chain already")),
+            TrySendError::Disconnected(_) => stopped(),
+        })?;
+        answered.await.map_err(|_| stopped())?
+    }
+}
+
+/// A running chain and its root contract: what the nodes of a network use.
+#[derive(Debug, Clone)]
+pub struct RootedChain {
+    chain: LocalChain,
+    root: watch::Receiver<Arc<RootConfig>>,
+}
+
+impl RootedChain {
+    /// The chain alone.
+    pub const fn chain(&self) -> &LocalChain {
+        &self.chain
+    }
+}
+
+impl Chain for RootedChain {
+    fn subscribe_root(&self) -> watch::Receiver<Arc<RootConfig>> {
+        self.root.clone()
+    }
+
+    fn account_state(&self, address: Address) -> BoxFuture<'_, Result<AccountState, ChainError>> {
+        self.chain.account(address).map(|found| Ok(found?.0)).boxed()
+    }
+
+    fn transactions_since(
+        &self,
+        address: Address,
+        after_lt: u64,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<Transaction>, ChainError>> {
+        let limit = limit.min(MAX_TRANSACTIONS_PER_CALL);
+        let read = self.chain.call(move |node| {
+            node.store.transactions(address, Span::After(after_lt), limit).map_err(damaged)
+        });
+        let decode = |found: Vec<CommittedTransaction>| {
+            found.iter().map(|made| decode_transaction(made).map_err(damaged)).collect()
+        };
+        read.map(move |found| decode(found?)).boxed()
+    }
+
+    fn run_get_method<'a>(
+        &'a self,
+        address: Address,
+        method: &'a str,
+        stack: Vec<StackItem>,
+    ) -> BoxFuture<'a, Result<GetMethodResult, ChainError>> {
+        self.chain.run_get_method(address, method_id(method), stack).boxed()
+    }
+
+    fn send(&self, boc: Vec<u8>) -> BoxFuture<'_, Result<MessageHash, ChainError>> {
+        async move {
+            let message = ExternalMessage::from_boc(&boc)
+                .map_err(|error| ChainError::Refused { reason: error.to_string() })?;
+            self.chain.submit(message).await
+        }
+        .boxed()
+    }
+
+    fn subscribe(&self, address: Address) -> Result<watch::Receiver<Option<TransactionId>>, ChainError> {
+        self.chain.news.subscribe(address)
+    }
+}
+
+fn busy(reason: String) -> ChainError {
+    ChainError::Unavailable { reason, retry_after: Some(RETRY_AFTER) }
+}
+
+fn stopped() -> ChainError {
+    ChainError::Unavailable { reason: "the embedded chain has ended".to_owned(), retry_after: None }
+}
+
+fn damaged(error: impl std::fmt::Display) -> ChainError {
+    ChainError::BadAnswer(error.to_string())
+}

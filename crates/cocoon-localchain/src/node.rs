@@ -1,0 +1,318 @@
+//! The running chain: state machine, file, clock and listeners, all on one thread.
+//!
+//! The thread has a stack of its own size, because contracts decide how deep the machine recurses.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use cocoon_chain::{ChainError, TransactionId};
+use cocoon_ton::{Address, RootConfig};
+use tokio::sync::watch;
+
+use crate::core::{Block, BlockError, BlockHeader, Core, RestoreError};
+use crate::store::{Store, StoreError};
+use crate::{ChainConfig, ConfigError};
+
+/// Stack of the chain's thread.
+const STACK_BYTES: usize = 64 * 1024 * 1024;
+/// Most calls that wait for the chain's thread.
+pub(crate) const MAX_WAITING_CALLS: usize = 1_024;
+/// Most accounts that are listened to at once.
+pub const MAX_SUBSCRIPTIONS: usize = 100_000;
+
+/// How a chain is run.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Its file; `None` for a chain that ends with the process.
+    pub path: Option<PathBuf>,
+    /// When there is a new block.
+    pub production: Production,
+    /// What time it is.
+    pub time: TimeSource,
+}
+
+/// When there is a new block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Production {
+    /// When it is asked for.
+    Manual,
+    /// As soon as a message or a grant was taken.
+    OnMessage,
+    /// Each time so much time has passed, whether or not there is something for it.
+    Every(Duration),
+}
+
+/// What time it is, before it is moved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TimeSource {
+    /// The computer's clock.
+    System,
+    /// Always this moment, in Unix seconds: for tests.
+    Fixed(u32),
+}
+
+/// Something for the chain's thread to do.
+pub(crate) type Call = Box<dyn FnOnce(&mut Node) + Send>;
+
+/// What the thread owns.
+pub(crate) struct Node {
+    pub(crate) core: Core,
+    pub(crate) store: Store,
+    time: TimeSource,
+    /// Seconds that the clock was moved by.
+    moved: u32,
+    production: Production,
+    /// Why the chain cannot go on: its memory is ahead of its file.
+    failed: Option<String>,
+    news: Arc<News>,
+}
+
+/// Why a chain cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Its file.
+    #[error("{path}: {source}", path = path.as_ref().map_or_else(|| "(in memory)".to_owned(), |path| path.display().to_string()))]
+    Store {
+        /// The file.
+        path: Option<PathBuf>,
+        /// What is wrong.
+        source: StoreError,
+    },
+    /// What is in its file.
+    #[error("the stored chain cannot be continued: {0}")]
+    Restore(#[from] RestoreError),
+    /// The configuration cannot be built.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The operating system gave no thread.
+    #[error("the chain's thread cannot be started: {0}")]
+    Thread(std::io::Error),
+}
+
+/// Opens the chain on a thread of its own. The thread ends when all senders are gone.
+pub(crate) fn start(options: &Options) -> Result<(SyncSender<Call>, Arc<News>), OpenError> {
+    let node = Node::open(options)?;
+    let news = Arc::clone(&node.news);
+    let (sender, receiver) = sync_channel(MAX_WAITING_CALLS);
+    std::thread::Builder::new()
+        .name("localchain".to_owned())
+        .stack_size(STACK_BYTES)
+        .spawn(move || node.run(&receiver))
+        .map_err(OpenError::Thread)?;
+    Ok((sender, news))
+}
+
+impl Node {
+    fn open(options: &Options) -> Result<Self, OpenError> {
+        let in_store = |source| OpenError::Store { path: options.path.clone(), source };
+        let config = Arc::new(ChainConfig::new()?);
+        let opened = options.path.as_deref().map_or_else(Store::in_memory, Store::open);
+        let (mut store, restored) = opened.map_err(in_store)?;
+        let base = base_time(options.time);
+        let core = match restored {
+            Some(restored) => Core::restore(config, restored)?,
+            None => {
+                let core = Core::new(config, base)?;
+                store.begin(&core).map_err(in_store)?;
+                core
+            }
+        };
+        // A clock that was moved stays moved: the chain's time never falls.
+        let moved = core.head().unix_time.saturating_sub(base);
+        let news = Arc::new(News::new(&core));
+        let (time, production) = (options.time, options.production);
+        Ok(Self { core, store, time, moved, production, failed: None, news })
+    }
+
+    fn run(mut self, calls: &Receiver<Call>) {
+        let mut last_block = Instant::now();
+        loop {
+            let next = match self.production {
+                Production::Every(interval) => {
+                    calls.recv_timeout(interval.saturating_sub(last_block.elapsed()))
+                }
+                Production::Manual | Production::OnMessage => {
+                    calls.recv().map_err(|_| RecvTimeoutError::Disconnected)
+                }
+            };
+            match next {
+                Ok(call) => call(&mut self),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            if let Production::Every(interval) = self.production
+                && last_block.elapsed() >= interval
+            {
+                last_block = Instant::now();
+                if self.failed.is_none()
+                    && let Err(error) = self.produce()
+                {
+                    tracing::error!(%error, "no new block");
+                }
+            }
+        }
+    }
+
+    /// Whether the chain can go on.
+    pub(crate) fn alive(&self) -> Result<(), ChainError> {
+        match &self.failed {
+            Some(reason) => Err(ChainError::Unavailable { reason: reason.clone(), retry_after: None }),
+            None => Ok(()),
+        }
+    }
+
+    /// The time now, in Unix seconds; not before the newest block's.
+    pub(crate) fn now(&self) -> u32 {
+        base_time(self.time).saturating_add(self.moved).max(self.core.head().unix_time)
+    }
+
+    pub(crate) fn move_clock(&mut self, seconds: u32) {
+        self.moved = self.moved.saturating_add(seconds);
+    }
+
+    /// A block, if there is to be one after each message.
+    pub(crate) fn after_input(&mut self) -> Result<(), ChainError> {
+        match self.production {
+            Production::OnMessage => self.produce_until_idle(),
+            Production::Manual | Production::Every(_) => Ok(()),
+        }
+    }
+
+    fn produce_until_idle(&mut self) -> Result<(), ChainError> {
+        while self.core.has_work() {
+            self.produce()?;
+        }
+        Ok(())
+    }
+
+    /// Makes a block, stores it, and then tells of it.
+    pub(crate) fn produce(&mut self) -> Result<BlockHeader, ChainError> {
+        let now = self.now();
+        let block = match self.core.produce_block(now) {
+            Ok(block) => block,
+            Err(error @ BlockError::Broken(_)) => return Err(self.fail(error.to_string())),
+            Err(error) => {
+                return Err(ChainError::Unavailable { reason: error.to_string(), retry_after: None });
+            }
+        };
+        if let Err(error) = self.store.commit(&block, &self.core) {
+            return Err(self.fail(format!("block {} cannot be stored: {error}", block.header.seqno)));
+        }
+        self.news.tell(&block, &self.core);
+        Ok(block.header)
+    }
+
+    /// From here on the chain answers nothing, because what it would answer is not what a restart will find.
+    fn fail(&mut self, reason: String) -> ChainError {
+        tracing::error!(reason, "the chain has stopped");
+        let reason = format!("the chain has stopped: {reason}; mend that and start it again");
+        self.failed = Some(reason.clone());
+        ChainError::Unavailable { reason, retry_after: None }
+    }
+}
+
+fn base_time(source: TimeSource) -> u32 {
+    match source {
+        TimeSource::Fixed(now) => now,
+        TimeSource::System => SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| u32::try_from(since.as_secs()).unwrap_or(u32::MAX)),
+    }
+}
+
+/// Who listens to what.
+#[derive(Debug)]
+pub(crate) struct News(Mutex<Listeners>);
+
+#[derive(Debug)]
+struct Listeners {
+    newest: HashMap<Address, TransactionId>,
+    accounts: HashMap<Address, watch::Sender<Option<TransactionId>>>,
+    roots: HashMap<Address, watch::Sender<Arc<RootConfig>>>,
+}
+
+impl News {
+    fn new(core: &Core) -> Self {
+        let newest = core.newest_transactions().collect();
+        Self(Mutex::new(Listeners { newest, accounts: HashMap::new(), roots: HashMap::new() }))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Listeners> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The newest transaction of the account, and each newer one.
+    pub(crate) fn subscribe(
+        &self,
+        address: Address,
+    ) -> Result<watch::Receiver<Option<TransactionId>>, ChainError> {
+        let mut listeners = self.lock();
+        if listeners.accounts.len() >= MAX_SUBSCRIPTIONS {
+            listeners.accounts.retain(|_, sender| !sender.is_closed());
+        }
+        if listeners.accounts.len() >= MAX_SUBSCRIPTIONS {
+            let reason = format!("{MAX_SUBSCRIPTIONS} accounts are listened to already");
+            return Err(ChainError::Unavailable { reason, retry_after: None });
+        }
+        let newest = listeners.newest.get(&address).copied();
+        let sender = listeners.accounts.entry(address).or_insert_with(|| watch::Sender::new(newest));
+        Ok(sender.subscribe())
+    }
+
+    /// The root configuration at that address, and each newer one.
+    pub(crate) fn follow_root(&self, address: Address, now: RootConfig) -> watch::Receiver<Arc<RootConfig>> {
+        let mut listeners = self.lock();
+        listeners.roots.entry(address).or_insert_with(|| watch::Sender::new(Arc::new(now))).subscribe()
+    }
+
+    fn tell(&self, block: &Block, core: &Core) {
+        let mut listeners = self.lock();
+        for made in &block.transactions {
+            let id = TransactionId { lt: made.lt, hash: made.hash };
+            listeners.newest.insert(made.account, id);
+        }
+        for address in &block.changed {
+            let newest = listeners.newest.get(address).copied();
+            if let Some(sender) = listeners.accounts.get(address) {
+                sender.send_if_modified(|known| std::mem::replace(known, newest) != newest);
+            }
+            if let Some(sender) = listeners.roots.get(address) {
+                tell_root(sender, *address, core);
+            }
+        }
+    }
+}
+
+/// A root that cannot be read leaves the last one that could in force.
+fn tell_root(sender: &watch::Sender<Arc<RootConfig>>, address: Address, core: &Core) {
+    match read_root(address, core) {
+        Ok(config) => {
+            sender.send_if_modified(|known| {
+                let changed = **known != config;
+                if changed {
+                    *known = Arc::new(config);
+                }
+                changed
+            });
+        }
+        Err(error) => tracing::warn!(%address, %error, "the root contract's new state cannot be used"),
+    }
+}
+
+/// The root configuration in the data of the account at `address`.
+pub(crate) fn read_root(address: Address, core: &Core) -> Result<RootConfig, ChainError> {
+    let account = core.account(address).map_err(|error| ChainError::BadAnswer(error.to_string()))?;
+    let data = account.data.ok_or_else(|| ChainError::NotFound(format!("a root contract at {address}")))?;
+    let origin = format!("the root contract {address}");
+    let config = RootConfig::from_state(&data)
+        .map_err(|source| ChainError::Root { origin: origin.clone(), source })?;
+    let (price_nanoton, worker_fee_nanoton) =
+        (config.params.price_per_token_nanoton, config.params.worker_fee_per_token_nanoton);
+    if worker_fee_nanoton > price_nanoton {
+        return Err(ChainError::FeeOverPrice { origin, price_nanoton, worker_fee_nanoton });
+    }
+    Ok(config)
+}
