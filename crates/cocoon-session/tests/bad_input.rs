@@ -296,3 +296,27 @@ proptest! {
         works(&mut net, &mut client, &mut worker, 1);
     }
 }
+
+#[test]
+fn a_stranger_who_pings_on_and_never_comes_to_the_point_is_closed() {
+    use cocoon_session::proxy::{CLIENT_HANDSHAKE_TIME, WORKER_HANDSHAKE_TIME};
+    let (mut net, ..) = bystanders();
+    for (worker, limit) in [(true, WORKER_HANDSHAKE_TIME), (false, CLIENT_HANDSHAKE_TIME)] {
+        let conn = net.open();
+        match worker {
+            true => net.proxy.add_worker(conn, net.now),
+            false => net.proxy.add_client(conn, net.now),
+        }
+        let mut raw = Raw::new(conn);
+        raw.connect(&mut net);
+        let deadline = net.now.plus(limit);
+        while net.now.plus(Duration::from_secs(1)) < deadline {
+            net.pass(Duration::from_secs(1));
+            raw.send(&mut net, &Packet::Ping { id: 1 }).unwrap();
+        }
+        assert!(!net.doomed.contains_key(&conn), "there was time left");
+        net.pass(Duration::from_secs(1));
+        let why = net.doomed.get(&conn).map(ToString::to_string);
+        assert_eq!(why.as_deref(), Some("the handshake was not done in time"));
+    }
+}

@@ -50,6 +50,10 @@ pub const SUSPECT_AFTER: Duration = Duration::from_secs(2);
 /// A worker that sends nothing for this long until a request's time is up is to blame for it. A caller in a greater
 /// hurry is not its fault.
 pub const BLAME_AFTER: Duration = Duration::from_secs(10);
+/// A worker's handshake must be done within this after its connection came up.
+pub const WORKER_HANDSHAKE_TIME: Duration = Duration::from_secs(60);
+/// The same for a client, whose registration may have to reach the chain first.
+pub const CLIENT_HANDSHAKE_TIME: Duration = Duration::from_secs(330);
 /// How often one request is given to another worker.
 pub const MAX_ATTEMPTS: usize = 3;
 /// How long the worker's final word on a request is waited for after the client's side of it ended.
@@ -151,6 +155,18 @@ pub struct RequestEnd {
 struct Conn {
     link: Link,
     peer: Peer,
+    since: Time,
+}
+
+impl Conn {
+    /// Whether it pings us on, but never comes to the point: strangers must not take places for good.
+    fn dawdles(&self, now: Time) -> bool {
+        let (ready, limit) = match &self.peer {
+            Peer::Client(client) => (client.stage == ClientStage::Ready, CLIENT_HANDSHAKE_TIME),
+            Peer::Worker(worker) => (worker.stage == WorkerStage::Ready, WORKER_HANDSHAKE_TIME),
+        };
+        !ready && now.since(self.since) >= limit
+    }
 }
 
 #[derive(Debug)]
@@ -314,7 +330,7 @@ impl Proxy {
 
     fn add(&mut self, conn: ConnId, peer: Peer, now: Time) {
         let random = self.random_u64();
-        self.conns.insert(conn, Conn { link: Link::new(Side::Acceptor, now, random), peer });
+        self.conns.insert(conn, Conn { link: Link::new(Side::Acceptor, now, random), peer, since: now });
     }
 
     /// Takes in what was received on a connection; leaves an incomplete frame in `received`.
@@ -352,7 +368,7 @@ impl Proxy {
     /// Bytes to send on a connection, about `capacity` of them.
     pub fn transmit(&mut self, conn: ConnId, capacity: usize) -> Option<Bytes> {
         loop {
-            let Conn { link, peer } = self.conns.get_mut(&conn)?;
+            let Conn { link, peer, .. } = self.conns.get_mut(&conn)?;
             if link.unsent() >= capacity {
                 break;
             }
@@ -393,6 +409,9 @@ impl Proxy {
                     worker.suspect = true;
                     suspects.push(id);
                 }
+            }
+            if conn.dawdles(now) {
+                self.doomed.insert(id, Violation::Mismatch("the handshake was not done in time".into()));
             }
             if let Err(violation) = conn.link.on_time(now) {
                 self.doomed.insert(id, violation);
