@@ -60,14 +60,15 @@ pub(crate) struct Core {
 }
 
 impl Core {
+    /// `snapshot_at` is the position of the newest snapshot in the log, 0 without one.
     pub(crate) fn new(
         proxy: Proxy,
         store: Arc<SqliteStore>,
         chain: Arc<dyn Chain>,
         tasks: TaskTracker,
         stop: CancellationToken,
+        snapshot_at: u64,
     ) -> Self {
-        let snapshot_at = proxy.ledger().position();
         let machine = Mutex::new(Machine {
             proxy,
             taps: HashMap::new(),

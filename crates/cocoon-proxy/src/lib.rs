@@ -181,7 +181,9 @@ pub async fn start(
     let stop = CancellationToken::new();
     let accepting = stop.child_token();
     let tasks = TaskTracker::new();
-    let core = Arc::new(Core::new(machine, Arc::new(store), Arc::clone(&chain), tasks.clone(), stop.clone()));
+    let snapshot_at = loaded.snapshot.as_ref().map_or(0, |(position, _)| *position);
+    let (store, log_chain) = (Arc::new(store), Arc::clone(&chain));
+    let core = Arc::new(Core::new(machine, store, log_chain, tasks.clone(), stop.clone(), snapshot_at));
     tasks.spawn(accept(Arc::clone(&core), worker_listener, Role::Worker, accepting.clone()));
     tasks.spawn(accept(Arc::clone(&core), client_listener, Role::Client, accepting.clone()));
     tasks.spawn(stop.clone().run_until_cancelled_owned(http::serve(http_listener, Arc::clone(&core))));

@@ -5,11 +5,15 @@ use std::net::SocketAddr;
 use std::process::Stdio;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use cocoon_attest::Policy;
 use cocoon_chain::StaticChain;
+use cocoon_ledger::{ClientId, Ledger, Nanoton};
 use cocoon_network_tests::{
-    Ask, FixedEngine, Log, Network, Notice, TestClient, post, root, tls, until, wallet, within,
+    Ask, FixedEngine, Log, Network, Notice, Options, TestClient, post, proxy_config, root, tls, until,
+    wallet, within,
 };
+use cocoon_store::{SqliteStore, Store as _, wait_durable};
 use cocoon_ton::payment::{OrderKind, SignedPayment};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
@@ -191,6 +195,52 @@ async fn a_proxy_killed_in_the_middle_of_its_work_forgets_nothing_that_it_ever_s
         .filter(|line| line.field("cause").contains("went back") || line.level == tracing::Level::ERROR)
         .collect();
     assert!(distrust.is_empty(), "{distrust:#?}");
+}
+
+#[tokio::test]
+async fn a_long_log_is_cut_short_by_a_snapshot_and_nothing_is_lost() {
+    const RECORDS: u64 = 25_000;
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("proxy.db");
+    {
+        let mut ledger = Ledger::new();
+        let stranger = ClientId([9; 32]);
+        for funds in 1..=RECORDS {
+            ledger.set_client_funds(stranger, Nanoton(funds)).unwrap();
+        }
+        let records: Vec<Bytes> = ledger.take_records().iter().map(|record| record.encode().into()).collect();
+        let store = SqliteStore::open(&path).unwrap();
+        for some in records.chunks(1000) {
+            let position = store.append(some).unwrap();
+            wait_durable(&store, position).await.unwrap();
+        }
+        store.close().unwrap();
+    }
+    let mut charged = 0;
+    for _ in 0..2 {
+        let chain = Arc::new(StaticChain::from_config(root()).unwrap());
+        let config = proxy_config(&path, &Options::default());
+        let show = || tls("none", Policy::any());
+        let proxy = cocoon_proxy::start(config, show(), show(), chain.clone()).await.unwrap();
+        assert_eq!(proxy.books().charged.get(), charged, "the books are as they were");
+        let config = Network::worker_config_for(proxy.workers_addr(), dir.path(), 1);
+        let engine = Arc::new(FixedEngine("hello".into()));
+        let worker = cocoon_worker::start(config, show(), chain.clone(), engine).await.unwrap();
+        within("the worker to be ready", worker.ready()).await;
+        let client = TestClient::connect(proxy.clients_addr(), &show(), wallet(11), chain.root(), true).await;
+        until("the account", || client.charged() == charged).await;
+        let answer = client.ask(Ask::default()).await;
+        charged += client.cost(answer.id).await.cast_unsigned();
+        within("the proxy to stop", proxy.shutdown()).await;
+        within("the worker to stop", worker.shutdown()).await;
+        let store = SqliteStore::open(&path).unwrap();
+        let loaded = store.load().unwrap();
+        let (position, _) = loaded.snapshot.expect("a snapshot");
+        assert!(position > RECORDS, "the snapshot is at {position}");
+        assert!(loaded.records.len() < 10, "{} records are left", loaded.records.len());
+        store.close().unwrap();
+    }
+    assert_eq!(charged, 30);
 }
 
 #[tokio::test]
