@@ -24,6 +24,8 @@ pub const MAX_HANDSHAKE_FRAME: usize = 64 * 1024;
 /// Bytes encoded but not yet taken for sending, over which the peer counts as one that does not read. Room for two
 /// frames of the largest size.
 pub const MAX_UNSENT_BYTES: usize = 2 * MAX_FRAME_PAYLOAD + 65_536;
+/// The same for an acceptor before the dialler's handshake is done.
+pub const MAX_HANDSHAKE_UNSENT_BYTES: usize = 256 * 1024;
 /// Queries of ours that may be open at a time on one connection.
 const MAX_OPEN_QUERIES: usize = 64;
 
@@ -83,6 +85,7 @@ pub struct Link {
     decoder: FrameDecoder,
     encoder: FrameEncoder,
     out: BytesMut,
+    max_unsent: usize,
     opened_by: Time,
     last_received: Time,
     last_ping: Option<Time>,
@@ -106,6 +109,10 @@ impl Link {
             }),
             encoder: FrameEncoder::new(),
             out: BytesMut::new(),
+            max_unsent: match side {
+                Side::Dialler => MAX_UNSENT_BYTES,
+                Side::Acceptor => MAX_HANDSHAKE_UNSENT_BYTES,
+            },
             opened_by: now.plus(OPENING_TIME),
             last_received: now,
             last_ping: None,
@@ -228,7 +235,7 @@ impl Link {
     fn check(&mut self) -> Result<(), Violation> {
         match self.broken.take() {
             Some(violation) => Err(violation),
-            None if self.out.len() > MAX_UNSENT_BYTES => Err(Violation::NotReading(self.out.len())),
+            None if self.out.len() > self.max_unsent => Err(Violation::NotReading(self.out.len())),
             None => Ok(()),
         }
     }
@@ -244,9 +251,10 @@ impl Link {
         (!self.out.is_empty()).then(|| self.out.split().freeze())
     }
 
-    /// The peer was let in: frames of full size may come from now on.
+    /// The peer was let in: frames of full size may come and wait from now on.
     pub fn let_in(&mut self) {
         self.decoder.set_max_payload(MAX_FRAME_PAYLOAD);
+        self.max_unsent = MAX_UNSENT_BYTES;
     }
 
     /// Whether the opening exchange is done.

@@ -263,6 +263,31 @@ async fn nobody_makes_the_proxy_hold_megabytes_before_the_handshake_is_done() {
 }
 
 #[tokio::test]
+async fn a_stranger_who_asks_and_never_reads_is_closed() {
+    let town = Town::start(Options::default()).await;
+    for port in town.ports() {
+        let mut peer = RawPeer::open(port).await;
+        let (mut encoder, mut bytes) = (FrameEncoder::new(), BytesMut::new());
+        // Frame 0 was the opening.
+        encoder.encode_message(&mut BytesMut::new(), &Packet::Connect { id: 5 }).unwrap();
+        within("the connection to be closed", async {
+            loop {
+                bytes.clear();
+                for id in 0..10_000 {
+                    encoder.encode_message(&mut bytes, &Packet::Ping { id }).unwrap();
+                }
+                if peer.stream.io.write_all(&bytes).await.is_err() {
+                    return;
+                }
+            }
+        })
+        .await;
+        town.log.closed(peer.local, "does not read what we send").await;
+    }
+    town.still_works().await;
+}
+
+#[tokio::test]
 async fn workers_with_absurd_terms_are_refused_in_words_and_never_listed() {
     let town = Town::start(Options::default()).await;
     let with = |change: &dyn Fn(&mut worker::Params)| {
