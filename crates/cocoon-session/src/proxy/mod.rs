@@ -43,6 +43,8 @@ pub use stats::{ConnectionStats, ProxyStats};
 pub const MAX_REQUESTS: usize = 65_536;
 /// Requests under way per client connection.
 pub const MAX_REQUESTS_PER_CLIENT: usize = 16_384;
+/// Bytes of queries held at a time, all clients together: they are kept until their end, for another worker.
+pub const MAX_QUERY_BYTES_HELD: usize = 1 << 30;
 /// A worker with work in flight is pinged after this much silence.
 pub const PROBE_AFTER: Duration = Duration::from_millis(500);
 /// A worker with work in flight leaves routing after this much silence.
@@ -248,6 +250,8 @@ pub struct Proxy {
     models: BTreeMap<String, BTreeSet<ConnId>>,
     requests: BTreeMap<RequestKey, Request>,
     deadlines: BTreeSet<(Time, RequestKey)>,
+    /// Bytes of the queries in `requests`.
+    query_bytes: usize,
     notices: VecDeque<Notice>,
     orders: SignedOrders,
     events: VecDeque<ProxyEvent>,
@@ -281,6 +285,7 @@ impl Proxy {
             models: BTreeMap::new(),
             requests: BTreeMap::new(),
             deadlines: BTreeSet::new(),
+            query_bytes: 0,
             notices: VecDeque::new(),
             orders: SignedOrders::default(),
             events: VecDeque::new(),

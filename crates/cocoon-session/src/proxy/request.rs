@@ -4,11 +4,12 @@ use bytes::Bytes;
 use cocoon_ledger::{ClaimBound, Coefficient, RequestId, ReserveError, clamp_claim, reservation};
 use cocoon_market::{Candidate, NoWorker, choose};
 use cocoon_wire::codec::{ByteStr, Message as _, from_boxed, to_boxed};
+use cocoon_wire::frame::MAX_FRAME_PAYLOAD;
 use cocoon_wire::tl::{self, ClientToProxy, WorkerToProxy, client, ext, http, proxy};
 
 use super::{
-    ConnId, DRAIN_TIME, End, MAX_ATTEMPTS, MAX_REQUESTS, MAX_REQUESTS_PER_CLIENT, Proxy, ProxyEvent,
-    RequestEnd, RequestKey,
+    ConnId, DRAIN_TIME, End, MAX_ATTEMPTS, MAX_QUERY_BYTES_HELD, MAX_REQUESTS, MAX_REQUESTS_PER_CLIENT,
+    Proxy, ProxyEvent, RequestEnd, RequestKey,
 };
 use crate::answer::{
     TIME_SHARE, error_body, framing_header, request_time, sanitize, seconds_header, status_body,
@@ -170,7 +171,10 @@ impl Proxy {
         }
         let (account, limit_binds) = (client.account, client.extensions);
         // An answer that nobody reads counts until it is out.
-        if client.outbox.open_answers() >= MAX_REQUESTS_PER_CLIENT || self.requests.len() >= MAX_REQUESTS {
+        if client.outbox.open_answers() >= MAX_REQUESTS_PER_CLIENT
+            || self.requests.len() >= MAX_REQUESTS
+            || self.query_bytes + query.query.len() > MAX_QUERY_BYTES_HELD
+        {
             return Err((429, "rate_limit_exceeded", "too many requests are under way".into()));
         }
         let Some(timeout) = request_time(query.timeout) else {
@@ -229,6 +233,7 @@ impl Proxy {
             grant: 0,
             failure: None,
         };
+        self.query_bytes += request.query.len();
         self.requests.insert(key, request);
         self.deadlines.insert((deadline, key));
         if let Some(client) = self.client_mut(conn) {
@@ -243,11 +248,13 @@ impl Proxy {
         let workers = self.models.get(model).into_iter().flatten();
         let candidates = workers.filter_map(|&conn| {
             let worker = self.worker(conn)?;
+            // One more large query on top of these could make it look as if it did not read.
+            let full = self.conns.get(&conn)?.link.unsent() > MAX_FRAME_PAYLOAD;
             Some(Candidate {
                 key: conn,
                 coefficient: worker.coefficient,
                 in_flight: u32::try_from(worker.work.len()).unwrap_or(u32::MAX),
-                limit: worker.limit,
+                limit: if full { 0 } else { worker.limit },
                 ready: !worker.paused && !worker.suspect,
                 tried: tried.contains(&conn),
                 observed: worker.observed,
@@ -560,6 +567,7 @@ impl Proxy {
         };
         self.take_from_worker(key, failed);
         let Some(request) = self.requests.remove(&key) else { return };
+        self.query_bytes -= request.query.len();
         self.deadlines.remove(&(request.deadline, key));
         if let Some(client) = self.client_mut(request.client) {
             client.requests.remove(&request.client_request);

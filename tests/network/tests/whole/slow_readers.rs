@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use cocoon_network_tests::{
-    Answering, Ask, Log, Network, Options, ScriptedEngine, delta, ready_client, until, usage_event, within,
+    Answering, Ask, Log, MODEL, Network, Options, ScriptedEngine, delta, ready_client, ready_worker, until,
+    usage_event, within, worker_params,
 };
 use cocoon_session::MAX_HELD_BYTES;
 use cocoon_wire::codec::{from_boxed, to_boxed};
-use cocoon_wire::tl::{client, tcp::Packet};
+use cocoon_wire::tl::{client, http, proxy, tcp::Packet};
 
 /// Bytes of one piece, and how many pieces a long answer has: 16 MiB in all.
 const PIECE: usize = 32 * 1024;
@@ -73,6 +74,35 @@ async fn among_published_nodes_only_the_request_that_is_not_read_ends() {
     assert!(failure.message.contains("too slowly"), "{failure:?}");
     assert!(client.is_up(), "the connection stays");
     let _ = worker;
+}
+
+#[tokio::test]
+async fn large_queries_wait_for_a_slow_worker_and_do_not_cost_it_its_connection() {
+    const LARGE: usize = 14 << 20;
+    let network = Network::start().await;
+    let mut slow = ready_worker(network.proxy.workers_addr(), worker_params(9, 1000)).await;
+    let mut client = ready_client(network.proxy.clients_addr(), 12, true).await;
+    let large = |number: u8| client::RunQueryEx {
+        model_name: MODEL.to_owned().into(),
+        query: vec![number; LARGE].into(),
+        max_coefficient: 1000,
+        max_tokens: 1,
+        timeout: 60.0,
+        request_id: [number; 32],
+        min_config_version: 0,
+        enable_debug: None,
+    };
+    // The worker does not read meanwhile, as one behind a thin line.
+    for number in 0..7 {
+        client.packet(&large(number)).await;
+    }
+    let refused: client::QueryAnswerEx = client.recv_message().await;
+    let head: http::Response = from_boxed(refused.answer).unwrap();
+    assert_eq!(head.status_code, 429, "what has no room on the line is refused, not forced on it");
+    for number in 0..refused.request_id[0] {
+        let query: proxy::RunQueryEx = slow.recv_message().await;
+        assert_eq!((query.query.len(), query.query[0]), (LARGE, number), "what was taken reaches the worker");
+    }
 }
 
 #[tokio::test]
