@@ -5,6 +5,7 @@
 //!   the same inputs give the same blocks, hashes included.
 //! * [`LocalChain`] runs it: on a thread of its own, with a file and a clock, for async code. With a root contract it is
 //!   a [`cocoon_chain::Chain`] ([`RootedChain`]).
+//! * [`toncenter`] answers toncenter's HTTP API, so that wallets and libraries for TON work unchanged.
 //! * [`ChainConfig`] is the blockchain configuration that it runs under: the public network's prices and limits.
 //!
 //! # How it differs from a public TON network
@@ -24,6 +25,7 @@ mod decode;
 mod message;
 mod node;
 mod store;
+pub mod toncenter;
 
 pub use chain::{LocalChain, RootedChain};
 pub use config::{ChainConfig, ConfigError, GLOBAL_ID, VM_VERSION};

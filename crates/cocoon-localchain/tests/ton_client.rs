@@ -1,0 +1,53 @@
+//! Programs for node against this chain: the unmodified TonClient, and the reference emulator as a yardstick.
+//!
+//! They need node 20 and `npm ci` in `tests/localchain`, so they run only when asked for:
+//! `cargo test -p cocoon-localchain --test ton_client -- --ignored`.
+
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod support;
+
+use std::process::Stdio;
+
+use cocoon_localchain::{LocalChain, Options, Production, TimeSource, toncenter};
+use support::START;
+use tokio::io::AsyncReadExt as _;
+use tokio::process::Command;
+
+/// Serves a chain to the program, and expects it to succeed.
+async fn run(program: &[&str], time: TimeSource) {
+    let chain = LocalChain::open(&Options { path: None, production: Production::OnMessage, time }).unwrap();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let routes = toncenter::routes(chain.clone()).merge(toncenter::control_routes(chain.clone()));
+    let server = tokio::spawn(axum::serve(listener, routes).into_future());
+
+    let mut child = Command::new("node")
+        .args(program)
+        .arg(&url)
+        .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/localchain"))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let (mut output, mut errors) = (String::new(), String::new());
+    let (mut stdout, mut stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
+    let (read, failed) = tokio::join!(stdout.read_to_string(&mut output), stderr.read_to_string(&mut errors));
+    (read.unwrap(), failed.unwrap());
+    assert!(child.wait().await.unwrap().success(), "{output}{errors}");
+    assert_eq!(chain.supply().await.unwrap().total_nanoton(), cocoon_localchain::SUPPLY_NANOTON);
+    server.abort();
+}
+
+#[tokio::test]
+#[ignore = "needs node and its packages"]
+async fn the_unmodified_ton_client_deploys_wallets_sends_coins_and_reads_what_happened() {
+    run(&["client.mjs"], TimeSource::System).await;
+}
+
+#[tokio::test]
+#[ignore = "needs node and its packages"]
+async fn the_committed_test_contract_is_what_its_source_compiles_to() {
+    run(&["compile.mjs", "--check"], TimeSource::Fixed(START)).await;
+}
