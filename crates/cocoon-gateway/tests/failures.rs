@@ -4,7 +4,7 @@
 mod support;
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -197,6 +197,30 @@ async fn an_answer_that_breaks_is_502() {
     });
     let network = Network::with(engine).await;
     assert_eq!(network.client().await.post(&ask(&json!({}))).await.error().0, 502);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_that_breaks_before_any_of_it_was_passed_on_is_asked_of_another_worker() {
+    let json = ("application/json", "{\"choices\":[", false);
+    for (form, begun, stream) in [json, ("text/event-stream", "data: {\"choi", true)] {
+        let calls = Arc::new(AtomicUsize::new(0));
+        let engine = Scripted::new(move |_| {
+            let first = calls.fetch_add(1, Ordering::SeqCst) == 0;
+            async move {
+                let broken =
+                    [Ok(Bytes::from_static(begun.as_bytes())), Err(EngineError::Broken("cut".into()))];
+                match (first, stream) {
+                    (true, _) => Ok(respond(200, form, stream::iter(broken))),
+                    (false, false) => Ok(json_answer(200, &chat(11, 4))),
+                    (false, true) => Ok(sse(vec![delta("a"), finish(), usage(11, 4), done()])),
+                }
+            }
+        });
+        let network = Network::start(Plan::default(), vec![engine.clone(), engine]).await;
+        let reply = network.client().await.post(&ask(&json!({"stream": stream}))).await;
+        assert!(reply.status == 200 && !reply.text().contains("error"), "{}", reply.text());
+        assert_eq!(network.spent(15).await.tokens.get(), 15, "the broken answer costs nothing");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -128,12 +128,9 @@ async fn answer(
     let succeeded = response.status.is_success();
     let kind = body_kind(&response, stream);
     let mut meter = AnswerMeter::new(kind, BodyLimits::default(), cost(pricing));
+    // The head waits for the first bytes to pass on (of a JSON object, which is worth nothing before it is whole, for all of
+    // them): where the answer breaks off before, the proxy can still try another worker.
     let mut head = Some(wire_head(&response));
-    if kind != BodyKind::Json {
-        send(shared, link, id, &mut head, Vec::new(), running).await;
-    }
-    // A JSON object is worth nothing before it is whole, so until then nothing is said: where it breaks off, the proxy can
-    // still try another worker.
     let mut body = response.body;
     let mut broken = None;
     loop {
@@ -161,14 +158,12 @@ async fn answer(
         broken =
             Some(RequestFailure::new(ErrorCode::ERROR, "the engine's answer ended before it was complete"));
     }
+    let silent = head.is_some();
     let (head, rest) = if broken.is_none() { (head, rest) } else { (None, None) };
     shared.counts.answer_bytes.fetch_add(rest.as_ref().map_or(0, Bytes::len) as u64, Ordering::Relaxed);
     report.complete &= broken.is_none();
-    if broken.is_none() && succeeded && stream && !report.complete && !report.gave_up {
-        broken =
-            Some(RequestFailure::new(ErrorCode::ERROR, "the engine's answer ended before it was complete"));
-    }
-    if !succeeded {
+    // Of what broke off before a byte of it was passed on, nobody has anything.
+    if !succeeded || (silent && broken.is_some()) {
         return End { head, rest, failure: broken, ..End::default() };
     }
     let metered = estimate_usage(&report, asked);
