@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use crate::object::{ObjectError, RawObject};
-use crate::request::{RequestError, ask_for_usage, read_bool, read_model};
+use crate::request::{RequestError, ask_for_usage, read_bool, read_model, refuse_ambiguous};
 
 /// What a worker reads of a request before it asks its engine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,7 +21,8 @@ impl ArrivingRequest {
     /// Reads a body.
     ///
     /// # Errors
-    /// [`RequestError`] where it is not one JSON object with a model.
+    /// [`RequestError`] where it is not one JSON object with a model, or has a field that an engine might take for another
+    /// one that was paid for.
     pub fn parse(body: Bytes) -> Result<Self, RequestError> {
         let mut object = RawObject::parse(&body).map_err(|error| match error {
             ObjectError::Syntax { line, column } => RequestError::body(format!(
@@ -29,6 +30,7 @@ impl ArrivingRequest {
             )),
             ObjectError::Duplicate(field) => RequestError::duplicate(field),
         })?;
+        refuse_ambiguous(&object)?;
         let model = read_model(&object)?;
         let stream = read_bool(object.get_set("stream"), "stream")?;
         let bare = model.split_once('@').map(|(bare, _)| serde_json::Value::from(bare).to_string());
@@ -78,5 +80,11 @@ mod tests {
         for body in ["", "[]", "{}", r#"{"model":7}"#, r#"{"model":"a","model":"b"}"#] {
             assert!(ArrivingRequest::parse(Bytes::from(body)).is_err(), "{body}");
         }
+    }
+
+    #[test]
+    fn a_limit_in_capitals_that_was_not_paid_for_is_refused() {
+        let body = Bytes::from_static(br#"{"model":"m","max_tokens":1,"Max_Tokens":100000}"#);
+        assert_eq!(ArrivingRequest::parse(body).unwrap_err().code, "unknown_parameter");
     }
 }

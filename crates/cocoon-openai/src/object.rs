@@ -43,6 +43,10 @@ impl<'a> RawObject<'a> {
         self.get(key).filter(|value| *value != "null")
     }
 
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &str> {
+        self.fields.iter().map(|(name, _)| name.as_ref())
+    }
+
     pub(crate) fn remove(&mut self, key: &str) -> Option<Cow<'a, str>> {
         let at = self.fields.iter().position(|(name, _)| name == key)?;
         Some(self.fields.remove(at).1)

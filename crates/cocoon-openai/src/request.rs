@@ -14,10 +14,26 @@ use crate::object::{ObjectError, RawObject, string_of};
 pub const DEFAULT_MAX_COEFFICIENT: i32 = 4000;
 /// Deadline of a request that names none, in seconds; as published.
 pub const DEFAULT_TIMEOUT_SECONDS: u64 = 120;
-/// Longest deadline, in seconds (one day); longer ones are read as this one.
+/// Longest deadline, in seconds (one hour); longer ones are read as this one.
 pub const MAX_TIMEOUT_SECONDS: f64 = 3600.0;
 /// Limit on the answer, in tokens, that is written into a request that names none.
 pub const DEFAULT_MAX_TOKENS: i32 = 4096;
+/// Highest price coefficient that the network knows, in thousandths; higher caps are read as this one.
+const HIGHEST_COEFFICIENT: i32 = 999_999_999;
+/// Fields that decide how much an engine works and what is paid for it.
+const BINDING: [&str; 11] = [
+    "best_of",
+    "max_completion_tokens",
+    "max_tokens",
+    "messages",
+    "model",
+    "n",
+    "n_cmpl",
+    "n_predict",
+    "prompt",
+    "stream",
+    "stream_options",
+];
 
 /// Which of the two completion endpoints a request is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -121,6 +137,11 @@ impl RequestError {
         Self { param: Some(Cow::Owned(field)), code: "duplicate_parameter", message }
     }
 
+    fn lookalike(field: &str, meant: &str) -> Self {
+        let message = format!("Unknown parameter: '{field}'. Some engines read it as '{meant}'; write that.");
+        Self { param: Some(Cow::Owned(field.to_owned())), code: "unknown_parameter", message }
+    }
+
     fn missing(param: &'static str) -> Self {
         let message = format!("Missing required parameter: '{param}'.");
         Self { param: Some(Cow::Borrowed(param)), code: "missing_required_parameter", message }
@@ -147,9 +168,10 @@ impl PreparedRequest {
     /// Reads the body of a request; `default_max_tokens` (negative counts as 0) is the limit written into a body
     /// that names none.
     ///
-    /// `max_completion_tokens` wins over `max_tokens`, which is then taken out. A limit above `i32::MAX` is lowered
-    /// to it; `n_predict`, which llama.cpp puts above `max_tokens`, is lowered to the limit. `null` counts as
-    /// absent. A field that occurs twice is refused: the engine might read another one than was paid for.
+    /// `max_completion_tokens` wins over `max_tokens`, which is then set to the same: not every engine knows the
+    /// newer name. A limit above `i32::MAX` is lowered to it; `n_predict`, which llama.cpp puts above `max_tokens`, is
+    /// lowered to the limit. `null` counts as absent. A field that occurs twice, or differs from one that matters here
+    /// in nothing but the case of its letters, is refused: the engine might read another one than was paid for.
     ///
     /// # Errors
     /// [`RequestError`] where the body is not one JSON object in UTF-8, or a field that matters here is missing or
@@ -179,6 +201,7 @@ impl PreparedRequest {
             }
             ObjectError::Duplicate(field) => RequestError::duplicate(field),
         })?;
+        refuse_ambiguous(&object)?;
         let model = read_model(&object)?;
         let prompts = count_prompts(&object, endpoint)?;
         let choices = read_choices(&object)?;
@@ -208,6 +231,28 @@ impl PreparedRequest {
             body,
         })
     }
+}
+
+/// Refuses fields that a reader which ignores case, as Go's is, would take for one of `fields`.
+fn refuse_lookalikes(object: &RawObject<'_>, fields: &[&str]) -> Result<(), RequestError> {
+    let plain = |letter: char| match letter {
+        // The two letters beyond ASCII whose other case is an ASCII letter.
+        '\u{17f}' => 's',
+        '\u{212a}' => 'k',
+        letter => letter.to_ascii_lowercase(),
+    };
+    for key in object.keys() {
+        let alike = |field: &&&str| **field != key && key.chars().map(plain).eq(field.chars());
+        if let Some(meant) = fields.iter().find(alike) {
+            return Err(RequestError::lookalike(key, meant));
+        }
+    }
+    Ok(())
+}
+
+/// Refuses fields that the engine might take for one that decides about work and pay.
+pub(crate) fn refuse_ambiguous(object: &RawObject<'_>) -> Result<(), RequestError> {
+    refuse_lookalikes(object, &BINDING)
 }
 
 pub(crate) fn read_model(object: &RawObject<'_>) -> Result<String, RequestError> {
@@ -240,7 +285,7 @@ fn count_prompts(object: &RawObject<'_>, endpoint: Endpoint) -> Result<u64, Requ
     }
 }
 
-/// Choices that the engine works out: the larger of `n` and `best_of`.
+/// Choices that the engine works out: the largest of `n`, `best_of` and `n_cmpl` (llama.cpp's name for `n`).
 fn read_choices(object: &RawObject<'_>) -> Result<u64, RequestError> {
     let read = |field: &'static str| match object.get_set(field) {
         None => Ok(1),
@@ -249,14 +294,14 @@ fn read_choices(object: &RawObject<'_>) -> Result<u64, RequestError> {
             _ => Err(RequestError::wrong_value(field, "a positive integer")),
         },
     };
-    Ok(read("n")?.max(read("best_of")?))
+    Ok(read("n")?.max(read("best_of")?).max(read("n_cmpl")?))
 }
 
 fn take_max_coefficient(object: &mut RawObject<'_>, default: i32) -> Result<i32, RequestError> {
     match take(object, "max_coefficient") {
         None => Ok(default),
         Some(json) => read_whole(&json)
-            .map(to_i32)
+            .map(|cap| to_i32(cap).min(HIGHEST_COEFFICIENT))
             .ok_or_else(|| RequestError::wrong_type("max_coefficient", "a non-negative integer")),
     }
 }
@@ -289,11 +334,12 @@ fn set_limit(object: &mut RawObject<'_>, default: i32) -> Result<i32, RequestErr
     }
     let (field, tokens) = limit.unwrap_or(("max_tokens", default));
     if field == "max_completion_tokens" {
-        object.remove("max_tokens");
+        object.set(field, tokens.to_string());
     } else {
         object.remove("max_completion_tokens");
     }
-    object.set(field, tokens.to_string());
+    // Always, because an engine that does not know the newer name would otherwise answer without a limit.
+    object.set("max_tokens", tokens.to_string());
     // -1 means "no end" there, and larger numbers would outrun the reservation.
     let obeys = |json: &str| read_whole(json).is_some_and(|predict| to_i32(predict) <= tokens);
     if object.get_set("n_predict").is_some_and(|json| !obeys(json)) {
@@ -307,6 +353,7 @@ pub(crate) fn ask_for_usage(object: &mut RawObject<'_>) -> Result<bool, RequestE
     let options = object.get_set("stream_options").unwrap_or("{}").to_owned();
     let mut options = RawObject::parse(options.as_bytes())
         .map_err(|_| RequestError::wrong_type("stream_options", "an object without repeated fields"))?;
+    refuse_lookalikes(&options, &["include_usage"])?;
     let wanted = read_bool(options.get_set("include_usage"), "stream_options.include_usage")?;
     options.set("include_usage", "true");
     object.set("stream_options", options.to_json());

@@ -62,7 +62,7 @@ fn a_limit_is_always_explicit() {
     );
     let both = chat(r#"{"model":"m","messages":[1],"max_tokens":7,"max_completion_tokens":3}"#);
     assert_eq!(both.max_tokens, 3);
-    assert!(!both.body.windows(12).any(|part| part == b"\"max_tokens\""));
+    assert!(both.body.ends_with(br#""max_tokens":3,"max_completion_tokens":3}"#));
     let giant = chat(r#"{"model":"m","messages":[1],"max_tokens":99999999999999999999999}"#);
     assert_eq!((giant.max_tokens, giant.completion_bound), (i32::MAX, i32::MAX));
     assert!(giant.body.ends_with(b"\"max_tokens\":2147483647}"));
@@ -73,6 +73,34 @@ fn llama_cpps_own_limit_can_not_outrun_the_reservation() {
     for (given, sent) in [("-1", "9"), ("100", "9"), ("4", "4"), ("null", "null")] {
         let body = format!(r#"{{"model":"m","messages":[1],"max_tokens":9,"n_predict":{given}}}"#);
         assert!(forwarded(&body).ends_with(&format!(r#""n_predict":{sent}}}"#)), "{given}");
+    }
+}
+
+#[test]
+fn an_engine_that_knows_only_the_older_name_of_the_limit_finds_it_too() {
+    let sent = forwarded(r#"{"model":"m","messages":[1],"max_completion_tokens":3}"#);
+    assert!(sent.ends_with(r#""max_completion_tokens":3,"max_tokens":3}"#), "{sent}");
+}
+
+#[test]
+fn a_field_that_differs_in_case_alone_is_refused_because_some_engines_would_obey_it() {
+    for field in
+        ["MAX_TOKENS", "max_to\u{212a}ens", "max_token\u{17f}", "N", "Stream", "Model", "\\u004e_predict"]
+    {
+        let body = format!(r#"{{"model":"m","messages":[1],"max_tokens":1,"{field}":100000}}"#);
+        let error = refused(body.as_bytes(), Endpoint::Chat);
+        assert_eq!(error.code, "unknown_parameter", "{field}");
+    }
+    let hidden = br#"{"model":"m","messages":[1],"stream":true,"stream_options":{"Include_Usage":false}}"#;
+    assert_eq!(refused(hidden, Endpoint::Chat).code, "unknown_parameter");
+    assert_eq!(chat(r#"{"model":"m","messages":[1],"Seed":1,"nn":2}"#).max_tokens, 500);
+}
+
+#[test]
+fn a_cap_above_all_prices_is_the_highest_price() {
+    for cap in ["999999999", "1000000000", "99999999999999999999"] {
+        let request = chat(&format!(r#"{{"model":"m","messages":[1],"max_coefficient":{cap}}}"#));
+        assert_eq!(request.max_coefficient, 999_999_999);
     }
 }
 
@@ -102,6 +130,7 @@ fn the_bound_counts_every_choice_of_every_prompt() {
     assert_eq!(bound(r#""prompt":["x","y"],"n":3"#), Ok(60));
     assert_eq!(bound(r#""prompt":[1,2,3]"#), Ok(10));
     assert_eq!(bound(r#""prompt":[[1,2],[3]],"n":2,"best_of":4"#), Ok(80));
+    assert_eq!(bound(r#""prompt":"x","n":2,"n_cmpl":8"#), Ok(80));
     assert_eq!(bound(r#""prompt":"x","n":214748365"#).unwrap_err().param.as_deref(), Some("n"));
     assert_eq!(bound(r#""prompt":"x","n":99999999999999999999"#).unwrap_err().code, "invalid_value");
 }
