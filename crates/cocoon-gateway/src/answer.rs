@@ -123,14 +123,6 @@ impl Answering {
             Ending::Completed { info, debug } => (*info, debug.as_ref(), true),
             Ending::Failed { info, .. } => (info.unwrap_or_default(), None, false),
         };
-        let tokens = &info.tokens;
-        let claim = [
-            tokens.prompt_tokens_used,
-            tokens.cached_tokens_used,
-            tokens.completion_tokens_used,
-            tokens.reasoning_tokens_used,
-            tokens.total_tokens_used,
-        ];
         let received = Received {
             request_body: &self.request_body,
             bytes: self.bytes,
@@ -139,7 +131,7 @@ impl Answering {
             completed,
             readable: self.kind != BodyKind::Opaque,
         };
-        let assessment = assess(&self.order, &self.offered(), &claim, &received);
+        let assessment = assess(&self.order, &self.offered(), &claim_of(&info), &received);
         self.record(&assessment);
         self.bill(&assessment, &info, debug)
     }
@@ -223,6 +215,18 @@ impl Answering {
         let cocoon = to_raw_value(&cocoon).unwrap_or_else(|_| RawValue::NULL.to_owned());
         Bill { cocoon, costs, tokens: assessment.charged.get() }
     }
+}
+
+/// The five numbers of a claim, as the ledger takes them.
+pub(crate) fn claim_of(info: &FinalInfo) -> [i64; 5] {
+    let tokens = &info.tokens;
+    [
+        tokens.prompt_tokens_used,
+        tokens.cached_tokens_used,
+        tokens.completion_tokens_used,
+        tokens.reasoning_tokens_used,
+        tokens.total_tokens_used,
+    ]
 }
 
 /// `usage` in a last piece of an answer with the cost fields that we computed, whatever the worker wrote there.
@@ -403,14 +407,12 @@ impl Drop for AnswerBody {
 pub(crate) async fn collect(mut answering: Answering) -> Result<(Bytes, Option<Bill>), ApiError> {
     let mut filter = answering.filter();
     let mut pieces = Vec::new();
-    let mut passed = 0_usize;
     let ending = loop {
         match answering.exchange.next().await {
             Event::Head(_) => {}
             Event::Data(data) => {
                 answering.bytes += data.len() as u64;
                 pieces.extend(filter.push(data));
-                passed = pieces.iter().map(Bytes::len).sum::<usize>().max(passed);
                 if answering.bytes > answering.shared.limits.max_answer_bytes as u64 {
                     let limit = answering.shared.limits.max_answer_bytes;
                     answering.shared.metrics.ended("broken", answering.timing.started.elapsed());

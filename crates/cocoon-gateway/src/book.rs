@@ -194,7 +194,7 @@ impl Book {
         self.lock().disputes.iter().rev().take(limit).cloned().collect()
     }
 
-    /// Writes what has changed, and waits until it is durable.
+    /// Writes what has changed, and waits until it is durable. What could not be written counts as changed still.
     pub(crate) async fn flush(&self) -> Result<(), StoreError> {
         let (peers, disputes) = {
             let mut inner = self.lock();
@@ -210,7 +210,18 @@ impl Book {
             let disputes = std::mem::take(&mut inner.disputes_changed).then(|| to_json(&inner.disputes));
             (peers, disputes)
         };
-        for (key, value) in [(PEERS_KEY, peers), (DISPUTES_KEY, disputes)] {
+        let changed = (peers.is_some(), disputes.is_some());
+        let outcome = self.write([(PEERS_KEY, peers), (DISPUTES_KEY, disputes)]).await;
+        if outcome.is_err() {
+            let mut inner = self.lock();
+            inner.peers_changed |= changed.0;
+            inner.disputes_changed |= changed.1;
+        }
+        outcome
+    }
+
+    async fn write(&self, values: [(&str, Option<Bytes>); 2]) -> Result<(), StoreError> {
+        for (key, value) in values {
             if let Some(value) = value {
                 self.store.put(key, value)?.await?;
             }
@@ -286,6 +297,17 @@ mod tests {
             Err(BookError::Counter(CounterError::WentBack { .. }))
         ));
         assert_eq!(book.spent(), expected);
+    }
+
+    #[tokio::test]
+    async fn what_could_not_be_written_is_not_taken_for_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let book = Book::open(&dir.path().join("gateway.sqlite")).unwrap();
+        book.observe(key(), 100, 100, None, PricePerToken(1)).unwrap();
+        book.close().unwrap();
+        for _ in 0..2 {
+            book.flush().await.unwrap_err();
+        }
     }
 
     #[tokio::test]

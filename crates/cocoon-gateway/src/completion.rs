@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use cocoon_ledger::{AdjustedTokens, Coefficient};
+use cocoon_ledger::{Adjusted, AdjustedTokens, Coefficient, Dispute, DisputeReason, RequestId, clamp_claim};
 use cocoon_openai::{ApiError, BodyKind, Endpoint, PreparedRequest};
 use cocoon_session::client::{MAX_QUERY_BYTES, Submission};
-use cocoon_session::tariff;
+use cocoon_session::{FinalInfo, tariff};
 use cocoon_wire::codec::{ByteStr, to_boxed};
 use cocoon_wire::tl::http as wire;
 use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, EXPECT, HeaderMap, HeaderName, HeaderValue};
@@ -16,7 +16,7 @@ use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
 
 use crate::Shared;
-use crate::answer::{AnswerBody, Answering, Bill, Timing, collect};
+use crate::answer::{AnswerBody, Answering, Bill, Timing, claim_of, collect};
 use crate::body::Body;
 use crate::connection::Connection;
 use crate::exchange::{Ending, Event, Exchange};
@@ -276,6 +276,8 @@ impl Asked<'_> {
             match self.attempt(&connection, left).await {
                 Ok((exchange, head)) => return Ok((exchange, head, sent)),
                 Err(failure) if !failure.worth_another_proxy() => return Err(failure),
+                // A proxy without the model says nothing about one whose workers are busy.
+                Err(failure) if failure.kind == Kind::UnknownModel => last = last.or(Some(failure)),
                 Err(failure) => last = Some(failure),
             }
             tried.push(connection);
@@ -306,24 +308,42 @@ impl Asked<'_> {
             match exchange.next().await {
                 Event::Head(head) => break head,
                 Event::Data(_) => {}
-                Event::End(Ending::Failed { failure, .. }) => return Err(Failure::from(&failure)),
-                Event::End(Ending::Completed { .. }) => {
+                Event::End(Ending::Failed { failure, info }) => {
+                    self.dispute_claim(connection, submission.id, &info.unwrap_or_default());
+                    return Err(Failure::from(&failure));
+                }
+                Event::End(Ending::Completed { info, .. }) => {
+                    self.dispute_claim(connection, submission.id, &info);
                     return Err(Failure::new(Kind::Engine, "an answer without a head"));
                 }
             }
         };
         let Some(kind) = refusal(&head) else { return Ok((exchange, head)) };
         let mut body = Vec::new();
-        loop {
+        let info = loop {
             match exchange.next().await {
                 Event::Data(data) if body.len() + data.len() <= MAX_REFUSAL_BYTES => {
                     body.extend_from_slice(&data);
                 }
-                Event::End(_) => break,
+                Event::End(Ending::Completed { info, .. }) => break info,
+                Event::End(Ending::Failed { info, .. }) => break info.unwrap_or_default(),
                 _ => {}
             }
-        }
+        };
+        self.dispute_claim(connection, submission.id, &info);
         Err(Failure::refused(kind, &words_of(&body)))
+    }
+
+    /// Where nothing was delivered, nothing may be claimed.
+    fn dispute_claim(&self, connection: &Connection, request: [u8; 32], info: &FinalInfo) {
+        let claimed = clamp_claim(&claim_of(info));
+        if let Some(terms) = connection.terms()
+            && claimed.total() > AdjustedTokens::ZERO
+        {
+            let (expected, reason) = (Adjusted::ZERO, DisputeReason::NoAnswer);
+            let dispute = Dispute { request: RequestId(request), expected, claimed, reason };
+            self.shared.dispute(&dispute, &terms.public_key, &self.model);
+        }
     }
 
     fn order(&self, connection: &Connection) -> Order {

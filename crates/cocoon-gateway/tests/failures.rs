@@ -87,9 +87,15 @@ async fn a_balance_that_does_not_cover_the_request_is_402() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn busy_workers_are_429_with_a_time_to_come_back() {
-    let plan = Plan { max_active: 1, ..Plan::default() };
+    // The second proxy, which does not know the model, does not turn that into a 404.
+    let plan = Plan { max_active: 1, proxies: 2, served: 1, ..Plan::default() };
     let engine = silent();
     let network = Network::start(plan, vec![engine.clone()]).await;
+    eventually("offers", || (!network.gateway.models().is_empty()).then_some(())).await;
+    let mut watcher = network.client().await;
+    while watcher.get("/health").await.json()["proxies_ready"] != 2 {
+        tokio::task::yield_now().await;
+    }
     let gateway = network.gateway.http_addr();
     let mut first = TcpStream::connect(gateway).await.unwrap();
     let body = ask(&json!({})).to_string();

@@ -167,6 +167,8 @@ pub fn sse(pieces: Vec<Bytes>) -> EngineResponse {
 /// How to build a network.
 pub struct Plan {
     pub proxies: usize,
+    /// How many of the proxies have the workers; the others have none.
+    pub served: usize,
     pub client: TestModeClient,
     pub limits: GatewayLimits,
     pub extensions: bool,
@@ -182,6 +184,7 @@ impl Default for Plan {
     fn default() -> Self {
         Self {
             proxies: 1,
+            served: usize::MAX,
             client: TestModeClient::default(),
             limits: GatewayLimits::default(),
             extensions: true,
@@ -219,7 +222,11 @@ impl Network {
         for (number, engine) in engines.into_iter().enumerate() {
             let config = WorkerConfig {
                 http: "127.0.0.1:0".parse().unwrap(),
-                proxies: proxies.iter().map(|proxy| proxy.workers_addr().to_string()).collect(),
+                proxies: proxies
+                    .iter()
+                    .take(plan.served)
+                    .map(|proxy| proxy.workers_addr().to_string())
+                    .collect(),
                 owner: address(40 + u8::try_from(number).unwrap()),
                 model: format!("{}@commit:hash", plan.model),
                 coefficient: plan.coefficient,
