@@ -8,7 +8,7 @@ use cocoon_chain::{
     AccountState, Chain, ChainError, GetMethodResult, MAX_TRANSACTIONS_PER_CALL, MessageHash, StackItem,
     Transaction, TransactionId,
 };
-use cocoon_ton::{Address, RootConfig};
+use cocoon_ton::{Address, Cell, RootConfig};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use tokio::sync::{oneshot, watch};
@@ -85,6 +85,14 @@ impl LocalChain {
         self.call(Node::produce).await
     }
 
+    /// Makes blocks until nothing waits for one, at most [`crate::MAX_BLOCKS_TO_SETTLE`], and gives them.
+    ///
+    /// # Errors
+    /// [`ChainError::Unavailable`].
+    pub async fn settle(&self) -> Result<Vec<BlockHeader>, ChainError> {
+        self.call(Node::settle).await
+    }
+
     /// Moves the clock on. The next block has the new time; where blocks come with messages only, one is made at once.
     ///
     /// # Errors
@@ -103,6 +111,14 @@ impl LocalChain {
     /// [`ChainError::Unavailable`].
     pub async fn now(&self) -> Result<u32, ChainError> {
         self.call(|node| Ok(node.now())).await
+    }
+
+    /// The root of the dictionary of the blockchain configuration's parameters.
+    ///
+    /// # Errors
+    /// [`ChainError::Unavailable`].
+    pub async fn config_root(&self) -> Result<Option<Cell>, ChainError> {
+        self.call(|node| Ok(node.core.config().root())).await
     }
 
     /// The newest block.

@@ -20,6 +20,8 @@ use crate::{ChainConfig, ConfigError};
 const STACK_BYTES: usize = 64 * 1024 * 1024;
 /// Most calls that wait for the chain's thread.
 pub(crate) const MAX_WAITING_CALLS: usize = 1_024;
+/// Most blocks that are made before other calls get their turn.
+pub const MAX_BLOCKS_TO_SETTLE: usize = 16;
 /// Most accounts that are listened to at once.
 pub const MAX_SUBSCRIPTIONS: usize = 100_000;
 
@@ -130,28 +132,35 @@ impl Node {
     fn run(mut self, calls: &Receiver<Call>) {
         let mut last_block = Instant::now();
         loop {
-            let next = match self.production {
-                Production::Every(interval) => {
-                    calls.recv_timeout(interval.saturating_sub(last_block.elapsed()))
-                }
-                Production::Manual | Production::OnMessage => {
-                    calls.recv().map_err(|_| RecvTimeoutError::Disconnected)
-                }
-            };
-            match next {
+            match self.next_call(calls, last_block) {
                 Ok(call) => call(&mut self),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
-            if let Production::Every(interval) = self.production
-                && last_block.elapsed() >= interval
-            {
+            let due = match self.production {
+                Production::Every(interval) => last_block.elapsed() >= interval,
+                // What one block had no room for.
+                Production::OnMessage => self.core.has_work(),
+                Production::Manual => false,
+            };
+            if due && self.failed.is_none() {
                 last_block = Instant::now();
-                if self.failed.is_none()
-                    && let Err(error) = self.produce()
-                {
+                if let Err(error) = self.produce() {
                     tracing::error!(%error, "no new block");
                 }
+            }
+        }
+    }
+
+    /// The next call; a timeout where a block comes first.
+    fn next_call(&self, calls: &Receiver<Call>, last_block: Instant) -> Result<Call, RecvTimeoutError> {
+        match self.production {
+            Production::Every(interval) => calls.recv_timeout(interval.saturating_sub(last_block.elapsed())),
+            Production::OnMessage if self.core.has_work() && self.failed.is_none() => {
+                calls.recv_timeout(Duration::ZERO)
+            }
+            Production::Manual | Production::OnMessage => {
+                calls.recv().map_err(|_| RecvTimeoutError::Disconnected)
             }
         }
     }
@@ -176,16 +185,18 @@ impl Node {
     /// A block, if there is to be one after each message.
     pub(crate) fn after_input(&mut self) -> Result<(), ChainError> {
         match self.production {
-            Production::OnMessage => self.produce_until_idle(),
+            Production::OnMessage => self.produce().map(|_| ()),
             Production::Manual | Production::Every(_) => Ok(()),
         }
     }
 
-    fn produce_until_idle(&mut self) -> Result<(), ChainError> {
-        while self.core.has_work() {
-            self.produce()?;
+    /// Blocks until nothing waits for one, at most [`MAX_BLOCKS_TO_SETTLE`].
+    pub(crate) fn settle(&mut self) -> Result<Vec<BlockHeader>, ChainError> {
+        let mut blocks = Vec::new();
+        while self.core.has_work() && blocks.len() < MAX_BLOCKS_TO_SETTLE {
+            blocks.push(self.produce()?);
         }
-        Ok(())
+        Ok(blocks)
     }
 
     /// Makes a block, stores it, and then tells of it.

@@ -15,8 +15,9 @@ use tokio::io::AsyncReadExt as _;
 use tokio::process::Command;
 
 /// Serves a chain to the program, and expects it to succeed.
-async fn run(program: &[&str], time: TimeSource) {
-    let chain = LocalChain::open(&Options { path: None, production: Production::OnMessage, time }).unwrap();
+async fn run(program: &[&str], production: Production) {
+    let time = TimeSource::Fixed(START);
+    let chain = LocalChain::open(&Options { path: None, production, time }).unwrap();
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let routes = toncenter::routes(chain.clone()).merge(toncenter::control_routes(chain.clone()));
@@ -34,7 +35,8 @@ async fn run(program: &[&str], time: TimeSource) {
     let (mut output, mut errors) = (String::new(), String::new());
     let (mut stdout, mut stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
     let (read, failed) = tokio::join!(stdout.read_to_string(&mut output), stderr.read_to_string(&mut errors));
-    (read.unwrap(), failed.unwrap());
+    read.unwrap();
+    failed.unwrap();
     assert!(child.wait().await.unwrap().success(), "{output}{errors}");
     assert_eq!(chain.supply().await.unwrap().total_nanoton(), cocoon_localchain::SUPPLY_NANOTON);
     server.abort();
@@ -43,11 +45,17 @@ async fn run(program: &[&str], time: TimeSource) {
 #[tokio::test]
 #[ignore = "needs node and its packages"]
 async fn the_unmodified_ton_client_deploys_wallets_sends_coins_and_reads_what_happened() {
-    run(&["client.mjs"], TimeSource::System).await;
+    run(&["client.mjs"], Production::OnMessage).await;
 }
 
 #[tokio::test]
 #[ignore = "needs node and its packages"]
 async fn the_committed_test_contract_is_what_its_source_compiles_to() {
-    run(&["compile.mjs", "--check"], TimeSource::Fixed(START)).await;
+    run(&["compile.mjs", "--check"], Production::Manual).await;
+}
+
+#[tokio::test]
+#[ignore = "needs node and its packages"]
+async fn random_programs_have_the_same_effects_here_and_in_the_reference_emulator() {
+    run(&["differential.mjs"], Production::Manual).await;
 }

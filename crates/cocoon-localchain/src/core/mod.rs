@@ -273,7 +273,8 @@ impl Core {
             block_lt: header.start_lt,
             prev_mc_block_id: Some(self.head.masterchain_id()),
             // The public network's rules of its version 12.
-            charge_action_fees_on_fail: true,
+            charge_action_fees_on_fail: false,
+            full_body_in_bounced: false,
             strict_extra_currency: true,
             ..ExecutorParams::default()
         }

@@ -64,6 +64,15 @@ pub(super) async fn control(chain: &LocalChain, method: &str, params: &Params) -
             let head = chain.advance(params.required_number("seconds")?).await?;
             Ok(shapes::block_id(&head, true))
         }
+        "settle" => {
+            let blocks: Vec<u32> = chain.settle().await?.iter().map(|block| block.seqno).collect();
+            Ok(json!({ "blocks": blocks }))
+        }
+        "now" => Ok(json!({ "now": chain.now().await? })),
+        "config" => {
+            let root = chain.config_root().await?;
+            Ok(json!({ "bytes": root.as_ref().map(stack::base64_boc) }))
+        }
         _ => Err(unknown(method)),
     }
 }

@@ -36,8 +36,8 @@ pub fn routes(chain: LocalChain) -> Router {
         .with_state(chain)
 }
 
-/// `POST /localchain/grant` with `address` and `amount` (nanoton, a text), and `POST /localchain/advance` with
-/// `seconds`. Whoever can reach them can use them, so serve them on a loopback address only.
+/// `POST /localchain/METHOD`: `grant` with `address` and `amount` (nanoton, a text), `advance` with `seconds`, `settle`
+/// (blocks until nothing waits), `now`, and `config` (the root of the configuration's dictionary). Whoever can reach them can use them, so serve them on a loopback address only.
 pub fn control_routes(chain: LocalChain) -> Router {
     Router::new()
         .route("/localchain/{method}", post(control))
