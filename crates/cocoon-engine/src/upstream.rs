@@ -27,6 +27,9 @@ mod probe;
 
 use pool::{Connection, Pool};
 
+/// Statuses above this are none of HTTP's (RFC 9110, section 15); the network does not carry them.
+const HIGHEST_STATUS: u16 = 599;
+
 /// Time and size limits towards an engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HttpEngineOptions {
@@ -137,6 +140,12 @@ impl HttpEngine {
         };
         if response.status() == http::StatusCode::SWITCHING_PROTOCOLS {
             return Err(EngineError::Broken("it switched protocols, unasked".to_owned()));
+        }
+        if response.status().as_u16() > HIGHEST_STATUS {
+            return Err(EngineError::Broken(format!(
+                "no HTTP answer has the status {}",
+                response.status().as_str()
+            )));
         }
         let (head, body) = response.into_parts();
         let exchange = Exchange { body, connection, pool: Arc::clone(&self.pool), _permit: permit };

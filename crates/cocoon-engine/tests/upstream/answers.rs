@@ -176,3 +176,13 @@ async fn a_compressed_answer_is_passed_on_as_it_is() {
     assert_eq!(response.headers["content-encoding"], "gzip");
     assert_eq!(read(response).await.0, &b"\x1f\x8b\x08\x00"[..]);
 }
+
+#[tokio::test]
+async fn a_status_that_http_does_not_have_is_an_error() {
+    for (status, good) in [("599", true), ("600", false), ("999", false), ("099", false)] {
+        let answer = format!("HTTP/1.1 {status} X\r\nContent-Length: 2\r\n\r\n{{}}");
+        let server = Server::saying(answer.leak().as_bytes()).await;
+        let called = engine(&server).call(post("{}")).await;
+        assert_eq!(called.is_ok(), good, "{status}");
+    }
+}
