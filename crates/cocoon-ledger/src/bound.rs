@@ -66,12 +66,15 @@ pub struct Bounded {
 }
 
 impl ClaimBound {
-    /// The most that prompt and cached tokens together may be.
+    /// The most that prompt and cached tokens together may be. Nothing where no byte of an answer came.
     pub fn max_input(&self, tariff: &Tariff) -> AdjustedTokens {
+        if self.answer_bytes == 0 {
+            return AdjustedTokens::ZERO;
+        }
         self.adjust(self.query_bytes.saturating_add(TEMPLATE_ALLOWANCE), tariff.input_weight())
     }
 
-    /// The most that completion and reasoning tokens together may be.
+    /// The most that completion and reasoning tokens together may be. Nothing where no byte of an answer came.
     pub fn max_output(&self, tariff: &Tariff) -> AdjustedTokens {
         let tokens = match (self.answer_bytes, self.limit_binds) {
             (0, _) => 0,

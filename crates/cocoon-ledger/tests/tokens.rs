@@ -113,9 +113,9 @@ fn hidden_reasoning_up_to_the_limit_is_believed() {
 }
 
 #[test]
-fn an_answer_without_a_byte_has_no_output_to_pay() {
+fn an_answer_without_a_byte_is_worth_nothing() {
     let held = bound(500, 0, 4000).hold(&adjusted([100, 0, 5, 3000]), &tariff(10_000));
-    assert_eq!((held.accepted, held.excess), (AdjustedTokens(100), AdjustedTokens(3005)));
+    assert_eq!((held.accepted, held.excess), (AdjustedTokens(0), AdjustedTokens(3105)));
 }
 
 #[test]
