@@ -1,14 +1,16 @@
 //! The operator's page of a worker: /health, /metrics, /jsonstats; and, by POST, /pause, /resume and /coefficient.
 //!
-//! Steering asks for `Content-Type: application/json`, which a web page cannot send to another site without asking: so
-//! that no page in the operator's browser can steer the worker.
+//! No page in the operator's browser can steer the worker: steering asks for `Content-Type: application/json`, which a
+//! page cannot send to another site without asking, and refuses requests with an `Origin`, which browsers put on
+//! every POST, also where a page's name was made to lead to this address (DNS rebinding).
 
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{FromRequestParts, State};
+use axum::http::request::Parts;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Json};
 use axum::routing::{get, post};
@@ -17,6 +19,23 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
 use crate::{COEFFICIENT_LIMIT, Shared};
+
+/// The request is not a web page's.
+#[derive(Debug)]
+struct NoWebPage;
+
+impl<S: Sync> FromRequestParts<S> for NoWebPage {
+    type Rejection = (StatusCode, Json<Value>);
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
+        if parts.headers.contains_key(header::ORIGIN) {
+            let error =
+                json!({"error": "web pages may not steer a worker; send the request without an Origin"});
+            return Err((StatusCode::FORBIDDEN, Json(error)));
+        }
+        Ok(Self)
+    }
+}
 
 /// No further settings.
 #[derive(Deserialize)]
@@ -140,17 +159,26 @@ async fn metrics(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text)
 }
 
-async fn pause(State(shared): State<Arc<Shared>>, Json(Nothing {}): Json<Nothing>) -> Json<Value> {
+async fn pause(
+    _: NoWebPage,
+    State(shared): State<Arc<Shared>>,
+    Json(Nothing {}): Json<Nothing>,
+) -> Json<Value> {
     shared.set_paused(true);
     Json(state(&shared))
 }
 
-async fn resume(State(shared): State<Arc<Shared>>, Json(Nothing {}): Json<Nothing>) -> Json<Value> {
+async fn resume(
+    _: NoWebPage,
+    State(shared): State<Arc<Shared>>,
+    Json(Nothing {}): Json<Nothing>,
+) -> Json<Value> {
     shared.set_paused(false);
     Json(state(&shared))
 }
 
 async fn set_coefficient(
+    _: NoWebPage,
     State(shared): State<Arc<Shared>>,
     Json(new): Json<NewCoefficient>,
 ) -> Result<Json<Value>, (StatusCode, Json<Value>)> {
@@ -160,4 +188,25 @@ async fn set_coefficient(
     }
     shared.set_coefficient(new.coefficient);
     Ok(Json(state(&shared)))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use axum::http::Request;
+
+    use super::*;
+
+    async fn admitted(name: &str, value: &str) -> Result<NoWebPage, StatusCode> {
+        let (mut parts, ()) = Request::post("/pause").header(name, value).body(()).unwrap().into_parts();
+        NoWebPage::from_request_parts(&mut parts, &()).await.map_err(|(status, _)| status)
+    }
+
+    #[tokio::test]
+    async fn a_web_page_is_not_let_in_even_where_its_own_name_leads_here() {
+        for origin in ["http://evil.example", "http://127.0.0.1:12000", "null"] {
+            assert_eq!(admitted("Origin", origin).await.err(), Some(StatusCode::FORBIDDEN));
+        }
+        assert!(admitted("Host", "127.0.0.1:12000").await.is_ok());
+    }
 }
