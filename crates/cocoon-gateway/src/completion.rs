@@ -14,13 +14,14 @@ use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, EXPECT, HeaderMap,
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::Shared;
 use crate::answer::{AnswerBody, Answering, Bill, Timing, claim_of, collect};
 use crate::body::Body;
 use crate::connection::Connection;
 use crate::exchange::{Ending, Event, Exchange};
-use crate::failure::{Failure, Kind, refusal, words_of};
+use crate::failure::{BUSY_RETRY_SECONDS, Failure, Kind, refusal, words_of};
 use crate::models;
 use crate::price::Order;
 
@@ -28,6 +29,13 @@ use crate::price::Order;
 const MAX_ATTEMPTS: usize = 2;
 /// Bytes over the limit that are read and dropped, so that the caller gets to read why.
 const MAX_DRAINED_BYTES: usize = 64 << 20;
+/// Bodies up to this size are always read: `max_connections` of them are no burden.
+const SMALL_BODY_BYTES: usize = 64 * 1024;
+/// Larger bodies of all requests under way together; beyond that, large requests get 429. Each is held up to three
+/// times while it is passed on.
+const MAX_LARGE_BODIES_BYTES: usize = 256 << 20;
+/// The unit in which that is counted.
+const ROOM_UNIT_BYTES: usize = 1024;
 /// Longest name of a model, in bytes.
 const MAX_MODEL_BYTES: usize = 512;
 /// Bytes of a refusal that are read for its words.
@@ -91,20 +99,37 @@ const TOKENS: HeaderName = HeaderName::from_static("x-cocoon-tokens");
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-cocoon-request-id");
 const PROXY: HeaderName = HeaderName::from_static("x-cocoon-proxy");
 
-/// Counts a request as under way while it lives.
-pub(crate) struct InFlight(Arc<Shared>);
+/// Counts a request as under way while it lives, and keeps its place among the large ones.
+pub(crate) struct InFlight {
+    shared: Arc<Shared>,
+    room: Option<OwnedSemaphorePermit>,
+}
 
 impl InFlight {
     fn new(shared: &Arc<Shared>) -> Self {
         shared.metrics.in_flight.inc();
-        Self(Arc::clone(shared))
+        Self { shared: Arc::clone(shared), room: None }
+    }
+
+    /// Takes room for a body of so many bytes, once. Without it, the body must not be kept.
+    fn make_room(&mut self, bytes: usize) -> bool {
+        if self.room.is_none() {
+            let units = u32::try_from(bytes.div_ceil(ROOM_UNIT_BYTES)).unwrap_or(u32::MAX);
+            self.room = Arc::clone(&self.shared.room).try_acquire_many_owned(units).ok();
+        }
+        self.room.is_some()
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.metrics.in_flight.dec();
+        self.shared.metrics.in_flight.dec();
     }
+}
+
+/// Room for the large bodies of all requests under way.
+pub(crate) fn room_for_bodies() -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(MAX_LARGE_BODIES_BYTES / ROOM_UNIT_BYTES))
 }
 
 /// Answers a request for a completion.
@@ -133,9 +158,9 @@ async fn try_complete(
     endpoint: Endpoint,
     started: Instant,
 ) -> Result<Response<Body>, ApiError> {
-    let in_flight = InFlight::new(shared);
+    let mut in_flight = InFlight::new(shared);
     let (parts, body) = request.into_parts();
-    let body = read_body(shared, &parts.headers, body).await?;
+    let body = read_body(&mut in_flight, &parts.headers, body).await?;
     let prepared = PreparedRequest::parse_with(&body, endpoint, &shared.limits.request_defaults())?;
     drop(body);
     let query = query(&parts.headers, &prepared);
@@ -157,14 +182,22 @@ async fn try_complete(
     }
 }
 
-async fn read_body(shared: &Shared, headers: &HeaderMap, mut body: Incoming) -> Result<Bytes, ApiError> {
-    let limit = shared.limits.max_body_bytes;
+async fn read_body(
+    in_flight: &mut InFlight,
+    headers: &HeaderMap,
+    mut body: Incoming,
+) -> Result<Bytes, ApiError> {
+    let limits = in_flight.shared.limits;
+    let limit = limits.max_body_bytes;
     let reading = async {
         let announced =
             body.size_hint().exact().map_or(0, |size| usize::try_from(size).unwrap_or(usize::MAX));
         if announced > limit && headers.contains_key(EXPECT) {
             return Err(ApiError::too_large(limit as u64));
         }
+        // How long a chunked body gets is not known.
+        let expected = if announced == 0 { limit } else { announced };
+        let mut kept = true;
         let mut first = Bytes::new();
         let mut joined: Vec<u8> = Vec::new();
         let mut received = 0_usize;
@@ -177,7 +210,12 @@ async fn read_body(shared: &Shared, headers: &HeaderMap, mut body: Incoming) -> 
             if received > limit.saturating_add(MAX_DRAINED_BYTES) {
                 break;
             }
-            if received > limit || announced > limit {
+            kept &= received <= limit
+                && announced <= limit
+                && (received <= SMALL_BODY_BYTES || in_flight.make_room(expected));
+            if !kept {
+                // What was kept so far goes, the rest is read and dropped, so that the caller gets to read why.
+                (first, joined) = Default::default();
                 continue;
             }
             if first.is_empty() && joined.is_empty() {
@@ -185,7 +223,8 @@ async fn read_body(shared: &Shared, headers: &HeaderMap, mut body: Incoming) -> 
                 continue;
             }
             if joined.is_empty() {
-                joined.reserve(announced.min(limit).max(first.len() + data.len()));
+                let known = if in_flight.room.is_some() { announced } else { 0 };
+                joined.reserve(known.max(received));
                 joined.extend_from_slice(&std::mem::take(&mut first));
             }
             joined.extend_from_slice(&data);
@@ -193,9 +232,13 @@ async fn read_body(shared: &Shared, headers: &HeaderMap, mut body: Incoming) -> 
         if received > limit {
             return Err(ApiError::too_large(limit as u64));
         }
+        if !kept {
+            let message = "Too many large requests are under way; try again in a moment.";
+            return Err(ApiError::workers_busy(message, BUSY_RETRY_SECONDS));
+        }
         Ok(if joined.is_empty() { first } else { joined.into() })
     };
-    match tokio::time::timeout(shared.limits.body_timeout, reading).await {
+    match tokio::time::timeout(limits.body_timeout, reading).await {
         Ok(read) => read,
         Err(_) => Err(ApiError::new(
             408,
@@ -368,6 +411,12 @@ impl Asked<'_> {
             .and_then(|status| StatusCode::from_u16(status).ok())
             .filter(|status| status.as_u16() >= 200)
             .ok_or_else(|| ApiError::engine_failed("The worker's answer is no HTTP answer."))?;
+        // A client would follow it, and carry the prompt to wherever the worker says.
+        if status.is_redirection() {
+            return Err(ApiError::engine_failed(
+                "The worker's answer leads elsewhere, which is not followed.",
+            ));
+        }
         let mut headers = HeaderMap::with_capacity(head.headers.len() + 8);
         let content_type = take_over(&head, &mut headers);
         let success = status.is_success();

@@ -11,7 +11,7 @@ use serde::Deserialize;
 /// The header by which a node of the network marks an answer as its own, not an engine's.
 const ERROR_HEADER: &str = "x-cocoon-error";
 /// Suggested to a caller that meets only busy workers, in seconds.
-const BUSY_RETRY_SECONDS: u32 = 1;
+pub(crate) const BUSY_RETRY_SECONDS: u32 = 1;
 /// What a worker says that is at its limit, ours and the published one.
 const WORKER_FULL: &str = "too many active queries";
 /// Longest text of a peer that is shown, in characters.
@@ -68,6 +68,14 @@ impl Failure {
     pub(crate) fn into_api_error(self, model: &str, available: &[String]) -> ApiError {
         let words = &self.words;
         match self.kind {
+            // It was there a moment ago, so asking again makes sense.
+            Kind::UnknownModel
+                if available.iter().any(|name| Some(name.as_str()) == model.split('@').next()) =>
+            {
+                ApiError::no_worker(format!(
+                    "No worker for '{model}' is connected at the moment; try again later."
+                ))
+            }
             Kind::UnknownModel => ApiError::model_not_found(model, available),
             Kind::Busy => ApiError::workers_busy(
                 format!("All workers for '{model}' are busy; try again in a moment."),
@@ -203,6 +211,14 @@ mod tests {
         assert_eq!(busy.retry_after, Some(BUSY_RETRY_SECONDS));
         let dear = Failure::new(Kind::TooDear, "can run this query with coefficient=7000");
         assert!(dear.into_api_error("m", &[]).message.contains("coefficient=7000"));
+    }
+
+    #[test]
+    fn a_model_that_was_there_a_moment_ago_is_worth_another_try() {
+        let status = |model: &str| {
+            Failure::new(Kind::UnknownModel, "").into_api_error(model, &["a/b".to_owned()]).status
+        };
+        assert_eq!([status("a/b"), status("a/b@c:d"), status("a")], [503, 503, 404]);
     }
 
     #[test]

@@ -35,7 +35,7 @@ use cocoon_net::{MonotonicClock, TlsSettings};
 use cocoon_session::client::ClientSettings;
 use cocoon_ton::{Address, RootConfig};
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
@@ -81,6 +81,8 @@ pub(crate) struct Shared {
     pub(crate) book: Book,
     pub(crate) metrics: Metrics,
     pub(crate) debug_log: DebugLog,
+    /// For large bodies.
+    pub(crate) room: Arc<Semaphore>,
 }
 
 impl std::fmt::Debug for Shared {
@@ -159,6 +161,7 @@ pub async fn start(
         book,
         metrics: Metrics::new(),
         debug_log: DebugLog::default(),
+        room: completion::room_for_bodies(),
     });
     let settings = ClientSettings {
         wallet: config.wallet,

@@ -13,7 +13,7 @@ use cocoon_engine::EngineError;
 use cocoon_gateway::GatewayLimits;
 use cocoon_ton::RegisteredProxy;
 use futures_util::stream::{self, StreamExt as _};
-use http::Method;
+use http::{HeaderValue, Method};
 use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
 use support::{
@@ -405,4 +405,49 @@ async fn a_shutdown_waits_for_answers_under_way() {
     eventually("the request", || (!engine.asked.lock().unwrap().is_empty()).then_some(())).await;
     network.gateway.shutdown().await;
     assert_eq!(asking.await.unwrap().status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_worker_can_lead_a_client_elsewhere() {
+    for status in [301, 302, 304, 307, 308] {
+        let engine = Scripted::new(move |_| async move {
+            let mut response = json_answer(status, &json!({}));
+            response.headers.insert("location", HeaderValue::from_static("http://127.0.0.1:9/elsewhere"));
+            Ok(response)
+        });
+        let network = Network::with(engine).await;
+        let reply = network.client().await.post(&ask(&json!({}))).await;
+        assert_eq!(reply.error().0, 502, "{status}");
+        assert_eq!(reply.header("location"), "");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn large_bodies_share_one_room_and_small_ones_need_none() {
+    let network = Network::with(answers()).await;
+    let gateway = network.gateway.http_addr();
+    let mut client = network.client().await;
+    let large = ask(&json!({"user": "x".repeat(200_000)}));
+    let mut slow = Vec::new();
+    // 32 bodies of 8 MiB fill the 256 MiB there are; more, since one that comes beside another large one finds none.
+    let refused = loop {
+        let mut caller = TcpStream::connect(gateway).await.unwrap();
+        let head = "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 8388608\r\n\r\n{";
+        caller.write_all(head.as_bytes()).await.unwrap();
+        caller.write_all(&[b' '; 100_000]).await.unwrap();
+        slow.push(caller);
+        let reply = client.post(&large).await;
+        if reply.status != 200 {
+            break reply;
+        }
+        assert!(slow.len() < 1000, "the room never filled");
+    };
+    assert!(slow.len() >= 32, "{}", slow.len());
+    assert_eq!((refused.error().0, refused.header("retry-after")), (429, "1"), "{}", refused.text());
+    assert_eq!(client.post(&ask(&json!({"user": "x".repeat(50_000)}))).await.status, 200);
+    drop(slow);
+    let began = Instant::now();
+    while client.post(&large).await.status != 200 {
+        assert!(began.elapsed() < Duration::from_secs(20), "the room stayed full");
+    }
 }
