@@ -79,7 +79,9 @@ impl ApiError {
     /// 404: there is nothing at this path.
     #[must_use]
     pub fn unknown_path(path: &str) -> Self {
-        Self::new(404, "invalid_request_error", "unknown_url", format!("Nothing is served at {path}."))
+        let served = "the API is POST /v1/chat/completions, POST /v1/completions and GET /v1/models";
+        let message = format!("Nothing is served at {path}; {served}. A client's base URL ends in /v1.");
+        Self::new(404, "invalid_request_error", "unknown_url", message)
     }
 
     /// 405: the path is right, the method is not.

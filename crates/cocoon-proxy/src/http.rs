@@ -26,10 +26,18 @@ pub(crate) async fn serve(listener: TcpListener, core: Arc<Core>) {
 }
 
 async fn health(State(core): State<Arc<Core>>) -> impl IntoResponse {
-    let (workers, clients) = core.look(|proxy| (proxy.workers().len(), proxy.client_connections()));
-    let status = if workers > 0 { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let word = if workers > 0 { "ok" } else { "no workers" };
-    (status, Json(json!({"status": word, "workers": workers, "clients": clients})))
+    let (workers, clients) = core.look(|proxy| (proxy.workers(), proxy.client_connections()));
+    let ready = workers.iter().filter(|worker| worker.ready).count();
+    let status = if ready > 0 { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let word = match (workers.len(), ready) {
+        (0, _) => "no workers",
+        (_, 0) => "no worker is ready",
+        _ => "ok",
+    };
+    (
+        status,
+        Json(json!({"status": word, "workers": workers.len(), "workers_ready": ready, "clients": clients})),
+    )
 }
 
 async fn stats(State(core): State<Arc<Core>>) -> Json<Value> {
@@ -113,6 +121,12 @@ async fn metrics(State(core): State<Arc<Core>>) -> impl IntoResponse {
             "gauge",
             "Workers that finished their handshake.",
             proxy.workers().len() as u64,
+        );
+        write(
+            "cocoon_proxy_workers_ready",
+            "gauge",
+            "Workers that take requests: not paused, and answering.",
+            proxy.workers().iter().filter(|worker| worker.ready).count() as u64,
         );
         write(
             "cocoon_proxy_books_paid_nanoton",

@@ -180,7 +180,9 @@ pub(crate) fn check_proxy(
         cocoon_ton::contracts::proxy_address(&root.params, root_address, &owner, &params.proxy_public_key)
             .map_err(missing)?;
     if expected != contract {
-        return Err(mismatch(format!("proxy contract {contract} does not follow from its key and owner")));
+        return Err(mismatch(format!(
+            "proxy contract {contract} does not follow from its key and owner; most often, root address or root configuration differ between the nodes"
+        )));
     }
     let expected = pair(&root.params, &contract, &params.proxy_public_key).map_err(missing)?;
     if expected != pair_contract {

@@ -102,6 +102,7 @@ pub(crate) async fn start_gateway(
     file: &GatewayFile,
     chain: Arc<dyn Chain>,
 ) -> anyhow::Result<Running<Gateway>> {
+    let root_address = *root_address(GatewayFile::ROLE, &file.root)?;
     let dir = StateDir::open(&file.dir)?;
     let tls = Tls::open(&dir, file.attestation.present, &file.root)?;
     let config = GatewayConfig {
@@ -109,7 +110,7 @@ pub(crate) async fn start_gateway(
         proxies: file.proxies.clone(),
         wallet: wallet(&dir, file.owner, &tls, &file.root)?,
         secret: secret(file.secret_file.as_deref())?,
-        root_address: *root_address(GatewayFile::ROLE, &file.root)?,
+        root_address,
         is_test: file.root.is_test,
         is_testnet: file.root.is_testnet,
         extensions: file.extensions,
@@ -131,6 +132,7 @@ pub(crate) async fn start_proxy(file: &ProxyFile, chain: Arc<dyn Chain>) -> anyh
     if file.trust_long_authorization && !file.root.is_test {
         bail!("trust_long_authorization lets anyone spend as anyone: set it to false outside a test network");
     }
+    let root_address = *root_address(ProxyFile::ROLE, &file.root)?;
     let dir = StateDir::open(&file.dir)?;
     let tls = Tls::open(&dir, file.attestation.present, &file.root)?;
     let config = ProxyConfig {
@@ -140,7 +142,7 @@ pub(crate) async fn start_proxy(file: &ProxyFile, chain: Arc<dyn Chain>) -> anyh
         key_seed: keys::load_or_create(&dir.path().join(PAYMENT_KEY))?,
         owner: owner(file.owner, &tls, &file.root)?,
         wallet: wallet(&dir, file.owner, &tls, &file.root)?,
-        root_address: *root_address(ProxyFile::ROLE, &file.root)?,
+        root_address,
         is_test: file.root.is_test,
         is_testnet: file.root.is_testnet,
         check_worker_hashes: file.check_worker_hashes,
@@ -173,6 +175,7 @@ pub(crate) async fn start_worker(
             required(WorkerFile::ROLE, "model", model.as_ref(), hint)?
         }
     };
+    let root_address = *root_address(WorkerFile::ROLE, &file.root)?;
     let dir = StateDir::open(&file.dir)?;
     let tls = Tls::open(&dir, file.attestation.present, &file.root)?;
     let config = WorkerConfig {
@@ -182,7 +185,7 @@ pub(crate) async fn start_worker(
         model: model.clone(),
         coefficient: file.coefficient,
         max_active: file.max_active,
-        root_address: *root_address(WorkerFile::ROLE, &file.root)?,
+        root_address,
         is_test: file.root.is_test,
         is_testnet: file.root.is_testnet,
         extensions: file.extensions,
@@ -242,7 +245,9 @@ async fn open_chain(role: &str, root: &Root) -> anyhow::Result<Arc<StaticChain>>
     }
     let hint = "name the JSON file of the root configuration; `cocoon up` writes one to DIR/root-config.json";
     let file = required(role, "root.file", root.file.as_ref(), hint)?;
-    let chain = StaticChain::from_file(file.clone()).await.context("cannot read the root configuration")?;
+    let hint =
+        "cannot read the root configuration; `cocoon up` makes one, and leaves it in DIR/root-config.json";
+    let chain = StaticChain::from_file(file.clone()).await.context(hint)?;
     Ok(Arc::new(chain))
 }
 
@@ -309,7 +314,7 @@ fn secret(file: Option<&Path>) -> anyhow::Result<Zeroizing<Vec<u8>>> {
 }
 
 fn root_address<'a>(role: &str, root: &'a Root) -> anyhow::Result<&'a Address> {
-    let hint = "name the root contract; `cocoon up` shows its own in DIR/endpoints.json";
+    let hint = "name the root contract; `cocoon up` writes its own to DIR/endpoints.json while it runs";
     required(role, "root.address", root.address.as_ref(), hint)
 }
 

@@ -62,7 +62,8 @@ async fn engine(upstream: Option<&str>, model: Option<String>) -> anyhow::Result
             bail!("the model server at {url} lists no model; name one with --model NAME")
         }
         None => bail!(
-            "the model server at {url} is not ready ({}); start it first, or name its model with --model NAME",
+            "no OpenAI-style model server answers at {url} ({}); start it, look at the URL, or name its model with --model \
+             NAME",
             health.detail.unwrap_or_default()
         ),
     }
@@ -98,7 +99,7 @@ fn announcement(network: &Network, builtin: bool, style: Style) -> String {
 
     let question = if builtin {
         "Summarise in 1 sentence: Cocoon sends a question to a machine that proves what it runs. \
-         The proof is checked before a word is sent. Every token is metered, and the price is exact."
+         Every token is metered, and the price is exact."
     } else {
         "Say hello in one sentence."
     };

@@ -87,7 +87,8 @@ fn collect(name: String, value: Json, fields: &mut Vec<Field>) {
 fn read(path: &Path) -> anyhow::Result<Table> {
     use std::io::Read as _;
     let shown = path.display();
-    let failed = || format!("cannot read the configuration {shown}");
+    let failed =
+        || format!("cannot read the configuration {shown}; crates/cocoon/examples has one to start from");
     let file = std::fs::File::open(path).with_context(failed)?;
     let mut text = String::new();
     let length = file.take(MAX_FILE_BYTES + 1).read_to_string(&mut text).with_context(failed)?;
