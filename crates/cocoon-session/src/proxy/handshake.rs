@@ -13,7 +13,7 @@ use sha2::{Digest as _, Sha256};
 use super::{ClientFunds, ClientStage, ConnId, Proxy, ProxyEvent, WorkerStage, base_name};
 use crate::outbox::Outbox;
 use crate::terms::parse_address;
-use crate::{ErrorCode, MAX_PROTO_VERSION, MIN_PROTO_VERSION, Time, Violation};
+use crate::{ErrorCode, MAX_PROTO_VERSION, MIN_PROTO_VERSION, Violation};
 
 /// Longest model name, in bytes.
 const MAX_MODEL_NAME: usize = 512;
@@ -40,36 +40,30 @@ impl Proxy {
         }
     }
 
-    pub(super) fn on_client_query(
-        &mut self,
-        conn: ConnId,
-        id: i64,
-        data: Bytes,
-        now: Time,
-    ) -> Result<(), Violation> {
+    pub(super) fn on_client_query(&mut self, conn: ConnId, id: i64, data: Bytes) -> Result<(), Violation> {
         let query = ClientQuery::decode_boxed(data).map_err(Violation::message("query from client"))?;
         let Some(client) = self.client_mut(conn) else { return Ok(()) };
         match (query, client.stage) {
             (ClientQuery::ConnectToProxy(query), ClientStage::Connecting) => {
                 let result = self.client_connects(conn, id, &query);
-                self.answer_or_refuse(conn, id, result, now)
+                self.answer_or_refuse(conn, id, result)
             }
-            (ClientQuery::AuthorizeWithProxyShort(query), ClientStage::Authorizing { secret_hash, .. }) => {
+            (ClientQuery::AuthorizeWithProxyShort(query), ClientStage::Authorizing { funds, .. }) => {
                 let hash: [u8; 32] = Sha256::digest(&query.data).into();
-                if secret_hash == Some(hash) {
-                    self.client_authorized(conn, id);
+                if funds.is_some_and(|funds| funds.secret_hash == hash) {
+                    self.client_authorized(conn, id, funds);
                     return Ok(());
                 }
-                self.answer_or_refuse(conn, id, refusal(ErrorCode::NONE, "sha256 mismatch"), now)
+                self.answer_or_refuse(conn, id, refusal(ErrorCode::NONE, "sha256 mismatch"))
             }
             (
                 ClientQuery::AuthorizeWithProxyLong(_),
-                ClientStage::Authorizing { secret_hash, nonce, waiting: None },
+                ClientStage::Authorizing { funds, nonce, waiting: None },
             ) => {
                 if self.settings.trust_long_authorization {
-                    self.client_authorized(conn, id);
+                    self.client_authorized(conn, id, funds);
                 } else if let Some(client) = self.client_mut(conn) {
-                    client.stage = ClientStage::Authorizing { secret_hash, nonce, waiting: Some(id) };
+                    client.stage = ClientStage::Authorizing { funds, nonce, waiting: Some(id) };
                 }
                 Ok(())
             }
@@ -111,7 +105,6 @@ impl Proxy {
         conn: ConnId,
         id: i64,
         result: Result<(), Refusal>,
-        _now: Time,
     ) -> Result<(), Violation> {
         let Err((code, words)) = result else { return Ok(()) };
         if let Some(link) = self.link_mut(conn) {
@@ -159,17 +152,14 @@ impl Proxy {
         let ClientStage::Finding { query } = client.stage else { return };
         let (account, contract) = (client.account, client.contract);
         let (proto_version, extensions) = (client.proto_version, client.extensions);
-        let secret_hash = funds.map(|funds| funds.secret_hash);
-        client.stage = ClientStage::Authorizing { secret_hash, nonce, waiting: None };
-        if let Some(funds) = funds
-            && self.ledger.set_client_funds(account, Nanoton(funds.nanoton)).is_err()
-        {
-            self.doomed.insert(conn, Violation::Mismatch("the ledger takes no more clients".into()));
+        client.stage = ClientStage::Authorizing { funds, nonce, waiting: None };
+        let Some(contract) = contract else { return };
+        // Strangers leave nothing behind: who has no account yet gets one when it is let in.
+        if self.ledger.client(&account).is_some() && !self.note_funds(conn, account, funds) {
             return;
         }
-        let Some(contract) = contract else { return };
-        let auth = match secret_hash {
-            Some(secret_hash) => ProxyConnectionAuth::Short { secret_hash, nonce },
+        let auth = match funds {
+            Some(ClientFunds { secret_hash, .. }) => ProxyConnectionAuth::Short { secret_hash, nonce },
             None => ProxyConnectionAuth::Long { nonce },
         };
         let message = client::ConnectedToProxy {
@@ -195,16 +185,29 @@ impl Proxy {
             _ => None,
         });
         if let Some((conn, query, account)) = waiting
-            && self.ledger.set_client_funds(account, Nanoton(funds.nanoton)).is_ok()
+            && self.note_funds(conn, account, Some(funds))
         {
-            self.client_authorized(conn, query);
+            self.client_authorized(conn, query, Some(funds));
             self.flush_records();
         }
     }
 
-    fn client_authorized(&mut self, conn: ConnId, query: i64) {
-        if let Some(client) = self.client_mut(conn) {
-            client.stage = ClientStage::Ready;
+    /// Keeps what the chain shows of a client. `false` where the ledger does not take it; then the connection ends.
+    fn note_funds(&mut self, conn: ConnId, account: ClientId, funds: Option<ClientFunds>) -> bool {
+        let Some(funds) = funds else { return true };
+        let noted = self.ledger.set_client_funds(account, Nanoton(funds.nanoton));
+        if let Err(error) = &noted {
+            self.doomed.insert(conn, Violation::Mismatch(error.to_string()));
+        }
+        noted.is_ok()
+    }
+
+    fn client_authorized(&mut self, conn: ConnId, query: i64, funds: Option<ClientFunds>) {
+        let Some(client) = self.client_mut(conn) else { return };
+        client.stage = ClientStage::Ready;
+        let account = client.account;
+        if self.ledger.client(&account).is_none() && !self.note_funds(conn, account, funds) {
+            return;
         }
         let (tokens_committed_to_db, max_tokens, signed_payment) = self.client_counters(conn);
         let success =
@@ -216,19 +219,13 @@ impl Proxy {
         self.events.push_back(ProxyEvent::ClientReady { conn });
     }
 
-    pub(super) fn on_worker_query(
-        &mut self,
-        conn: ConnId,
-        id: i64,
-        data: Bytes,
-        now: Time,
-    ) -> Result<(), Violation> {
+    pub(super) fn on_worker_query(&mut self, conn: ConnId, id: i64, data: Bytes) -> Result<(), Violation> {
         let query = WorkerQuery::decode_boxed(data).map_err(Violation::message("query from worker"))?;
         let Some(worker) = self.worker_mut(conn) else { return Ok(()) };
         match (query, worker.stage) {
             (WorkerQuery::ConnectToProxy(query), WorkerStage::Connecting) => {
                 let result = self.worker_connects(conn, id, &query);
-                self.answer_or_refuse(conn, id, result, now)
+                self.answer_or_refuse(conn, id, result)
             }
             (WorkerQuery::CompareBalanceWithProxy(query), WorkerStage::Comparing) => {
                 // Whatever the worker believes, it is told what the books say; it decides whether to stay.

@@ -195,7 +195,7 @@ enum ClientStage {
     Opening,
     Connecting,
     Finding { query: i64 },
-    Authorizing { secret_hash: Option<[u8; 32]>, nonce: i64, waiting: Option<i64> },
+    Authorizing { funds: Option<ClientFunds>, nonce: i64, waiting: Option<i64> },
     Ready,
 }
 
@@ -351,8 +351,8 @@ impl Proxy {
             match (event, from_client) {
                 (LinkEvent::Opened, true) => self.client_opened(conn),
                 (LinkEvent::Opened, false) => self.worker_opened(conn),
-                (LinkEvent::Query { id, data }, true) => self.on_client_query(conn, id, data, now)?,
-                (LinkEvent::Query { id, data }, false) => self.on_worker_query(conn, id, data, now)?,
+                (LinkEvent::Query { id, data }, true) => self.on_client_query(conn, id, data)?,
+                (LinkEvent::Query { id, data }, false) => self.on_worker_query(conn, id, data)?,
                 (LinkEvent::Packet(data), true) => self.on_client_packet(conn, data, now)?,
                 (LinkEvent::Packet(data), false) => self.on_worker_packet(conn, data, now)?,
                 // A proxy asks nothing, so the link drops these before.
