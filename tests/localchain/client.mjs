@@ -13,7 +13,11 @@ const base = process.argv[2];
 const client = new TonClient({ endpoint: `${base}/api/v2/jsonRPC` });
 
 async function post(path, body) {
-  const response = await fetch(base + path, { method: 'POST', body: JSON.stringify(body) });
+  const response = await fetch(base + path, {
+    method: 'POST',
+    headers: { 'content-type': 'application/json' },
+    body: JSON.stringify(body),
+  });
   return { status: response.status, ...(await response.json()) };
 }
 

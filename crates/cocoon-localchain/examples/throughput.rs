@@ -145,7 +145,9 @@ fn state_machine(wallets: &[Wallet], rounds: &[Vec<ExternalMessage>]) {
 async fn with_file(wallets: &[Wallet], rounds: &[Vec<ExternalMessage>], production: Production) {
     let directory = tempfile::tempdir().unwrap();
     let path = Some(directory.path().join("chain"));
-    let chain = LocalChain::open(&Options { path, production, time: TimeSource::Fixed(START) }).unwrap();
+    let chain =
+        LocalChain::open(&Options { path, production, time: TimeSource::Fixed(START), ..Options::default() })
+            .unwrap();
     for wallet in wallets {
         chain.grant(wallet.address, 100 * NANOTON_PER_TON).await.unwrap();
     }

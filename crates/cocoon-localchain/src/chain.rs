@@ -167,6 +167,31 @@ impl LocalChain {
         .await
     }
 
+    /// As [`Chain::transactions_since`].
+    ///
+    /// # Errors
+    /// As [`Self::block`].
+    pub async fn transactions_since(
+        &self,
+        address: Address,
+        after_lt: u64,
+        limit: usize,
+    ) -> Result<Vec<Transaction>, ChainError> {
+        let limit = limit.min(MAX_TRANSACTIONS_PER_CALL);
+        let found = self
+            .call(move |node| node.store.transactions(address, Span::After(after_lt), limit).map_err(damaged))
+            .await?;
+        found.iter().map(|made| decode_transaction(made).map_err(damaged)).collect()
+    }
+
+    /// As [`Chain::subscribe`].
+    ///
+    /// # Errors
+    /// [`ChainError::Unavailable`] while [`crate::MAX_SUBSCRIPTIONS`] accounts are listened to.
+    pub fn subscribe(&self, address: Address) -> Result<watch::Receiver<Option<TransactionId>>, ChainError> {
+        self.news.subscribe(address)
+    }
+
     /// Where all coins are. Looks at every account.
     ///
     /// # Errors
@@ -267,14 +292,7 @@ impl Chain for RootedChain {
         after_lt: u64,
         limit: usize,
     ) -> BoxFuture<'_, Result<Vec<Transaction>, ChainError>> {
-        let limit = limit.min(MAX_TRANSACTIONS_PER_CALL);
-        let read = self.chain.call(move |node| {
-            node.store.transactions(address, Span::After(after_lt), limit).map_err(damaged)
-        });
-        let decode = |found: Vec<CommittedTransaction>| {
-            found.iter().map(|made| decode_transaction(made).map_err(damaged)).collect()
-        };
-        read.map(move |found| decode(found?)).boxed()
+        self.chain.transactions_since(address, after_lt, limit).boxed()
     }
 
     fn run_get_method<'a>(
@@ -296,7 +314,7 @@ impl Chain for RootedChain {
     }
 
     fn subscribe(&self, address: Address) -> Result<watch::Receiver<Option<TransactionId>>, ChainError> {
-        self.chain.news.subscribe(address)
+        self.chain.subscribe(address)
     }
 }
 

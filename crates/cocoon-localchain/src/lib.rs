@@ -36,5 +36,8 @@ pub use core::{
 };
 pub use decode::decode_transaction;
 pub use message::{ExternalMessage, MAX_EXTERNAL_MESSAGE_BYTES, MessageError};
-pub use node::{MAX_BLOCKS_TO_SETTLE, MAX_SUBSCRIPTIONS, OpenError, Options, Production, TimeSource};
+pub use node::{
+    DEFAULT_MAX_FILE_BYTES, MAX_BLOCKS_TO_SETTLE, MAX_SUBSCRIPTIONS, MIN_INTERVAL, OpenError, Options,
+    Production, TimeSource,
+};
 pub use store::StoreError;

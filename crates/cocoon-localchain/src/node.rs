@@ -22,6 +22,10 @@ const STACK_BYTES: usize = 64 * 1024 * 1024;
 pub(crate) const MAX_WAITING_CALLS: usize = 1_024;
 /// Most blocks that are made before other calls get their turn.
 pub const MAX_BLOCKS_TO_SETTLE: usize = 16;
+/// Most bytes of a chain's file, unless said otherwise: some 30 million transactions.
+pub const DEFAULT_MAX_FILE_BYTES: u64 = 64 << 30;
+/// Shortest time between two blocks that come at an interval.
+pub const MIN_INTERVAL: Duration = Duration::from_millis(10);
 /// Most accounts that are listened to at once.
 pub const MAX_SUBSCRIPTIONS: usize = 100_000;
 
@@ -34,6 +38,20 @@ pub struct Options {
     pub production: Production,
     /// What time it is.
     pub time: TimeSource,
+    /// Most bytes that the chain's file may have; past them the chain stops.
+    pub max_file_bytes: u64,
+}
+
+/// A chain that ends with the process, in the computer's time, with a block after each message.
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            path: None,
+            production: Production::OnMessage,
+            time: TimeSource::System,
+            max_file_bytes: DEFAULT_MAX_FILE_BYTES,
+        }
+    }
 }
 
 /// When there is a new block.
@@ -43,7 +61,7 @@ pub enum Production {
     Manual,
     /// As soon as a message or a grant was taken.
     OnMessage,
-    /// Each time so much time has passed, whether or not there is something for it.
+    /// Each time so much time has passed, at least [`MIN_INTERVAL`], whether or not there is something for it.
     Every(Duration),
 }
 
@@ -111,7 +129,7 @@ impl Node {
     fn open(options: &Options) -> Result<Self, OpenError> {
         let in_store = |source| OpenError::Store { path: options.path.clone(), source };
         let config = Arc::new(ChainConfig::new()?);
-        let opened = options.path.as_deref().map_or_else(Store::in_memory, Store::open);
+        let opened = Store::open(options.path.as_deref(), options.max_file_bytes);
         let (mut store, restored) = opened.map_err(in_store)?;
         let base = base_time(options.time);
         let core = match restored {
@@ -125,7 +143,11 @@ impl Node {
         // A clock that was moved stays moved: the chain's time never falls.
         let moved = core.head().unix_time.saturating_sub(base);
         let news = Arc::new(News::new(&core));
-        let (time, production) = (options.time, options.production);
+        let time = options.time;
+        let production = match options.production {
+            Production::Every(interval) => Production::Every(interval.max(MIN_INTERVAL)),
+            other => other,
+        };
         Ok(Self { core, store, time, moved, production, failed: None, news })
     }
 

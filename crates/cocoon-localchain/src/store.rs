@@ -52,18 +52,16 @@ pub(crate) enum Span {
 }
 
 impl Store {
-    /// Opens or creates the file, and reads the chain in it; `None` where there is none yet.
-    pub(crate) fn open(path: &Path) -> Result<(Self, Option<Restored>), StoreError> {
-        create_private(path)?;
-        Self::prepare(Connection::open(path)?)
-    }
-
-    /// A chain that ends with the process.
-    pub(crate) fn in_memory() -> Result<(Self, Option<Restored>), StoreError> {
-        Self::prepare(Connection::open_in_memory()?)
-    }
-
-    fn prepare(connection: Connection) -> Result<(Self, Option<Restored>), StoreError> {
+    /// Opens or creates the file (`None`: a chain that ends with the process), of at most `max_bytes`, and reads the
+    /// chain in it; `None` where there is none yet.
+    pub(crate) fn open(path: Option<&Path>, max_bytes: u64) -> Result<(Self, Option<Restored>), StoreError> {
+        let connection = match path {
+            Some(path) => {
+                create_private(path)?;
+                Connection::open(path)?
+            }
+            None => Connection::open_in_memory()?,
+        };
         connection.busy_timeout(LOCK_TIMEOUT)?;
         // The lock is held as long as the process lives: nobody else can continue the same chain.
         connection.query_row("PRAGMA locking_mode = EXCLUSIVE", [], |_| Ok(()))?;
@@ -83,6 +81,9 @@ impl Store {
             (_, APPLICATION_ID, found) if found > FORMAT => return Err(StoreError::Newer { found }),
             _ => return Err(StoreError::NotAChain),
         }
+        let page_bytes: i64 = connection.pragma_query_value(None, "page_size", |row| row.get(0))?;
+        let pages = i64::try_from(max_bytes).unwrap_or(i64::MAX) / page_bytes.max(1);
+        connection.query_row(&format!("PRAGMA max_page_count = {pages}"), [], |_| Ok(()))?;
         let store = Self(connection);
         let restored = store.load()?;
         Ok((store, restored))

@@ -16,7 +16,7 @@ use tycho_types::cell::{CellBuilder, CellFamily as _, Store as _};
 const NOBODY: Address = Address::basechain([0xaa; 32]);
 
 fn open(production: Production) -> LocalChain {
-    LocalChain::open(&Options { path: None, production, time: TimeSource::Fixed(START) }).unwrap()
+    LocalChain::open(&Options { production, time: TimeSource::Fixed(START), ..Options::default() }).unwrap()
 }
 
 /// A contract whose data is what the last message to it carries.

@@ -106,6 +106,22 @@ fn get_methods_that_fail_answer_their_exit_code_and_none_is_an_error() {
 }
 
 #[test]
+fn get_methods_run_on_the_same_version_of_the_machine_as_transactions() {
+    let (mut core, sender) = (core(), probe(0));
+    deploy(&mut core, &sender, 10 * TON, START);
+    // SETCP0, DROP, NEWC, BTOS: the last one is new in version 12.
+    let mut code = tycho_types::cell::CellBuilder::new();
+    code.store_raw(&[0xff, 0x00, 0x30, 0xc8, 0xcf, 0x50], 6 * 8).unwrap();
+    let newest = contract(code.build().unwrap(), empty_cell());
+    let deploy = internal(newest.address, TON, true, Some(newest.init.clone()), &empty_cell());
+    core.submit(sender.external(1, &[(1, deploy)]), START).unwrap();
+    block(&mut core, START);
+    assert_eq!(core.account(newest.address).unwrap().status, AccountStatus::Active, "it did not bounce");
+    let answer = core.run_get_method(newest.address, 0, &[], START).unwrap();
+    assert_eq!((answer.exit_code, answer.stack), (0, vec![StackItem::Slice(empty_cell())]));
+}
+
+#[test]
 fn answers_nested_too_deep_are_errors_and_not_crashes() {
     let (mut core, probe) = (core(), probe(0));
     deploy(&mut core, &probe, TON, START);

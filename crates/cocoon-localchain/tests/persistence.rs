@@ -20,7 +20,7 @@ const FILE: &str = "COCOON_LOCALCHAIN_TEST_FILE";
 const RECEIVER: Address = Address::basechain([0xcc; 32]);
 
 fn options(path: &Path, production: Production) -> Options {
-    Options { path: Some(path.to_owned()), production, time: TimeSource::Fixed(START) }
+    Options { path: Some(path.to_owned()), production, time: TimeSource::Fixed(START), ..Options::default() }
 }
 
 async fn balance(chain: &LocalChain, address: Address) -> u64 {
@@ -115,6 +115,32 @@ async fn a_file_that_is_in_use_or_not_a_chain_is_refused_with_advice() {
     rusqlite::Connection::open(&foreign).unwrap().execute_batch("CREATE TABLE t (x)").unwrap();
     let refused = LocalChain::open(&options(&foreign, Production::Manual)).unwrap_err();
     assert!(refused.to_string().contains("not a chain of this program"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_chain_whose_file_is_full_stops_and_is_whole_when_there_is_room_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("chain");
+    let small = Options { max_file_bytes: 300_000, ..options(&path, Production::OnMessage) };
+    let chain = LocalChain::open(&small).unwrap();
+    let (mut granted, failure) = loop {
+        let granted = balance(&chain, RECEIVER).await;
+        if let Err(failure) = chain.grant(RECEIVER, TON).await {
+            break (granted, failure);
+        }
+    };
+    assert!(granted > 10 * TON);
+    assert!(failure.to_string().contains("cannot be stored"), "{failure}");
+    // Nobody is told of what a restart will not find.
+    assert!(chain.account(RECEIVER).await.unwrap_err().to_string().contains("has stopped"));
+    assert!(chain.produce_block().await.is_err());
+    drop(chain);
+    let chain = reopen(&path, Production::OnMessage).await;
+    assert_eq!(balance(&chain, RECEIVER).await, granted);
+    chain.grant(RECEIVER, TON).await.unwrap();
+    granted += TON;
+    assert_eq!(balance(&chain, RECEIVER).await, granted);
+    assert_eq!(chain.supply().await.unwrap().total_nanoton(), SUPPLY_NANOTON);
 }
 
 /// Waits for the thread of the last handle to let go of the file.

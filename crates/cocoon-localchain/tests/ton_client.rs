@@ -17,7 +17,7 @@ use tokio::process::Command;
 /// Serves a chain to the program, and expects it to succeed.
 async fn run(program: &[&str], production: Production) {
     let time = TimeSource::Fixed(START);
-    let chain = LocalChain::open(&Options { path: None, production, time }).unwrap();
+    let chain = LocalChain::open(&Options { production, time, ..Options::default() }).unwrap();
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let routes = toncenter::routes(chain.clone()).merge(toncenter::control_routes(chain.clone()));

@@ -6,7 +6,7 @@ mod support;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use cocoon_localchain::{LocalChain, Options, Production, TimeSource, toncenter};
+use cocoon_localchain::{LocalChain, Options, TimeSource, toncenter};
 use cocoon_ton::Address;
 use cocoon_ton::cell::{decode_boc, encode_boc};
 use proptest::prelude::*;
@@ -23,7 +23,7 @@ struct Server {
 impl Server {
     async fn start() -> Self {
         let time = TimeSource::Fixed(START);
-        let options = Options { path: None, production: Production::OnMessage, time };
+        let options = Options { time, ..Options::default() };
         let chain = LocalChain::open(&options).unwrap();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();

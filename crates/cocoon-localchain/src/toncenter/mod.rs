@@ -15,7 +15,8 @@ use axum::Router;
 use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, QueryRejection};
 use axum::extract::{DefaultBodyLimit, Path, Query, State};
-use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use cocoon_chain::ChainError;
@@ -37,7 +38,8 @@ pub fn routes(chain: LocalChain) -> Router {
 }
 
 /// `POST /localchain/METHOD`: `grant` with `address` and `amount` (nanoton, a text), `advance` with `seconds`, `settle`
-/// (blocks until nothing waits), `now`, and `config` (the root of the configuration's dictionary). Whoever can reach them can use them, so serve them on a loopback address only.
+/// (blocks until nothing waits), `now`, and `config` (the root of the configuration's dictionary). Whoever can reach
+/// them can use them, so serve them on a loopback address only.
 pub fn control_routes(chain: LocalChain) -> Router {
     Router::new()
         .route("/localchain/{method}", post(control))
@@ -75,9 +77,13 @@ async fn by_body(
 async fn control(
     State(chain): State<LocalChain>,
     Path(method): Path<String>,
+    headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Response {
+    // A web page in the user's browser can send anything but this without being asked for permission.
+    let is_json = headers.get(CONTENT_TYPE).is_some_and(|kind| kind == "application/json");
     let answer = match object(body) {
+        _ if !is_json => Err(ApiError::new(415, "content-type must be application/json")),
         Ok(params) => methods::control(&chain, &method, &Params(params)).await,
         Err(error) => Err(error),
     };
