@@ -82,16 +82,18 @@ impl Failure {
                 BUSY_RETRY_SECONDS,
             ),
             Kind::NoWorker => {
-                ApiError::no_worker(format!("No worker for '{model}' is ready ({words}); try again later."))
+                ApiError::no_worker(format!("No worker for '{model}' is ready; try again later."))
             }
             Kind::TooDear => ApiError::new(
                 503,
                 "service_unavailable_error",
                 "price_cap_too_low",
-                format!("Every ready worker for '{model}' is dearer than max_coefficient: {words}."),
+                format!(
+                    "Every ready worker for '{model}' is dearer than max_coefficient ({words}); raise it, or wait."
+                ),
             ),
             Kind::Balance => ApiError::insufficient_balance(format!(
-                "The balance at the proxy does not cover this request ({words}); top it up, or lower max_tokens."
+                "The balance at the proxy does not cover this request: {words}, or lower max_tokens."
             )),
             Kind::Invalid => {
                 ApiError::invalid_request(None, "refused_by_network", format!("Refused: {words}."))
@@ -100,7 +102,7 @@ impl Failure {
                 "The answer did not come within the request's timeout ({words}); raise `timeout`, or try again."
             )),
             Kind::Engine => ApiError::engine_failed(format!("The worker failed: {words}.")),
-            Kind::Proxy => ApiError::no_proxy(format!("The proxy cannot serve this request: {words}.")),
+            Kind::Proxy => ApiError::no_proxy(format!("No proxy can serve this request now: {words}.")),
         }
     }
 }

@@ -107,6 +107,9 @@ impl Shared {
     }
 }
 
+/// How long callers are given to take the last words of answers that a shutdown ends.
+const FAREWELL: std::time::Duration = std::time::Duration::from_secs(2);
+
 /// A running gateway. Dropping it without [`Gateway::shutdown`] stops it at once.
 #[derive(Debug)]
 pub struct Gateway {
@@ -242,8 +245,12 @@ impl Gateway {
         self.requests.close();
         if tokio::time::timeout(self.shared.limits.drain_timeout, self.requests.wait()).await.is_err() {
             tracing::warn!(requests = self.requests.len(), "giving up on requests that do not end");
-            self.abort.cancel();
-            self.requests.wait().await;
+            // Without proxies every answer ends, and says so to its caller.
+            self.disconnect.cancel();
+            if tokio::time::timeout(FAREWELL, self.requests.wait()).await.is_err() {
+                self.abort.cancel();
+                self.requests.wait().await;
+            }
         }
         self.disconnect.cancel();
         self.background.close();

@@ -408,6 +408,27 @@ async fn a_shutdown_waits_for_answers_under_way() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shutdown_ends_a_stream_without_end_by_an_error_event() {
+    let engine = Scripted::new(|_| async {
+        let drip = stream::once(async { Ok(delta("word")) }).chain(stream::pending());
+        Ok(respond(200, "text/event-stream", drip))
+    });
+    let limits = GatewayLimits { drain_timeout: Duration::from_millis(100), ..GatewayLimits::default() };
+    let network = Network::start(Plan { limits, ..Plan::default() }, vec![engine]).await;
+    let mut client = network.client().await;
+    let mut body = client.stream(&ask(&json!({"stream": true, "timeout": 300}))).await;
+    let mut seen = body.frame().await.unwrap().unwrap().into_data().unwrap().to_vec();
+    let rest = tokio::spawn(body.collect());
+    network.gateway.shutdown().await;
+    seen.extend(rest.await.unwrap().unwrap().to_bytes());
+    let seen = String::from_utf8(seen).unwrap();
+    assert!(
+        seen.contains("word") && seen.contains("data: {\"error\":") && !seen.contains("[DONE]"),
+        "{seen}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_worker_can_lead_a_client_elsewhere() {
     for status in [301, 302, 304, 307, 308] {
         let engine = Scripted::new(move |_| async move {

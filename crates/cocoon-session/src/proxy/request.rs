@@ -201,7 +201,7 @@ impl Proxy {
             match why {
                 ReserveError::TooManyReservations => (429, "rate_limit_exceeded", why.to_string()),
                 ReserveError::InsufficientFunds { .. } | ReserveError::UnknownClient(_) => {
-                    (402, "insufficient_balance", format!("client balance is too low: {why}"))
+                    (402, "insufficient_balance", why.to_string())
                 }
                 ReserveError::DuplicateRequest(_) | ReserveError::Overflow(_) => {
                     (400, "invalid_request_error", why.to_string())
