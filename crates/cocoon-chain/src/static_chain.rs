@@ -112,11 +112,6 @@ impl StaticChain {
         self
     }
 
-    /// The client that every client contract looks like.
-    pub const fn test_mode_client(&self) -> TestModeClient {
-        self.client
-    }
-
     /// The root configuration now.
     pub fn root(&self) -> Arc<RootConfig> {
         self.root.borrow().clone()

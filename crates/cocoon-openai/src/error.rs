@@ -45,12 +45,6 @@ impl ApiError {
         Self { param: param.map(str::to_owned), ..Self::new(400, "invalid_request_error", code, message) }
     }
 
-    /// 401: a key is missing or wrong.
-    #[must_use]
-    pub fn unauthorized(message: impl Into<String>) -> Self {
-        Self::new(401, "invalid_request_error", "invalid_api_key", message)
-    }
-
     /// 402: the balance does not cover the request.
     #[must_use]
     pub fn insufficient_balance(message: impl Into<String>) -> Self {
@@ -126,12 +120,6 @@ impl ApiError {
     #[must_use]
     pub fn timed_out(message: impl Into<String>) -> Self {
         Self::new(504, "timeout_error", "timeout", message)
-    }
-
-    /// 500: a fault of our own.
-    #[must_use]
-    pub fn internal(message: impl Into<String>) -> Self {
-        Self::new(500, "api_error", "internal_error", message)
     }
 
     /// The body: `{"error":{"message","type","param","code"}}`.

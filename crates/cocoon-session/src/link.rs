@@ -257,12 +257,6 @@ impl Link {
         self.max_unsent = MAX_UNSENT_BYTES;
     }
 
-    /// Whether the opening exchange is done.
-    #[must_use]
-    pub fn is_open(&self) -> bool {
-        self.open
-    }
-
     /// How long nothing came.
     #[must_use]
     pub fn silent_for(&self, now: Time) -> Duration {
