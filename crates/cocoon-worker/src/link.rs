@@ -174,6 +174,11 @@ async fn serve(
         close: stop.child_token(),
     });
     shared.links().insert(address.to_owned(), Arc::clone(&link));
+    // Who changed price or pause since they were read above did not see this link yet.
+    link.run(shared, |session, _| {
+        session.set_coefficient(shared.coefficient.load(Ordering::Relaxed));
+        session.set_paused(shared.paused.load(Ordering::Relaxed));
+    });
     let wire = Wire { shared: Arc::clone(shared), link: Arc::clone(&link) };
     let ended = {
         let pumping = pump(io, &wire, &link.wake, &link.close);

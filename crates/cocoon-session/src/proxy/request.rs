@@ -183,7 +183,7 @@ impl Proxy {
         let (Ok(max_tokens), Ok(max_coefficient)) =
             (u64::try_from(query.max_tokens), Coefficient::from_wire(query.max_coefficient.into()))
         else {
-            return bad("max_tokens and max_coefficient must not be negative");
+            return bad("max_tokens must not be negative, and max_coefficient be 0 to 999999999");
         };
         if query.min_config_version.cast_unsigned() > self.settings.root.version {
             return Err((503, "service_unavailable", "active config version is too low".into()));
