@@ -10,6 +10,10 @@ use bytes::{Bytes, BytesMut};
 
 use crate::{INITIAL_CREDIT_BYTES, MAX_PART_BYTES};
 
+/// Pieces of one answer that wait as they came; what comes on top of them is joined, so that many tiny ones take no more
+/// memory than their bytes.
+const MAX_PIECES: usize = 64;
+
 /// What to send next for one request.
 #[derive(Debug, PartialEq)]
 pub struct Chunk<K, H, E> {
@@ -27,6 +31,8 @@ pub struct Chunk<K, H, E> {
 struct Stream<H, E> {
     head: Option<H>,
     queue: VecDeque<Bytes>,
+    /// Follows the queue.
+    tail: BytesMut,
     queued: usize,
     /// `None`: the receiver knows no credit.
     credit: Option<usize>,
@@ -43,6 +49,9 @@ impl<H, E> Stream<H, E> {
 
     fn take_data(&mut self) -> Bytes {
         let room = self.credit.unwrap_or(MAX_PART_BYTES).min(MAX_PART_BYTES);
+        if self.queue.is_empty() && !self.tail.is_empty() {
+            self.queue.push_back(std::mem::take(&mut self.tail).freeze());
+        }
         let Some(mut first) = self.queue.pop_front() else { return Bytes::new() };
         if first.len() > room {
             let rest = first.split_off(room);
@@ -90,6 +99,7 @@ impl<K: Ord + Copy, H, E> Outbox<K, H, E> {
         self.streams.entry(key).or_insert(Stream {
             head: None,
             queue: VecDeque::new(),
+            tail: BytesMut::new(),
             queued: 0,
             credit,
             end: None,
@@ -112,7 +122,11 @@ impl<K: Ord + Copy, H, E> Outbox<K, H, E> {
         {
             stream.queued += data.len();
             self.total += data.len();
-            stream.queue.push_back(data);
+            if stream.queue.len() < MAX_PIECES && stream.tail.is_empty() {
+                stream.queue.push_back(data);
+            } else {
+                stream.tail.extend_from_slice(&data);
+            }
         }
         self.enqueue(key);
     }
@@ -129,6 +143,7 @@ impl<K: Ord + Copy, H, E> Outbox<K, H, E> {
     pub fn discard_data(&mut self, key: K) {
         if let Some(stream) = self.streams.get_mut(&key) {
             stream.queue.clear();
+            stream.tail = BytesMut::new();
             self.total -= std::mem::take(&mut stream.queued);
         }
         self.enqueue(key);
@@ -273,6 +288,26 @@ mod tests {
         outbox.grant(3, 100);
         while outbox.next_chunk().is_some() {}
         assert_eq!((outbox.total_queued(), outbox.open_answers()), (0, 1));
+    }
+
+    #[test]
+    fn tiny_pieces_that_wait_are_joined_and_keep_their_order() {
+        let mut outbox = Plain::new(false);
+        outbox.open(1);
+        let written: Vec<u8> = (0..200_000_u32).flat_map(u32::to_be_bytes).collect();
+        for piece in written.chunks(4) {
+            outbox.data(1, Bytes::copy_from_slice(piece));
+        }
+        outbox.end(1, "end");
+        assert_eq!(outbox.streams[&1].queue.len(), MAX_PIECES);
+        let (mut read, mut ended) = (Vec::new(), false);
+        while let Some(chunk) = outbox.next_chunk() {
+            assert!(chunk.data.len() <= MAX_PART_BYTES && !ended);
+            read.extend_from_slice(&chunk.data);
+            ended = chunk.end.is_some();
+        }
+        assert!(ended && read == written);
+        assert_eq!(outbox.total_queued(), 0);
     }
 
     #[test]
