@@ -6,12 +6,12 @@ mod support;
 
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use cocoon_session::Violation;
 use cocoon_ton::Address;
-use cocoon_wire::codec::to_boxed;
+use cocoon_wire::codec::{from_boxed, to_boxed};
 use cocoon_wire::tl::tcp::Packet;
-use cocoon_wire::tl::{ProxyToClient, TokensUsed, client, ext, proxy, worker};
+use cocoon_wire::tl::{ProxyToClient, TokensUsed, client, ext, http, proxy, worker};
 use proptest::prelude::*;
 use support::*;
 
@@ -144,6 +144,18 @@ fn a_worker_that_breaks_the_protocol_loses_its_connection() {
     worker_breaks("an absurd price", false, |_| {
         to_boxed(&worker::NewCoefficient { new_coefficient: i32::MAX })
     });
+}
+
+#[test]
+fn nothing_new_is_given_to_a_worker_whose_connection_is_being_closed() {
+    let (mut net, mut client, mut worker) = bystanders();
+    let junk = worker.frame(&Packet::Packet { data: Bytes::from_static(b"junk") });
+    net.proxy.receive(worker.conn, &mut BytesMut::from(&junk[..]), net.now).unwrap_err();
+    client.say(&mut net, &query(1)).unwrap();
+    let messages = answers(&mut net, &mut client);
+    let [ProxyToClient::QueryAnswerEx(refused)] = messages.as_slice() else { panic!("{messages:?}") };
+    let head: http::Response = from_boxed(refused.answer.clone()).unwrap();
+    assert_eq!((head.status_code, net.proxy.in_flight()), (503, 0));
 }
 
 #[test]

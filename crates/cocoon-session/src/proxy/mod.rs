@@ -343,6 +343,17 @@ impl Proxy {
     /// # Errors
     /// The connection must be closed, with [`Proxy::closed`].
     pub fn receive(&mut self, conn: ConnId, received: &mut BytesMut, now: Time) -> Result<(), Violation> {
+        let outcome = self.take_in(conn, received, now);
+        if outcome.is_err()
+            && let Some(worker) = self.worker_mut(conn)
+        {
+            // Its last words may take a while to go out; nothing new is given to it meanwhile.
+            worker.paused = true;
+        }
+        outcome
+    }
+
+    fn take_in(&mut self, conn: ConnId, received: &mut BytesMut, now: Time) -> Result<(), Violation> {
         self.note_alive(conn);
         loop {
             let Some(connection) = self.conns.get_mut(&conn) else { return Ok(()) };
@@ -419,6 +430,9 @@ impl Proxy {
                 self.doomed.insert(id, Violation::Mismatch("the handshake was not done in time".into()));
             }
             if let Err(violation) = conn.link.on_time(now) {
+                if let Peer::Worker(worker) = &mut conn.peer {
+                    worker.paused = true;
+                }
                 self.doomed.insert(id, violation);
             }
             if conn.link.unsent() > 0 {
