@@ -21,6 +21,8 @@ use crate::next_conn;
 
 /// A snapshot of the books is taken after this many records.
 const SNAPSHOT_EVERY: u64 = 20_000;
+/// Records handed to the log at a time.
+const BATCH: usize = 1024;
 
 /// Which port a connection came in on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -135,23 +137,30 @@ impl Core {
         if machine.failed || machine.unlogged.is_empty() {
             return;
         }
-        let outcome = self.store.append(&machine.unlogged).and_then(|position| {
-            machine.unlogged.clear();
-            if position.saturating_sub(machine.snapshot_at) >= SNAPSHOT_EVERY {
-                machine.snapshot_at = position;
-                let snapshot = Bytes::from(machine.proxy.ledger().snapshot());
-                // Its outcome shows in the log's own state; the records stay until it is durable.
-                drop(self.store.save_snapshot(position, snapshot)?);
+        // Piece by piece: the log takes no batch that is larger than its whole queue.
+        while let batch = machine.unlogged.len().min(BATCH)
+            && batch > 0
+        {
+            match self.store.append(&machine.unlogged[..batch]) {
+                Ok(_) => drop(machine.unlogged.drain(..batch)),
+                Err(StoreError::QueueFull) => return,
+                Err(error) => {
+                    // What is not in the log must never be signed for, so the proxy ends here; a restart goes on from the log.
+                    machine.failed = true;
+                    tracing::error!(%error, "the log cannot be written; stopping");
+                    self.stop.cancel();
+                    return;
+                }
             }
-            Ok(())
-        });
-        match outcome {
-            Ok(()) | Err(StoreError::QueueFull) => {}
-            Err(error) => {
-                // What is not in the log must never be signed for, so the proxy ends here; a restart goes on from the log.
-                machine.failed = true;
-                tracing::error!(%error, "the log cannot be written; stopping");
-                self.stop.cancel();
+        }
+        // All that the books hold is in the log now.
+        let position = machine.proxy.ledger().position();
+        if position.saturating_sub(machine.snapshot_at) >= SNAPSHOT_EVERY {
+            machine.snapshot_at = position;
+            let snapshot = Bytes::from(machine.proxy.ledger().snapshot());
+            // A failed write shows in the log's own state; until a snapshot is durable, the records stay.
+            if let Err(error) = self.store.save_snapshot(position, snapshot).map(drop) {
+                tracing::warn!(%error, "no snapshot of the books; the log grows until the next");
             }
         }
     }
