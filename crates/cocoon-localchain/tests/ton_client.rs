@@ -3,7 +3,7 @@
 //! They need node 20 and `npm ci` in `tests/localchain`, so they run only when asked for:
 //! `cargo test -p cocoon-localchain --test ton_client -- --ignored`.
 
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs)]
 
 mod support;
 
@@ -38,6 +38,7 @@ async fn run(program: &[&str], production: Production) {
     read.unwrap();
     failed.unwrap();
     assert!(child.wait().await.unwrap().success(), "{output}{errors}");
+    println!("{output}");
     assert_eq!(chain.supply().await.unwrap().total_nanoton(), cocoon_localchain::SUPPLY_NANOTON);
     server.abort();
 }

@@ -108,7 +108,7 @@ async fn rpc_call(chain: &LocalChain, mut request: Map<String, Value>) -> Result
     };
     match request.remove("params") {
         Some(Value::Object(params)) => methods::call(chain, &method, &Params(params)).await,
-        None => methods::call(chain, &method, &Params(Map::new())).await,
+        None | Some(Value::Null) => methods::call(chain, &method, &Params(Map::new())).await,
         Some(_) => Err(ApiError::new(422, "params: an object is required")),
     }
 }
