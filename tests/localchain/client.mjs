@@ -155,7 +155,14 @@ async function useWallet(contract, secretKey, kind) {
     internal({ to: other, value: toNano('1.5'), bounce: false, body: comment(text) }),
     internal({ to: other, value: toNano('0.5'), bounce: false }),
   ] });
+  const body = contract.createTransfer({ seqno: 0, ...transfer('first') });
+  const { code: initCode, data: initData } = contract.init;
+  const { source_fees: fees } = await client.estimateExternalMessageFee(contract.address, {
+    body, initCode, initData, ignoreSignature: true,
+  });
+  const expected = fees.in_fwd_fee + fees.storage_fee + fees.gas_fee + fees.fwd_fee;
   await wallet.sendTransfer({ seqno: 0, ...transfer('first') });
+  assert.equal(toNano('10') - toNano('2') - await wallet.getBalance(), BigInt(expected), 'the estimate is what it cost');
   assert.equal(await client.isContractDeployed(contract.address), true);
   assert.equal(await wallet.getSeqno(), 1);
   await wallet.sendTransfer({ seqno: 1, ...transfer('second') });

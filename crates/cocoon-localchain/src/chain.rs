@@ -13,7 +13,9 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use tokio::sync::{oneshot, watch};
 
-use crate::core::{BlockHeader, CommittedTransaction, GrantError, SubmitError, Supply, method_id};
+use crate::core::{
+    BlockHeader, CommittedTransaction, Draft, Fees, GrantError, SubmitError, Supply, method_id,
+};
 use crate::decode::decode_transaction;
 use crate::node::{Call, MAX_WAITING_CALLS, News, Node, OpenError, Options, read_root, start};
 use crate::store::Span;
@@ -73,6 +75,18 @@ impl LocalChain {
             })?;
             node.after_input()?;
             Ok(MessageHash(hash))
+        })
+        .await
+    }
+
+    /// What a message would cost its receiver if it came next. Nothing changes.
+    ///
+    /// # Errors
+    /// [`ChainError::Refused`] where the contract would not accept it, [`ChainError::Unavailable`].
+    pub async fn estimate(&self, draft: Draft) -> Result<Fees, ChainError> {
+        self.call(move |node| {
+            let estimated = node.core.estimate(&draft, node.now());
+            estimated.map_err(|reason| ChainError::Refused { reason: reason.to_string() })
         })
         .await
     }

@@ -30,9 +30,10 @@ pub mod toncenter;
 pub use chain::{LocalChain, RootedChain};
 pub use config::{ChainConfig, ConfigError, GLOBAL_ID, VM_VERSION};
 pub use core::{
-    Block, BlockError, BlockHeader, CommittedTransaction, Core, FAUCET_HASH, GETTER_GAS_LIMIT, GetterError,
-    GrantError, MAX_PENDING_INPUTS, MAX_STACK_DEPTH, MAX_STACK_ITEMS, MAX_TRANSACTIONS_PER_BLOCK, Refusal,
-    RefusedInput, RestoreError, SUPPLY_NANOTON, SubmitError, Supply, method_id,
+    Block, BlockError, BlockHeader, CommittedTransaction, Core, Draft, FAUCET_HASH, Fees, GETTER_GAS_LIMIT,
+    GetterError, GrantError, MAX_PENDING_INPUTS, MAX_STACK_DEPTH, MAX_STACK_ITEMS,
+    MAX_TRANSACTIONS_PER_BLOCK, Refusal, RefusedInput, RestoreError, SUPPLY_NANOTON, SubmitError, Supply,
+    method_id,
 };
 pub use decode::decode_transaction;
 pub use message::{ExternalMessage, MAX_EXTERNAL_MESSAGE_BYTES, MessageError};

@@ -139,7 +139,7 @@ fn strange() -> impl Strategy<Value = Value> {
 
 #[test]
 fn whatever_is_asked_there_is_an_answer_and_the_chain_goes_on() {
-    const METHODS: [&str; 15] = [
+    const METHODS: [&str; 16] = [
         "getMasterchainInfo",
         "getAddressInformation",
         "getAddressBalance",
@@ -153,10 +153,11 @@ fn whatever_is_asked_there_is_an_answer_and_the_chain_goes_on() {
         "lookupBlock",
         "shards",
         "getBlockTransactions",
+        "estimateFee",
         "jsonRPC",
         "other",
     ];
-    const NAMES: [&str; 14] = [
+    const NAMES: [&str; 17] = [
         "address",
         "limit",
         "lt",
@@ -171,6 +172,9 @@ fn whatever_is_asked_there_is_an_answer_and_the_chain_goes_on() {
         "count",
         "params",
         "id",
+        "body",
+        "init_code",
+        "init_data",
     ];
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let server = runtime.block_on(Server::start());

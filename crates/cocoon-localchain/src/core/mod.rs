@@ -7,6 +7,7 @@
 mod account;
 mod block;
 mod error;
+mod estimate;
 mod getter;
 mod stack;
 
@@ -29,6 +30,7 @@ use crate::{ChainConfig, ExternalMessage};
 use block::QueueKey;
 pub use block::{Block, BlockHeader, CommittedTransaction, Refusal, RefusedInput};
 pub use error::{BlockError, GrantError, RestoreError, SubmitError};
+pub use estimate::{Draft, Fees};
 pub use getter::{GETTER_GAS_LIMIT, GetterError, method_id};
 pub use stack::{MAX_STACK_DEPTH, MAX_STACK_ITEMS};
 

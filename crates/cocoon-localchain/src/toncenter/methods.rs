@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::params::Params;
 use super::{ApiError, shapes, stack};
 use crate::core::BlockHeader;
-use crate::{ExternalMessage, LocalChain, MAX_EXTERNAL_MESSAGE_BYTES, method_id};
+use crate::{Draft, ExternalMessage, LocalChain, MAX_EXTERNAL_MESSAGE_BYTES, method_id};
 
 /// How many transactions are answered when a request does not say.
 const DEFAULT_TRANSACTIONS: usize = 10;
@@ -41,6 +41,7 @@ pub(super) async fn call(chain: &LocalChain, method: &str, params: &Params) -> R
             let hash = STANDARD.encode(send(chain, params).await?);
             Ok(json!({ "@type": "raw.extMessageInfo", "hash": hash }))
         }
+        "estimateFee" => estimate_fee(chain, params).await,
         "getBlockHeader" => block_header(chain, params).await,
         "lookupBlock" => {
             let (block, masterchain) = block(chain, params).await?;
@@ -180,6 +181,29 @@ async fn send(chain: &LocalChain, params: &Params) -> Result<[u8; 32], ApiError>
     }
     let message = ExternalMessage::from_boc(&boc).map_err(|error| ApiError::parameter("boc", error))?;
     Ok(chain.submit(message).await?.0)
+}
+
+async fn estimate_fee(chain: &LocalChain, params: &Params) -> Result<Value, ApiError> {
+    let init = match (params.cell("init_code")?, params.cell("init_data")?) {
+        (Some(code), Some(data)) => Some((code, data)),
+        (None, None) => None,
+        _ => return Err(ApiError::parameter("init_code", "goes together with init_data")),
+    };
+    let body = params.cell("body")?.ok_or_else(|| ApiError::parameter("body", "is required"))?;
+    let ignore_signatures = params.flag("ignore_chksig").unwrap_or(true);
+    let destination = params.address("address")?;
+    let fees = chain.estimate(Draft { destination, body, init, ignore_signatures }).await?;
+    Ok(json!({
+        "@type": "query.fees",
+        "source_fees": {
+            "@type": "fees",
+            "in_fwd_fee": fees.in_forward_nanoton,
+            "storage_fee": fees.storage_nanoton,
+            "gas_fee": fees.gas_nanoton,
+            "fwd_fee": fees.forward_nanoton,
+        },
+        "destination_fees": [],
+    }))
 }
 
 /// The block that a request names, and whether as one of the masterchain.

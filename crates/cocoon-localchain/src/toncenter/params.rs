@@ -2,10 +2,12 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE};
-use cocoon_ton::Address;
+use cocoon_ton::cell::decode_boc;
+use cocoon_ton::{Address, Cell};
 use serde_json::{Map, Value};
 
 use super::ApiError;
+use crate::MAX_EXTERNAL_MESSAGE_BYTES;
 
 /// The parameters of one request.
 pub(super) struct Params(pub(super) Map<String, Value>);
@@ -46,6 +48,24 @@ impl Params {
 
     pub(super) fn base64(&self, name: &str) -> Result<Vec<u8>, ApiError> {
         decode_base64(self.text(name)?).ok_or_else(|| ApiError::parameter(name, "is not base64"))
+    }
+
+    /// A cell, as a bag of cells in base64.
+    pub(super) fn cell(&self, name: &str) -> Result<Option<Cell>, ApiError> {
+        if self.get(name).is_none() {
+            return Ok(None);
+        }
+        let cell = decode_boc(&self.base64(name)?, MAX_EXTERNAL_MESSAGE_BYTES);
+        cell.map(Some).map_err(|error| ApiError::parameter(name, error))
+    }
+
+    /// Yes or no, itself or as a text; `None` for anything else.
+    pub(super) fn flag(&self, name: &str) -> Option<bool> {
+        match self.get(name)? {
+            Value::Bool(flag) => Some(*flag),
+            Value::String(text) => text.parse().ok(),
+            _ => None,
+        }
     }
 
     /// 32 bytes, in hex or base64.
