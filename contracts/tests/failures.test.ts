@@ -142,10 +142,26 @@ test('a granted refund that came back can be claimed with the same order again, 
     assert.equal(third[0].exit, p.ERR.closed);
 });
 
-test('a top-up to a proxy that is closing goes back to the owner of the client and is not counted', async () => {
+test('a top-up to a proxy that is closing is kept for the client, who takes it along', async () => {
     const w = await World.create();
     const client = await w.client(4n * TON);
     await w.close();
+    await w.topUp(client, 10n * TON);
+    assert.equal((await w.clientState(client)).balance, 14n * TON);
+    const txs = await forcedRefund(w, client);
+    assert.equal(received(txs, PEOPLE.client, OP.payout), 14n * TON);
+});
+
+async function closed(w: World) {
+    await w.close();
+    w.chain.sleep(w.params.proxyDelay);
+    await w.close();
+}
+
+test('a top-up to a proxy that has closed goes back to the owner of the client and is not counted', async () => {
+    const w = await World.create();
+    const client = await w.client(4n * TON);
+    await closed(w);
     const txs = await w.topUp(client, 10n * TON);
     assert.equal(received(txs, PEOPLE.client, OP.payout), 10n * TON);
     assert.ok(received(txs, PEOPLE.excess, OP.excesses) > (6n * TON) / 10n);
@@ -159,7 +175,7 @@ test('coins that were under way and are spent before they come back are made goo
     const w = await World.create();
     const client = await w.client(2n * TON);
     await w.client(50n * TON, person('another client'));
-    await w.close();
+    await closed(w);
     const held = await w.chain.balance(w.proxy);
     w.chain.post({ from: PEOPLE.client, to: client, value: 11n * TON, body: p.withCoins(OP.clientTopUp, 10n * TON, PEOPLE.client) });
     w.chain.post({ from: PEOPLE.client, to: client, value: TON, body: p.plain(OP.clientWithdraw, PEOPLE.client) });
