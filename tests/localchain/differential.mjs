@@ -184,7 +184,7 @@ class Both {
   }
 
   async advance(seconds) {
-    // The emulator's time has 31 bits. All programs of a run share one chain, so some 50 programs use that up.
+    // The emulator's time has 31 bits, and all programs of a run share one chain: a long run uses that up.
     if (this.sandbox.now + seconds >= 2 ** 31) return;
     this.sandbox.now += seconds;
     await post('/localchain/advance', { seconds });
@@ -323,18 +323,51 @@ async function program(seed) {
       throw error;
     }
   }
+  // Each time takes sixteen years.
+  if (frozen < 2) await freezeAndThaw(both, actors[0], actors[1]);
   for (const { address, kind } of actors) if (kind === 'probe') await both.getMethods(address, chance);
   answers += both.answers;
   return both.transactions;
 }
 
+// The contract's state as the emulator has it; its number for the next message comes first.
+async function stateOf(both, { address }) {
+  return (await both.sandbox.getContract(address)).accountState;
+}
+
+// An account gives everything away, is frozen for its debt after years, and comes back with the state it had.
+async function freezeAndThaw(both, victim, helper) {
+  const send = async (actor, mode, sent) => {
+    const seqno = (await stateOf(both, actor)).state.data.beginParse().loadUint(32);
+    const body = beginCell().storeUint(seqno, 32).storeMaybeRef(list([{ mode, message: sent }])).endCell();
+    assert.ok(await both.send(external({ to: actor.address, body })));
+  };
+  for (const { address } of [victim, helper]) await both.grant(address, 10_000_000_000n);
+  for (const actor of [victim, helper]) {
+    if ((await stateOf(both, actor))?.type !== 'active') return;
+  }
+  await send(victim, 128, internal({ to: both.actors.strangers[0], value: 0n, bounce: false }));
+  const { code, data } = (await stateOf(both, victim)).state;
+  await both.advance(500_000_000);
+  await both.grant(victim.address, 1n);
+  assert.equal((await stateOf(both, victim)).type, 'frozen');
+  const body = beginCell().storeUint(1, 32).storeUint(5, 32).endCell();
+  const thaw = { to: victim.address, value: 5_000_000_000n, bounce: false, init: { code, data }, body };
+  await both.grant(helper.address, 20_000_000_000n);
+  await send(helper, 1, internal(thaw));
+  assert.equal((await stateOf(both, victim)).type, 'active');
+  frozen += 1;
+}
+
 let transactions = 0;
 let answers = 0;
 let reordered = 0;
+let frozen = 0;
 const seed = Number(seedText);
 for (let each = seed; each < seed + Number(programsText); each += 1) transactions += await program(each);
 assert.ok(transactions > 10 * Number(programsText), `only ${transactions} transactions: the programs did little`);
 assert.ok(reordered * 10 <= Number(programsText), `${reordered} programs ended at messages in another order`);
+assert.ok(frozen > 0 || Number(programsText) < 5, 'no account was frozen');
 assert.ok(answers > Number(programsText), `only ${answers} get-methods were compared`);
 console.log(`${programsText} programs from seed ${seed}: ${transactions} transactions and ${answers} answers agree, `
   + `${reordered} programs ended at messages in another order`);
