@@ -311,8 +311,10 @@ impl Connection {
                     (request, Event::End(Ending::Completed { info, debug }))
                 }
                 ClientEvent::Failed { request, failure, info } => {
-                    // Without the proxy's word on it, all that was reserved may be charged.
-                    let at_most = info.map(|info| info.tokens.total_tokens_used);
+                    // Without the proxy's word on it, all that was reserved may be charged; nor is its word the last where it
+                    // gave up before the worker spoke.
+                    let last_word = failure.code != ErrorCode::TIMEOUT;
+                    let at_most = info.filter(|_| last_word).map(|info| info.tokens.total_tokens_used);
                     let at_most = at_most.or(inner.waiting.get(&request).map(|waiting| waiting.at_most));
                     overcharges.extend(inner.claims.expect(request, at_most.unwrap_or(i64::MAX)));
                     (request, Event::End(Ending::Failed { failure, info }))

@@ -24,6 +24,9 @@ pub struct ListenerOptions {
     pub accept: AcceptOptions,
     /// Most connections at a time, those being set up included; 4096 unless configured.
     pub max_connections: usize,
+    /// Most connections at a time from one address (IPv6: one /64); 1024 unless configured. Enough for many nodes behind one
+    /// router, and short of all places.
+    pub max_connections_per_ip: usize,
     /// Most connections being set up at a time; 512 unless configured.
     pub max_pending: usize,
     /// Most connections being set up at a time from one address (IPv6: one /64); 64 unless configured.
@@ -35,6 +38,7 @@ impl Default for ListenerOptions {
         Self {
             accept: AcceptOptions::default(),
             max_connections: 4096,
+            max_connections_per_ip: 1024,
             max_pending: 512,
             max_pending_per_ip: 64,
         }
@@ -49,7 +53,8 @@ pub struct Listener {
     options: ListenerOptions,
     connections: Arc<Semaphore>,
     pending: Arc<Semaphore>,
-    pending_by_ip: Arc<PendingByIp>,
+    connections_by_ip: Arc<ByIp>,
+    pending_by_ip: Arc<ByIp>,
 }
 
 impl Listener {
@@ -64,6 +69,7 @@ impl Listener {
             settings,
             connections: permits(options.max_connections),
             pending: permits(options.max_pending),
+            connections_by_ip: Arc::default(),
             pending_by_ip: Arc::default(),
             options,
         })
@@ -116,18 +122,33 @@ impl Listener {
             over("pending");
             return None;
         };
-        let Some(from_ip) = self.pending_by_ip.enter(remote.ip(), self.options.max_pending_per_ip) else {
+        let (ip, options) = (remote.ip(), &self.options);
+        let Some(from_ip) = self.connections_by_ip.enter(ip, options.max_connections_per_ip) else {
+            over("connections from one address");
+            return None;
+        };
+        let Some(pending_from_ip) = self.pending_by_ip.enter(ip, options.max_pending_per_ip) else {
             over("pending from one address");
             return None;
         };
-        Some(Place { connection, pending: (pending, from_ip) })
+        Some(Place {
+            connection: Slot { _any: connection, _from_ip: from_ip },
+            pending: (pending, pending_from_ip),
+        })
     }
 }
 
 /// A connection's places under the limits.
 struct Place {
-    connection: OwnedSemaphorePermit,
-    pending: (OwnedSemaphorePermit, PendingFromIp),
+    connection: Slot,
+    pending: (OwnedSemaphorePermit, FromIp),
+}
+
+/// A connection's place while it is up.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    _any: OwnedSemaphorePermit,
+    _from_ip: FromIp,
 }
 
 async fn set_up(
@@ -150,12 +171,12 @@ async fn set_up(
     }
 }
 
-/// How many connections are being set up from each address.
+/// How many connections there are from each address.
 #[derive(Debug, Default)]
-struct PendingByIp(Mutex<HashMap<IpAddr, usize>>);
+struct ByIp(Mutex<HashMap<IpAddr, usize>>);
 
-impl PendingByIp {
-    fn enter(self: &Arc<Self>, ip: IpAddr, max: usize) -> Option<PendingFromIp> {
+impl ByIp {
+    fn enter(self: &Arc<Self>, ip: IpAddr, max: usize) -> Option<FromIp> {
         let ip = whole_customer(ip);
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let count = counts.get(&ip).copied().unwrap_or(0);
@@ -163,18 +184,18 @@ impl PendingByIp {
             return None;
         }
         counts.insert(ip, count + 1);
-        Some(PendingFromIp { counts: Arc::clone(self), ip })
+        Some(FromIp { counts: Arc::clone(self), ip })
     }
 }
 
 /// One of them; leaves when dropped.
 #[derive(Debug)]
-struct PendingFromIp {
-    counts: Arc<PendingByIp>,
+struct FromIp {
+    counts: Arc<ByIp>,
     ip: IpAddr,
 }
 
-impl Drop for PendingFromIp {
+impl Drop for FromIp {
     fn drop(&mut self) {
         let mut counts = self.counts.0.lock().unwrap_or_else(PoisonError::into_inner);
         match counts.get_mut(&self.ip) {

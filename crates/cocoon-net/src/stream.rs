@@ -7,10 +7,10 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio_rustls::TlsStream;
 
 use crate::PeerIdentity;
+use crate::listener::Slot;
 
 /// A connection to a peer that the policy let in.
 #[derive(Debug)]
@@ -27,7 +27,7 @@ pub struct SecureStream {
 #[derive(Debug)]
 pub struct SecureIo {
     tls: TlsStream<TcpStream>,
-    slot: Option<OwnedSemaphorePermit>,
+    slot: Option<Slot>,
 }
 
 impl SecureIo {
@@ -44,7 +44,7 @@ impl SecureIo {
     }
 
     /// Ties the place under the listener's limit to the life of the stream.
-    pub(crate) fn hold(&mut self, slot: OwnedSemaphorePermit) {
+    pub(crate) fn hold(&mut self, slot: Slot) {
         self.slot = Some(slot);
     }
 }

@@ -19,6 +19,8 @@ use tokio_util::task::TaskTracker;
 
 use crate::next_conn;
 
+/// Over so many records that wait for the log, no new requests are taken.
+const MAX_UNLOGGED: usize = 100_000;
 /// A snapshot of the books is taken after this many records.
 const SNAPSHOT_EVERY: u64 = 20_000;
 /// Records handed to the log at a time.
@@ -111,6 +113,8 @@ impl Core {
                 }
             }
             self.append(&mut machine);
+            let behind = machine.unlogged.len() > MAX_UNLOGGED;
+            machine.proxy.hold_requests(behind);
             while let Some((conn, violation)) = machine.proxy.poll_wake() {
                 let Some(tap) = machine.taps.get(&conn) else { continue };
                 match violation {

@@ -1,6 +1,8 @@
 //! The operator's pages of a proxy: /health, /metrics (Prometheus), /jsonstats. They show counts, never content.
 
 use std::fmt::Write as _;
+use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
@@ -8,19 +10,35 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Json};
 use axum::routing::get;
+use cocoon_net::{PageListener, PageStream};
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
 
 use crate::books;
 use crate::core::Core;
 
-pub(crate) async fn serve(listener: TcpListener, core: Arc<Core>) {
+/// The bounded listener in the form that the server takes.
+struct Pages(PageListener);
+
+impl axum::serve::Listener for Pages {
+    type Io = PageStream;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (PageStream, SocketAddr) {
+        self.0.accept().await
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.0.local_addr()
+    }
+}
+
+pub(crate) async fn serve(listener: PageListener, core: Arc<Core>) {
     let router = Router::new()
         .route("/health", get(health))
         .route("/metrics", get(metrics))
         .route("/jsonstats", get(stats))
         .with_state(core);
-    if let Err(error) = axum::serve(listener, router).await {
+    if let Err(error) = axum::serve(Pages(listener), router).await {
         tracing::error!(%error, "the operator's HTTP server ended");
     }
 }

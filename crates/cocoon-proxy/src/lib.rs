@@ -15,7 +15,7 @@ use std::time::Duration;
 use cocoon_attest::PolicyError;
 use cocoon_chain::{Chain, ChainError};
 use cocoon_ledger::{AdjustedTokens, Nanoton, Record};
-use cocoon_net::{Listener, ListenerOptions, SecureStream, TlsSettings};
+use cocoon_net::{Listener, ListenerOptions, PageListener, SecureStream, TlsSettings};
 use cocoon_session::proxy::{ConnId, ProxySettings, RestoreBooksError};
 use cocoon_session::tariff;
 use cocoon_store::{SqliteStore, Store, StoreError};
@@ -24,7 +24,6 @@ use cocoon_ton::contracts::{CodeMissing, proxy_address};
 use cocoon_ton::root::RootConfig;
 use ed25519_dalek::SigningKey;
 use rand::RngCore as _;
-use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -175,7 +174,7 @@ pub async fn start(
     let (worker_listener, workers) = bind(config.workers, "workers", worker_tls.clone()).await?;
     let (client_listener, clients) = bind(config.clients, "clients", client_tls).await?;
     let listen = |error| StartError::Listen { address: config.http, what: "HTTP", error };
-    let http_listener = TcpListener::bind(config.http).await.map_err(listen)?;
+    let http_listener = PageListener::bind(config.http).await.map_err(listen)?;
     let http = http_listener.local_addr().map_err(listen)?;
 
     let stop = CancellationToken::new();

@@ -5,6 +5,8 @@
 //! every POST, also where a page's name was made to lead to this address (DNS rebinding).
 
 use std::fmt::Write as _;
+use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -14,9 +16,9 @@ use axum::http::request::Parts;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Json};
 use axum::routing::{get, post};
+use cocoon_net::{PageListener, PageStream};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
 
 use crate::{COEFFICIENT_LIMIT, Shared};
 
@@ -49,7 +51,23 @@ struct NewCoefficient {
     coefficient: u32,
 }
 
-pub(crate) async fn serve(listener: TcpListener, shared: Arc<Shared>) {
+/// The bounded listener in the form that the server takes.
+struct Pages(PageListener);
+
+impl axum::serve::Listener for Pages {
+    type Io = PageStream;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (PageStream, SocketAddr) {
+        self.0.accept().await
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.0.local_addr()
+    }
+}
+
+pub(crate) async fn serve(listener: PageListener, shared: Arc<Shared>) {
     let router = Router::new()
         .route("/health", get(health))
         .route("/metrics", get(metrics))
@@ -58,7 +76,7 @@ pub(crate) async fn serve(listener: TcpListener, shared: Arc<Shared>) {
         .route("/resume", post(resume))
         .route("/coefficient", post(set_coefficient))
         .with_state(shared);
-    if let Err(error) = axum::serve(listener, router).await {
+    if let Err(error) = axum::serve(Pages(listener), router).await {
         tracing::error!(%error, "the operator's HTTP server ended");
     }
 }

@@ -20,12 +20,11 @@ use cocoon_attest::PolicyError;
 use cocoon_chain::Chain;
 use cocoon_engine::Engine;
 use cocoon_ledger::{AdjustedTokens, Nanoton, PeerCounters};
-use cocoon_net::{DialOptions, MonotonicClock, TlsSettings};
+use cocoon_net::{DialOptions, MonotonicClock, PageListener, TlsSettings};
 use cocoon_session::Time;
 use cocoon_store::{SqliteStore, Store, StoreError};
 use cocoon_ton::address::Address;
 use cocoon_ton::root::RootConfig;
-use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
@@ -208,7 +207,7 @@ pub async fn start(
         .await
         .map_err(|_| StoreError::Closed)??;
     let listen = |error| StartError::Listen { address: config.http, error };
-    let listener = TcpListener::bind(config.http).await.map_err(listen)?;
+    let listener = PageListener::bind(config.http).await.map_err(listen)?;
     let http = listener.local_addr().map_err(listen)?;
     let stop = CancellationToken::new();
     let shared = Arc::new(Shared {

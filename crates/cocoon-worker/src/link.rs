@@ -343,9 +343,10 @@ fn note_payment(shared: &Shared, machine: &mut Machine, counters: &PaymentCounte
         let value = Bytes::from(known.encode());
         drop(all);
         // Losing the newest counters, in a crash or where the disk does not keep up, is harmless: the proxy shows them again.
-        match shared.store.put(&store_key(&terms), value).map(drop) {
-            Ok(()) | Err(StoreError::QueueFull) => {}
-            Err(error) => return Err(error.to_string()),
+        if let Err(error) = shared.store.put(&store_key(&terms), value).map(drop)
+            && error != StoreError::QueueFull
+        {
+            tracing::error!(%error, "a proxy's counters cannot be stored; after a restart it is believed anew");
         }
     }
     Ok(())

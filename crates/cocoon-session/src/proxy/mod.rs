@@ -258,6 +258,7 @@ pub struct Proxy {
     woken: BTreeSet<ConnId>,
     doomed: BTreeMap<ConnId, Violation>,
     draining: bool,
+    log_behind: bool,
     last_tick: Option<Time>,
     counter: u64,
     stats: ProxyStats,
@@ -292,6 +293,7 @@ impl Proxy {
             woken: BTreeSet::new(),
             doomed: BTreeMap::new(),
             draining: false,
+            log_behind: false,
             last_tick: None,
             counter: 0,
             stats: ProxyStats::default(),
@@ -486,6 +488,11 @@ impl Proxy {
     /// Takes no new requests from now on; those under way go on.
     pub fn drain(&mut self) {
         self.draining = true;
+    }
+
+    /// Takes no new requests while `held`: the log is far behind, and what waits for it must not grow without bound.
+    pub fn hold_requests(&mut self, held: bool) {
+        self.log_behind = held;
     }
 
     /// Whether nothing is under way any more: no request, no answer, no payment notice.

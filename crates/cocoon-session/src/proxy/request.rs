@@ -164,6 +164,9 @@ impl Proxy {
         if self.draining {
             return Err((503, "service_unavailable", "the proxy is shutting down".into()));
         }
+        if self.log_behind {
+            return Err((503, "service_unavailable", "the proxy's disk is behind; try again".into()));
+        }
         let bad = |what: &str| Err((400, "invalid_request_error", what.to_owned()));
         let Some(client) = self.client_mut(conn) else { return Ok(()) };
         if client.requests.contains_key(&query.request_id) || client.outbox.contains(query.request_id) {
@@ -462,6 +465,11 @@ impl Proxy {
         let Some(key) = self.request_of(conn, attempt) else { return Ok(()) };
         let mut head: http::Response = from_boxed(answer).map_err(Violation::message("http.response"))?;
         let data = std::mem::take(&mut head.payload);
+        // Our workers fail by an error message, so this mark in an answer of theirs is forged; published ones know no other
+        // way than a complete answer.
+        if self.worker(conn).is_some_and(|worker| worker.extensions) {
+            head.headers.retain(|header| !header.name.as_bytes().eq_ignore_ascii_case(b"x-cocoon-error"));
+        }
         let Some(request) = self.requests.get_mut(&key) else { return Ok(()) };
         match request.phase {
             Phase::Answering => return Err(Violation::Unexpected("second head of an answer")),

@@ -70,6 +70,8 @@ pub(crate) struct AcceptPow {
 pub(crate) struct ConnectionLimits {
     /// At a time.
     pub(crate) max_connections: usize,
+    /// At a time from one address.
+    pub(crate) max_connections_per_ip: usize,
     /// Being set up at a time.
     pub(crate) max_pending: usize,
     /// Being set up at a time from one address.
@@ -78,9 +80,10 @@ pub(crate) struct ConnectionLimits {
 
 impl Default for ConnectionLimits {
     fn default() -> Self {
-        let ListenerOptions { max_connections, max_pending, max_pending_per_ip, .. } =
-            ListenerOptions::default();
-        Self { max_connections, max_pending, max_pending_per_ip }
+        let ListenerOptions {
+            max_connections, max_connections_per_ip, max_pending, max_pending_per_ip, ..
+        } = ListenerOptions::default();
+        Self { max_connections, max_connections_per_ip, max_pending, max_pending_per_ip }
     }
 }
 
@@ -111,9 +114,11 @@ impl RoleFile for ProxyFile {
 impl ProxyFile {
     /// Limits and proof of work for both ports. Beyond loopback, the published 20 bits are asked unless configured.
     pub(crate) fn listener(&self) -> ListenerOptions {
-        let ConnectionLimits { max_connections, max_pending, max_pending_per_ip } = self.limits;
+        let ConnectionLimits { max_connections, max_connections_per_ip, max_pending, max_pending_per_ip } =
+            self.limits;
         let mut options = ListenerOptions {
             max_connections,
+            max_connections_per_ip,
             max_pending,
             max_pending_per_ip,
             ..ListenerOptions::default()
