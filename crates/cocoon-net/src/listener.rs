@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -16,6 +16,9 @@ use crate::stream::SecureStream;
 
 /// Wait after the system refused to accept (out of file descriptors, mostly): time for some to be closed.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+
+/// Refused connections that are logged in one second; strangers cost too little to fill a disk with more.
+const MAX_LOGGED_PER_SECOND: u32 = 20;
 
 /// How to accept, and how many. A connection over a limit is closed at once, before any work is done for it.
 #[derive(Debug, Clone)]
@@ -55,6 +58,7 @@ pub struct Listener {
     pending: Arc<Semaphore>,
     connections_by_ip: Arc<ByIp>,
     pending_by_ip: Arc<ByIp>,
+    log: Arc<LogLimit>,
 }
 
 impl Listener {
@@ -71,6 +75,7 @@ impl Listener {
             pending: permits(options.max_pending),
             connections_by_ip: Arc::default(),
             pending_by_ip: Arc::default(),
+            log: Arc::default(),
             options,
         })
     }
@@ -84,7 +89,8 @@ impl Listener {
     }
 
     /// Accepts until the receiving end is closed or this future is dropped; either cancels set-ups under way.
-    /// A connection that fails is logged with the peer's address and the cause, and concerns no other.
+    /// A connection that fails is logged with the peer's address and the cause (of many at once, some), and concerns
+    /// no other.
     pub async fn run(self, ready: mpsc::Sender<SecureStream>) {
         let mut set_ups = JoinSet::new();
         loop {
@@ -97,7 +103,7 @@ impl Listener {
                     Ok((tcp, remote)) => {
                         if let Some(place) = self.admit(remote) {
                             let (settings, options) = (self.settings.clone(), self.options.accept.clone());
-                            set_ups.spawn(set_up(tcp, remote, place, settings, options, ready.clone()));
+                            set_ups.spawn(set_up(tcp, remote, place, settings, options, ready.clone(), Arc::clone(&self.log)));
                         }
                     }
                     Err(error) => {
@@ -158,6 +164,7 @@ async fn set_up(
     settings: TlsSettings,
     options: AcceptOptions,
     ready: mpsc::Sender<SecureStream>,
+    log: Arc<LogLimit>,
 ) {
     match accept(tcp, &settings, &options).await {
         Ok(mut stream) => {
@@ -167,7 +174,40 @@ async fn set_up(
             // If nobody receives any more, the connection is closed by dropping it.
             let _ = ready.send(stream).await;
         }
-        Err(error) => tracing::info!(peer = %remote, cause = %error.cause, "refused a connection"),
+        Err(error) => match log.admit(Instant::now()) {
+            Some(0) => tracing::info!(peer = %remote, cause = %error.cause, "refused a connection"),
+            Some(unlogged) => {
+                tracing::info!(peer = %remote, cause = %error.cause, unlogged, "refused connections");
+            }
+            None => tracing::debug!(peer = %remote, cause = %error.cause, "refused a connection"),
+        },
+    }
+}
+
+/// Lets so many lines of a kind into the log in each second.
+#[derive(Debug, Default)]
+struct LogLimit(Mutex<Logged>);
+
+#[derive(Debug, Default)]
+struct Logged {
+    since: Option<Instant>,
+    lines: u32,
+    unlogged: u64,
+}
+
+impl LogLimit {
+    /// Whether to write a line now; then, how many were left out before it.
+    fn admit(&self, now: Instant) -> Option<u64> {
+        let mut logged = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if logged.since.is_none_or(|since| now.saturating_duration_since(since) >= Duration::from_secs(1)) {
+            (logged.since, logged.lines) = (Some(now), 0);
+        }
+        if logged.lines >= MAX_LOGGED_PER_SECOND {
+            logged.unlogged += 1;
+            return None;
+        }
+        logged.lines += 1;
+        Some(std::mem::take(&mut logged.unlogged))
     }
 }
 
@@ -212,5 +252,23 @@ fn whole_customer(ip: IpAddr) -> IpAddr {
     match ip.to_canonical() {
         IpAddr::V6(v6) => IpAddr::V6((u128::from(v6) >> 64 << 64).into()),
         v4 => v4,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flood_is_logged_in_part_and_the_rest_is_counted() {
+        let (log, start) = (LogLimit::default(), Instant::now());
+        for _ in 0..MAX_LOGGED_PER_SECOND {
+            assert_eq!(log.admit(start), Some(0));
+        }
+        for _ in 0..1000 {
+            assert_eq!(log.admit(start + Duration::from_millis(999)), None);
+        }
+        let later = start + Duration::from_secs(1);
+        assert_eq!((log.admit(later), log.admit(later)), (Some(1000), Some(0)));
     }
 }
