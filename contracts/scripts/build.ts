@@ -38,7 +38,9 @@ for (const name of CONTRACTS) {
     const built = await compile(name);
     if (!check) {
         writeFileSync(path, built);
-        console.log(`${name}: ${JSON.parse(built).hash}, ${Buffer.from(JSON.parse(built).bocBase64, 'base64').length} bytes`);
+        console.log(
+            `${name}: ${JSON.parse(built).hash}, ${Buffer.from(JSON.parse(built).bocBase64, 'base64').length} bytes`,
+        );
     } else if (readFileSync(path, 'utf8') !== built) {
         stale += 1;
         console.error(`${name}: build/${name}.json is not what src/${name}.tolk compiles to; run "npm run build"`);

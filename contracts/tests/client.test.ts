@@ -162,7 +162,12 @@ describe('client contract', () => {
             }
             const swapped = w.signed(order(OP.clientChargeSigned), w.proxyKeys, { op: OP.clientGrantRefundSigned });
             refused(await put(swapped), ERR.orderMismatch);
-            const longer = p.head(OP.clientChargeSigned).storeUint(2_000_000n, 64).storeAddress(client).storeBit(1).endCell();
+            const longer = p
+                .head(OP.clientChargeSigned)
+                .storeUint(2_000_000n, 64)
+                .storeAddress(client)
+                .storeBit(1)
+                .endCell();
             refused(await put(w.signed(longer)), ERR.cellUnderflow);
         });
     });
@@ -206,7 +211,10 @@ describe('client contract', () => {
             const txs = await owner(p.plain(OP.clientRequestRefund, E));
             assert.equal(received(txs, PEOPLE.client, OP.payout), 8n * TON);
             const now = await state();
-            assert.deepEqual([now.state, now.balance, now.unlockTs], [p.CLOSING, 2n * TON, w.chain.now + w.params.clientDelay]);
+            assert.deepEqual(
+                [now.state, now.balance, now.unlockTs],
+                [p.CLOSING, 2n * TON, w.chain.now + w.params.clientDelay],
+            );
         });
 
         test('while closing, topping up and charging still work, withdrawing does not', async () => {
@@ -243,7 +251,7 @@ describe('client contract', () => {
         assert.equal((await state()).state, p.CLOSED);
     });
 
-    test('only the owner may do what is the owner\'s', async () => {
+    test("only the owner may do what is the owner's", async () => {
         await restart();
         const stranger = (body: Cell, value = TON) => w.say(PEOPLE.stranger, client, body, value);
         refused(await stranger(register()), ERR.messageNotFromOwner);
@@ -254,7 +262,7 @@ describe('client contract', () => {
         refused(await stranger(p.plain(OP.clientRequestRefund, E)), ERR.notOwner);
     });
 
-    test('every operation asks for its commission, and for the account\'s reserve where it is not full', async () => {
+    test("every operation asks for its commission, and for the account's reserve where it is not full", async () => {
         await restart();
         const bodies: [string, Cell, bigint][] = [
             ['top up', p.withCoins(OP.clientTopUp, TON, E), TON],

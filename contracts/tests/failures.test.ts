@@ -97,7 +97,10 @@ test('a refund that the proxy contract cannot pay at all leaves the claim standi
     await w.say(PEOPLE.proxy, w.proxy, p.text('w'));
     const txs = await forcedRefund(w, client);
     assert.equal(received(txs, PEOPLE.client, OP.payout), 0n);
-    assert.deepEqual([(await w.clientState(client)).state, (await w.clientState(client)).balance], [p.CLOSED, 15n * TON]);
+    assert.deepEqual(
+        [(await w.clientState(client)).state, (await w.clientState(client)).balance],
+        [p.CLOSED, 15n * TON],
+    );
     // Nothing but fees has gone: both messages came back as excess.
     assert.ok(received(txs, PEOPLE.client) > (19n * TON) / 10n);
 
@@ -117,7 +120,10 @@ test('a refund that can be paid in part is, and the rest can be asked for again'
     const left = (await w.clientState(client)).balance;
     assert.ok(got > 10n * TON && got < 12n * TON);
     assert.equal(got + left, 15n * TON);
-    assert.equal(first.some((t) => t.op === OP.proxyClientUnpaid), true);
+    assert.equal(
+        first.some((t) => t.op === OP.proxyClientUnpaid),
+        true,
+    );
     await w.chain.send({ from: PEOPLE.stranger, to: w.proxy, value: 5n * TON });
     const second = await w.say(PEOPLE.client, client, p.plain(OP.clientRequestRefund, PEOPLE.client));
     assert.equal(got + received(second, PEOPLE.client, OP.payout), 15n * TON);
@@ -177,7 +183,12 @@ test('coins that were under way and are spent before they come back are made goo
     await w.client(50n * TON, person('another client'));
     await closed(w);
     const held = await w.chain.balance(w.proxy);
-    w.chain.post({ from: PEOPLE.client, to: client, value: 11n * TON, body: p.withCoins(OP.clientTopUp, 10n * TON, PEOPLE.client) });
+    w.chain.post({
+        from: PEOPLE.client,
+        to: client,
+        value: 11n * TON,
+        body: p.withCoins(OP.clientTopUp, 10n * TON, PEOPLE.client),
+    });
     w.chain.post({ from: PEOPLE.client, to: client, value: TON, body: p.plain(OP.clientWithdraw, PEOPLE.client) });
     const txs = await w.chain.drain();
     // 2 TON were the client's, 10 TON came back: it gets those 12 and no more.
@@ -214,7 +225,12 @@ test('an earlier payout that comes back after the last one opens the worker cont
     const worker = await w.worker();
     await w.client(5n * TON);
     const say = (op: number, tokens: bigint, queryId: bigint) =>
-        w.chain.post({ from: PEOPLE.stranger, to: worker, value: TON, body: w.signed(p.usageOrder(op, tokens, worker, queryId)) });
+        w.chain.post({
+            from: PEOPLE.stranger,
+            to: worker,
+            value: TON,
+            body: w.signed(p.usageOrder(op, tokens, worker, queryId)),
+        });
     say(OP.workerPayoutSigned, 20_000n, 1n); // 12 TON: cannot be paid
     say(OP.workerLastPayoutSigned, 25_000n, 2n); // 3 TON more: can
     const txs = await w.chain.drain();
@@ -278,7 +294,10 @@ test('a delay too long to be counted does not make closing impossible', async ()
     const client = await w.client(5n * TON);
     await w.close();
     await w.say(PEOPLE.client, client, p.plain(OP.clientRequestRefund, PEOPLE.client));
-    assert.deepEqual([(await w.proxyState()).unlockTs, (await w.clientState(client)).unlockTs], [0xffffffff, 0xffffffff]);
+    assert.deepEqual(
+        [(await w.proxyState()).unlockTs, (await w.clientState(client)).unlockTs],
+        [0xffffffff, 0xffffffff],
+    );
 });
 
 test('a closing account gives its own reserve back to its owner, whoever sent the order', async () => {
@@ -299,7 +318,10 @@ test('coins that reach a closed account by mistake can be taken back by its owne
     const worker = await w.worker();
     await w.order(OP.clientGrantRefundSigned, 0n, client);
     await w.order(OP.workerLastPayoutSigned, 0n, worker);
-    for (const [to, op, owner] of [[client, OP.clientWithdraw, PEOPLE.client], [worker, OP.workerRegister, PEOPLE.worker]] as const) {
+    for (const [to, op, owner] of [
+        [client, OP.clientWithdraw, PEOPLE.client],
+        [worker, OP.workerRegister, PEOPLE.worker],
+    ] as const) {
         await w.chain.send({ from: PEOPLE.stranger, to, value: 3n * TON });
         const wrong = await w.say(PEOPLE.stranger, to, p.plain(op, PEOPLE.stranger));
         assert.ok(wrong[0].exit === p.ERR.closed || wrong[0].exit === p.ERR.messageNotFromOwner);

@@ -35,7 +35,12 @@ async function step(m: Model, late: boolean): Promise<void> {
         const amount = rnd.big(6n * TON);
         m.post(PEOPLE.stranger, client.contract, p.withCoins(OP.clientTopUp, amount, E), amount + value);
     } else if (kind < 39) {
-        const body = p.head(OP.clientChangeSecretHashAndTopUp).storeCoins(TON).storeUint(rnd.below(1000), 256).storeAddress(E).endCell();
+        const body = p
+            .head(OP.clientChangeSecretHashAndTopUp)
+            .storeCoins(TON)
+            .storeUint(rnd.below(1000), 256)
+            .storeAddress(E)
+            .endCell();
         m.post(owner, client.contract, body, TON + value);
     } else if (kind < 50 && client.orders.length > 0) {
         m.order(OP.clientChargeSigned, old(client.orders), client.contract, value);
@@ -75,13 +80,37 @@ async function step(m: Model, late: boolean): Promise<void> {
 /** What no contract may fall for. */
 function forge(m: Model, client: Client, worker: Worker): void {
     const pay = (op: number) => beginCell().storeUint(op, 32).storeCoins(TON).storeAddress(E).endCell();
-    const payout = beginCell().storeUint(OP.workerProxyPayoutRequest, 32).storeCoins(TON).storeCoins(0).storeAddress(E).endCell();
+    const payout = beginCell()
+        .storeUint(OP.workerProxyPayoutRequest, 32)
+        .storeCoins(TON)
+        .storeCoins(0)
+        .storeAddress(E)
+        .endCell();
     const forgeries: [Address, ReturnType<typeof pay>][] = [
-        [m.w.proxy, p.head(OP.clientProxyRequest).storeAddress(client.owner).storeRef(payout).storeMaybeRef(pay(OP.clientProxyRefundForce)).endCell()],
-        [m.w.proxy, p.head(OP.workerProxyRequest).storeAddress(worker.owner).storeUint(0, 66).storeMaybeRef(payout).endCell()],
+        [
+            m.w.proxy,
+            p
+                .head(OP.clientProxyRequest)
+                .storeAddress(client.owner)
+                .storeRef(payout)
+                .storeMaybeRef(pay(OP.clientProxyRefundForce))
+                .endCell(),
+        ],
+        [
+            m.w.proxy,
+            p.head(OP.workerProxyRequest).storeAddress(worker.owner).storeUint(0, 66).storeMaybeRef(payout).endCell(),
+        ],
         [client.contract, p.withCoins(OP.proxyClientUnpaid, TON, E)],
-        [client.contract, beginCell().storeUint(0xfffffffe, 32).storeRef(payout).storeRef(payout).storeUint(0, 41).endCell()],
-        [m.w.proxy, beginCell().storeUint(m.rnd.below(2 ** 31), 32).endCell()],
+        [
+            client.contract,
+            beginCell().storeUint(0xfffffffe, 32).storeRef(payout).storeRef(payout).storeUint(0, 41).endCell(),
+        ],
+        [
+            m.w.proxy,
+            beginCell()
+                .storeUint(m.rnd.below(2 ** 31), 32)
+                .endCell(),
+        ],
     ];
     const [to, body] = m.rnd.pick(forgeries);
     m.post(PEOPLE.stranger, to, body, TON);
@@ -100,25 +129,27 @@ async function always(m: Model): Promise<void> {
 async function atRest(m: Model): Promise<void> {
     const { w } = m;
     let clients = 0n;
-    let use = 0n;
+    let uncharged = 0n;
     for (const c of m.clients) {
-        const state = await m.w.clientState(c.contract);
-        assert.equal(c.refunded + state.balance, c.paidIn - state.tokensUsed * m.price + c.forgiven, 'refunds and claim are what was paid in less what was charged');
+        const state = await w.clientState(c.contract);
+        const due = c.paidIn - state.tokensUsed * m.price + c.forgiven;
+        assert.equal(c.refunded + state.balance, due, 'refunds and claim are what was paid in less what was charged');
         clients += state.balance;
-        use += (c.signed - state.tokensUsed) * m.price;
+        // Uncharged use is in the clients' balances and in the workers' claims: once is enough.
+        uncharged += state.state === p.CLOSED ? 0n : (c.signed - state.tokensUsed) * m.price;
     }
-    const fee = m.w.params.workerFeePerToken;
+    const fee = w.params.workerFeePerToken;
     // What the proxy will be credited with when its workers are paid is claimed already.
     const workers = m.workers.reduce((sum, k) => sum + (k.signed - k.paid / fee) * m.price, 0n);
-    const proxy = await m.w.proxyState();
-    const held = await m.w.chain.balance(m.w.proxy);
+    const proxy = await w.proxyState();
+    const held = await w.chain.balance(w.proxy);
     if (!m.swept) {
-        // Uncharged use is in the clients' balances and in the workers' claims: once is enough.
-        const open = m.clients.map(async (c) => ((await m.w.clientState(c.contract)).state === p.CLOSED ? 0n : (c.signed - (await m.w.clientState(c.contract)).tokensUsed) * m.price));
-        const uncharged = (await Promise.all(open)).reduce((a, b) => a + b, 0n);
         const endowment = m.endowment - w.chain.storageFees.get(w.proxy.toString())!;
-        const needed = clients - uncharged + workers + proxy.stake + proxy.balance - m.shortfall + endowment;
-        assert.ok(held >= needed, `the proxy contract holds ${held}, and ${needed} are claimed; ${use} not charged`);
+        const claims = proxy.stake + proxy.balance + clients - uncharged + workers - m.shortfall;
+        assert.ok(
+            held >= claims + endowment,
+            `the proxy contract holds ${held - endowment}, and ${claims} are claimed`,
+        );
     }
 }
 
@@ -173,7 +204,10 @@ async function leave(m: Model): Promise<void> {
         missing += k.signed * fee - k.paid;
     }
     if (!m.swept) {
-        assert.ok(missing <= (m.shortfall > 0n ? m.shortfall : 0n), `${missing} nano are missing, ${m.shortfall} were taken uncharged beyond the proxy's own coins`);
+        assert.ok(
+            missing <= (m.shortfall > 0n ? m.shortfall : 0n),
+            `${missing} nano are missing, ${m.shortfall} were taken uncharged beyond the proxy's own coins`,
+        );
     }
 }
 

@@ -38,27 +38,49 @@ describe('proxy contract', () => {
         test('starts with the published data and answers the published get-method', async () => {
             const fresh = await World.create();
             assert.ok((await fresh.chain.data(fresh.proxy)).equals(fresh.proxyInit.data));
-            const items = (await (await fresh.chain.blockchain.getContract(fresh.proxy)).get('get_cocoon_proxy_data')).stackReader;
+            const items = (await (await fresh.chain.blockchain.getContract(fresh.proxy)).get('get_cocoon_proxy_data'))
+                .stackReader;
             assert.ok(items.readAddress().equals(PEOPLE.proxy));
             assert.equal(items.readBigNumber(), BigInt('0x' + fresh.proxyKeys.publicKey.toString('hex')));
             assert.ok(items.readAddress().equals(fresh.root));
             const numbers = Array.from({ length: 9 }, () => items.readBigNumber());
             const q = fresh.params;
-            assert.deepEqual(numbers, [0n, 0n, 0n, 0n, q.pricePerToken, q.workerFeePerToken, q.minProxyStake, q.minClientStake, 1n]);
+            assert.deepEqual(numbers, [
+                0n,
+                0n,
+                0n,
+                0n,
+                q.pricePerToken,
+                q.workerFeePerToken,
+                q.minProxyStake,
+                q.minClientStake,
+                1n,
+            ]);
         });
 
         test('only the client contract of that owner speaks for it', async () => {
             const pay = clientRequest(PEOPLE.client, part(OP.clientProxyRefundGranted, TON));
             refused(await w.say(PEOPLE.stranger, w.proxy, pay), ERR.senderMismatch);
             refused(await w.say(PEOPLE.client, w.proxy, pay), ERR.senderMismatch);
-            refused(await w.say(client, w.proxy, clientRequest(PEOPLE.stranger, part(OP.clientProxyRefundGranted, TON))), ERR.senderMismatch);
-            refused(await w.say(worker, w.proxy, clientRequest(PEOPLE.worker, part(OP.clientProxyRefundGranted, TON))), ERR.senderMismatch);
+            refused(
+                await w.say(client, w.proxy, clientRequest(PEOPLE.stranger, part(OP.clientProxyRefundGranted, TON))),
+                ERR.senderMismatch,
+            );
+            refused(
+                await w.say(worker, w.proxy, clientRequest(PEOPLE.worker, part(OP.clientProxyRefundGranted, TON))),
+                ERR.senderMismatch,
+            );
             const elsewhere = new Address(-1, client.hash);
             refused(await w.say(elsewhere, w.proxy, pay), ERR.senderMismatch);
         });
 
         test('only the worker contract of that owner speaks for it', async () => {
-            const pay = beginCell().storeUint(OP.workerProxyPayoutRequest, 32).storeCoins(TON).storeCoins(0).storeAddress(E).endCell();
+            const pay = beginCell()
+                .storeUint(OP.workerProxyPayoutRequest, 32)
+                .storeCoins(TON)
+                .storeCoins(0)
+                .storeAddress(E)
+                .endCell();
             refused(await w.say(PEOPLE.stranger, w.proxy, workerRequest(PEOPLE.worker, pay)), ERR.senderMismatch);
             refused(await w.say(worker, w.proxy, workerRequest(PEOPLE.stranger, pay)), ERR.senderMismatch);
             refused(await w.say(client, w.proxy, workerRequest(PEOPLE.client, pay)), ERR.senderMismatch);
@@ -68,7 +90,13 @@ describe('proxy contract', () => {
             for (const [from, body] of [
                 [client, clientRequest(PEOPLE.client, null)],
                 [worker, workerRequest(PEOPLE.worker, null)],
-                [client, clientRequest(PEOPLE.client, beginCell().storeUint(OP.clientProxyRegister, 32).storeUint(1, 64).endCell())],
+                [
+                    client,
+                    clientRequest(
+                        PEOPLE.client,
+                        beginCell().storeUint(OP.clientProxyRegister, 32).storeUint(1, 64).endCell(),
+                    ),
+                ],
             ] as const) {
                 const txs = await w.say(from, w.proxy, body);
                 assert.deepEqual([txs[0].exit, txs.length], [0, 1]);
@@ -84,7 +112,12 @@ describe('proxy contract', () => {
         });
 
         test('saved states are events; empty messages are gifts', async () => {
-            const save = p.head(OP.doNotProcess).storeUint(OP.proxySaveState, 32).storeUint(5, 32).storeUint(6, 256).endCell();
+            const save = p
+                .head(OP.doNotProcess)
+                .storeUint(OP.proxySaveState, 32)
+                .storeUint(5, 32)
+                .storeUint(6, 256)
+                .endCell();
             const a = await w.say(PEOPLE.proxy, w.proxy, save, 1n);
             assert.equal(a[0].exit, -1000);
             const b = await w.say(PEOPLE.proxy, w.proxy, save);
@@ -97,7 +130,10 @@ describe('proxy contract', () => {
             await w.say(PEOPLE.stranger, w.proxy, p.withCoins(OP.proxyIncreaseStake, 2n * TON, E), 3n * TON);
             assert.equal((await w.proxyState()).stake, 2n * TON);
             assert.ok((await w.chain.balance(w.proxy)) >= had + 2n * TON);
-            refused(await w.say(PEOPLE.proxy, w.proxy, p.withCoins(OP.proxyIncreaseStake, TON, E), TON + p.COMMISSION - 1n), ERR.lowMessageValue);
+            refused(
+                await w.say(PEOPLE.proxy, w.proxy, p.withCoins(OP.proxyIncreaseStake, TON, E), TON + p.COMMISSION - 1n),
+                ERR.lowMessageValue,
+            );
         });
 
         test('earnings go to the owner, whoever asks', async () => {
@@ -130,7 +166,10 @@ describe('proxy contract', () => {
             refused(await put(w.signed(close(OP.proxyCloseSigned), keys('somebody else'))), ERR.badSignature);
             refused(await put(w.signed(close(OP.proxyCloseSigned, client))), ERR.orderForAnother);
             refused(await put(w.signed(close(OP.proxyCloseSigned), w.proxyKeys, { queryId: 1n })), ERR.orderMismatch);
-            refused(await put(w.signed(close(OP.proxyCloseSigned), w.proxyKeys, { op: OP.proxyCloseCompleteSigned })), ERR.orderMismatch);
+            refused(
+                await put(w.signed(close(OP.proxyCloseSigned), w.proxyKeys, { op: OP.proxyCloseCompleteSigned })),
+                ERR.orderMismatch,
+            );
             refused(await put(w.signed(close(OP.proxyCloseCompleteSigned))), ERR.closed);
         });
     });
@@ -166,7 +205,11 @@ describe('proxy contract', () => {
             });
 
             test('a start replayed is refused', async () => {
-                const again = await w.say(PEOPLE.stranger, w.proxy, w.signed(p.closeOrder(OP.proxyCloseSigned, w.proxy)));
+                const again = await w.say(
+                    PEOPLE.stranger,
+                    w.proxy,
+                    w.signed(p.closeOrder(OP.proxyCloseSigned, w.proxy)),
+                );
                 refused(again, ERR.closed);
             });
 
@@ -177,12 +220,18 @@ describe('proxy contract', () => {
                 const txs = await complete();
                 assert.ok(received(txs, PEOPLE.proxy, OP.payout) >= 3n * TON);
                 const now = await w.proxyState();
-                assert.deepEqual([now.state, now.balance, now.stake, now.unlockTs], [p.CLOSED, 0n, 0n, w.chain.now + p.LATE_CLAIMS]);
+                assert.deepEqual(
+                    [now.state, now.balance, now.stake, now.unlockTs],
+                    [p.CLOSED, 0n, 0n, w.chain.now + p.LATE_CLAIMS],
+                );
             });
 
             test('completing replayed, stakes and withdrawals are refused afterwards', async () => {
                 refused(await complete(), ERR.closed);
-                refused(await w.say(PEOPLE.proxy, w.proxy, p.withCoins(OP.proxyIncreaseStake, TON, E), 2n * TON), ERR.closed);
+                refused(
+                    await w.say(PEOPLE.proxy, w.proxy, p.withCoins(OP.proxyIncreaseStake, TON, E), 2n * TON),
+                    ERR.closed,
+                );
                 refused(await w.say(PEOPLE.proxy, w.proxy, p.plain(OP.proxyPayoutRequest, E)), ERR.closed);
                 refused(await w.say(PEOPLE.proxy, w.proxy, p.text('w')), ERR.closed);
                 refused(await w.say(PEOPLE.proxy, w.proxy, p.plain(OP.proxyOwnerClose, E)), ERR.closed);
@@ -194,11 +243,17 @@ describe('proxy contract', () => {
 
     test('parameters of another version are not guessed at', async () => {
         const old = await World.create({ params: { structVersion: 2 } });
-        refused(await old.say(client, old.proxy, clientRequest(PEOPLE.client, part(OP.clientProxyTopUp, TON))), ERR.storedDataDamaged);
+        refused(
+            await old.say(client, old.proxy, clientRequest(PEOPLE.client, part(OP.clientProxyTopUp, TON))),
+            ERR.storedDataDamaged,
+        );
     });
 
     test('the owner cannot withdraw what the stake or the clients need', async () => {
-        const short = await World.create({ params: { minProxyStake: 0n, workerFeePerToken: 500_000n }, endowment: p.RENT });
+        const short = await World.create({
+            params: { minProxyStake: 0n, workerFeePerToken: 500_000n },
+            endowment: p.RENT,
+        });
         const a = await short.worker();
         await short.client(2n * TON);
         await short.say(PEOPLE.proxy, short.proxy, p.withCoins(OP.proxyIncreaseStake, TON, E), 2n * TON);

@@ -37,7 +37,14 @@ describe('root contract', () => {
         assert.equal(txs[1].bounced, true);
     };
     const getter = async (name: string, args: bigint[] = []) =>
-        (await (await w.chain.blockchain.getContract(w.root)).get(name, args.map((value) => ({ type: 'int' as const, value })))).stackReader;
+        (
+            await (
+                await w.chain.blockchain.getContract(w.root)
+            ).get(
+                name,
+                args.map((value) => ({ type: 'int' as const, value })),
+            )
+        ).stackReader;
 
     test('starts with the published data', async () => {
         assert.ok((await w.chain.data(w.root)).equals(w.rootInit.data));
@@ -55,7 +62,10 @@ describe('root contract', () => {
             await owner(add, hash(12n));
             await owner(add, hash(12n));
             assert.deepEqual([...(await state())[field].keys()].sort(), [11n, 12n]);
-            assert.deepEqual([(await getter(query, [11n])).readNumber(), (await getter(query, [13n])).readNumber()], [-1, 0]);
+            assert.deepEqual(
+                [(await getter(query, [11n])).readNumber(), (await getter(query, [13n])).readNumber()],
+                [-1, 0],
+            );
             await owner(del, hash(11n));
             await owner(del, hash(77n));
             assert.deepEqual([...(await state())[field].keys()], [12n]);
@@ -70,12 +80,18 @@ describe('root contract', () => {
         await owner(OP.rootRegisterProxy, entry('10.0.0.3:1'));
         await owner(OP.rootUpdateProxy, seqno(1, entry('10.0.0.9:1')));
         const now = await state();
-        assert.deepEqual([...now.proxies], [[1, '0:10.0.0.9:1'], [3, '0:10.0.0.3:1']]);
+        assert.deepEqual(
+            [...now.proxies],
+            [
+                [1, '0:10.0.0.9:1'],
+                [3, '0:10.0.0.3:1'],
+            ],
+        );
         assert.deepEqual([now.lastProxySeqno, (await getter('last_proxy_seqno')).readNumber()], [3, 3]);
         refused(await owner(OP.rootUpdateProxy, seqno(2, entry('10.0.0.4:1'))), ERR.unknownProxy);
     });
 
-    test('an entry that is not a proxy\'s is refused', async () => {
+    test("an entry that is not a proxy's is refused", async () => {
         const other = beginCell().storeUint(1, 1).storeUint(1, 7).storeUint(65, 8).endCell().beginParse();
         refused(await owner(OP.rootRegisterProxy, other), ERR.messageFormat);
         refused(await owner(OP.rootUpdateProxy, seqno(1, other)), ERR.messageFormat);
@@ -88,8 +104,19 @@ describe('root contract', () => {
     test('prices and parameters change, and count their versions', async () => {
         const was = await state();
         await owner(OP.rootChangePrice, beginCell().storeCoins(50).storeCoins(40).endCell().beginParse());
-        assert.deepEqual(named((await state()).params), { ...named(was.params), paramsVersion: 2, pricePerToken: 50n, workerFeePerToken: 40n });
-        const fields = beginCell().storeCoins(51).storeCoins(41).storeUint(600, 32).storeUint(300, 32).storeCoins(5).storeCoins(6);
+        assert.deepEqual(named((await state()).params), {
+            ...named(was.params),
+            paramsVersion: 2,
+            pricePerToken: 50n,
+            workerFeePerToken: 40n,
+        });
+        const fields = beginCell()
+            .storeCoins(51)
+            .storeCoins(41)
+            .storeUint(600, 32)
+            .storeUint(300, 32)
+            .storeCoins(5)
+            .storeCoins(6);
         await owner(OP.rootChangeParams, fields.endCell().beginParse());
         const now = await state();
         assert.deepEqual(named(now.params), {
@@ -118,24 +145,56 @@ describe('root contract', () => {
         const data = await getter('get_cocoon_data');
         const head = Array.from({ length: 9 }, () => data.readBigNumber());
         assert.deepEqual(head, [
-            BigInt(version), BigInt(lastProxySeqno), BigInt(params.paramsVersion), 12345n, 1n,
-            params.pricePerToken, params.workerFeePerToken, params.minProxyStake, params.minClientStake,
+            BigInt(version),
+            BigInt(lastProxySeqno),
+            BigInt(params.paramsVersion),
+            12345n,
+            1n,
+            params.pricePerToken,
+            params.workerFeePerToken,
+            params.minProxyStake,
+            params.minClientStake,
         ]);
         assert.ok(data.readAddress().equals(PEOPLE.root));
         const cur = await getter('get_cur_params');
         const rest = Array.from({ length: 14 }, () => cur.readBigNumber());
         const h = (c: Cell | null) => BigInt('0x' + c!.hash().toString('hex'));
         assert.deepEqual(rest, [
-            BigInt(params.paramsVersion), 12345n, 1n, params.pricePerToken, params.workerFeePerToken, 12000n, 14000n,
-            600n, 300n, 5n, 6n, h(params.proxyCode), h(params.workerCode), h(params.clientCode),
+            BigInt(params.paramsVersion),
+            12345n,
+            1n,
+            params.pricePerToken,
+            params.workerFeePerToken,
+            12000n,
+            14000n,
+            600n,
+            300n,
+            5n,
+            6n,
+            h(params.proxyCode),
+            h(params.workerCode),
+            h(params.clientCode),
         ]);
     });
 
     test('only the owner changes anything', async () => {
         for (const op of [
-            OP.rootAddProxyType, OP.rootDelProxyType, OP.rootAddWorkerType, OP.rootDelWorkerType, OP.rootAddModelType,
-            OP.rootDelModelType, OP.rootRegisterProxy, OP.rootUnregisterProxy, OP.rootUpdateProxy, OP.rootChangePrice,
-            OP.rootChangeParams, OP.rootUpgradeContracts, OP.rootUpgrade, OP.rootReset, OP.rootUpgradeFull, OP.rootChangeOwner,
+            OP.rootAddProxyType,
+            OP.rootDelProxyType,
+            OP.rootAddWorkerType,
+            OP.rootDelWorkerType,
+            OP.rootAddModelType,
+            OP.rootDelModelType,
+            OP.rootRegisterProxy,
+            OP.rootUnregisterProxy,
+            OP.rootUpdateProxy,
+            OP.rootChangePrice,
+            OP.rootChangeParams,
+            OP.rootUpgradeContracts,
+            OP.rootUpgrade,
+            OP.rootReset,
+            OP.rootUpgradeFull,
+            OP.rootChangeOwner,
         ]) {
             refused(await w.say(PEOPLE.stranger, w.root, p.head(op).endCell()), ERR.messageNotFromOwner);
         }
@@ -153,7 +212,7 @@ describe('root contract', () => {
 
     test('coins left at the root can be taken by its owner', async () => {
         const txs = await w.say(PEOPLE.root, w.root, p.text('w'));
-        assert.ok(received(txs, PEOPLE.root, OP.payout) > 35n * TON / 10n);
+        assert.ok(received(txs, PEOPLE.root, OP.payout) > (35n * TON) / 10n);
         assert.equal(await w.chain.balance(w.root), TON / 2n);
     });
 
@@ -169,14 +228,21 @@ describe('root contract', () => {
         const was = await state();
         await owner(OP.rootReset);
         const now = await state();
-        assert.deepEqual([now.proxyHashes.size, now.proxies.size, now.workerHashes.size, now.modelHashes.size], [0, 0, 0, 0]);
+        assert.deepEqual(
+            [now.proxyHashes.size, now.proxies.size, now.workerHashes.size, now.modelHashes.size],
+            [0, 0, 0, 0],
+        );
         assert.deepEqual([now.lastProxySeqno, now.version], [was.lastProxySeqno, was.version + 1]);
     });
 
     test('the owner hands over, and upgrades code alone or with data', async () => {
         await w.say(PEOPLE.root, w.root, p.head(OP.rootChangeOwner).storeAddress(PEOPLE.stranger).endCell());
         refused(await owner(OP.rootReset), ERR.messageNotFromOwner);
-        await w.say(PEOPLE.stranger, w.root, p.head(OP.rootUpgradeFull).storeRef(w.rootInit.data).storeRef(OURS.root).endCell());
+        await w.say(
+            PEOPLE.stranger,
+            w.root,
+            p.head(OP.rootUpgradeFull).storeRef(w.rootInit.data).storeRef(OURS.root).endCell(),
+        );
         assert.ok((await w.chain.data(w.root)).equals(w.rootInit.data));
         await w.say(PEOPLE.root, w.root, p.head(OP.rootUpgrade).storeRef(OURS.wallet).endCell());
         const contract = await w.chain.blockchain.getContract(w.root);

@@ -22,10 +22,26 @@ interface Step {
 }
 
 const STEPS: Step[] = [
-    { name: 'client top up', to: (_, a) => a.client, from: PEOPLE.stranger, body: () => p.withCoins(OP.clientTopUp, TON, E), coins: TON },
+    {
+        name: 'client top up',
+        to: (_, a) => a.client,
+        from: PEOPLE.stranger,
+        body: () => p.withCoins(OP.clientTopUp, TON, E),
+        coins: TON,
+    },
     { name: 'client withdraw', to: (_, a) => a.client, from: PEOPLE.client, body: () => p.plain(OP.clientWithdraw, E) },
-    { name: 'client refund request', to: (_, a) => a.client, from: PEOPLE.client, body: () => p.plain(OP.clientRequestRefund, E) },
-    { name: 'client stake', to: (_, a) => a.client, from: PEOPLE.client, body: () => p.withCoins(OP.clientIncreaseStake, 3n * TON, E) },
+    {
+        name: 'client refund request',
+        to: (_, a) => a.client,
+        from: PEOPLE.client,
+        body: () => p.plain(OP.clientRequestRefund, E),
+    },
+    {
+        name: 'client stake',
+        to: (_, a) => a.client,
+        from: PEOPLE.client,
+        body: () => p.withCoins(OP.clientIncreaseStake, 3n * TON, E),
+    },
     {
         name: 'client charge',
         to: (_, a) => a.client,
@@ -50,19 +66,40 @@ const STEPS: Step[] = [
         from: PEOPLE.stranger,
         body: (w, a) => w.signed(p.usageOrder(OP.workerLastPayoutSigned, 100n, a.worker)),
     },
-    { name: 'proxy stake', to: (w) => w.proxy, from: PEOPLE.proxy, body: () => p.withCoins(OP.proxyIncreaseStake, TON, E), coins: TON },
+    {
+        name: 'proxy stake',
+        to: (w) => w.proxy,
+        from: PEOPLE.proxy,
+        body: () => p.withCoins(OP.proxyIncreaseStake, TON, E),
+        coins: TON,
+    },
     { name: 'proxy close', to: (w) => w.proxy, from: PEOPLE.proxy, body: () => p.plain(OP.proxyOwnerClose, E) },
 ];
 
 describe('a message with any value', () => {
     // From too little for any gas, over too little for the work, to the published commission and more.
-    const VALUES = [1n, 100_000n, 1_000_000n, 2_000_000n, 3_500_000n, 5_000_000n, 8_000_000n, 20_000_000n, 60_000_000n, 99_999_999n, 100_000_001n];
+    const VALUES = [
+        1n,
+        100_000n,
+        1_000_000n,
+        2_000_000n,
+        3_500_000n,
+        5_000_000n,
+        8_000_000n,
+        20_000_000n,
+        60_000_000n,
+        99_999_999n,
+        100_000_001n,
+    ];
     for (const step of STEPS) {
         test(`${step.name}: all or nothing`, async () => {
             for (const value of VALUES) {
                 const w = await World.create();
                 const a = { client: await w.client(10n * TON), worker: await w.worker() };
-                const datas = async () => [await w.chain.data(w.proxy), await w.chain.data(a.client), await w.chain.data(a.worker)].map((c) => c.hash().toString('hex'));
+                const datas = async () =>
+                    [await w.chain.data(w.proxy), await w.chain.data(a.client), await w.chain.data(a.worker)].map((c) =>
+                        c.hash().toString('hex'),
+                    );
                 const before = await datas();
                 const heldBefore = await w.chain.balance(w.proxy);
                 const total = await w.chain.total();
@@ -71,7 +108,14 @@ describe('a message with any value', () => {
                 const txs = await w.say(step.from, step.to(w, a), step.body(w, a), sent);
                 assert.equal(await w.chain.total(), total + sent - (w.chain.fees - fees));
                 const after = await datas();
-                if (txs.some((t, i) => t.aborted && (i === 0 || t.value > 1n) && [w.proxy, a.client, a.worker].some((x) => x.equals(t.to)))) {
+                if (
+                    txs.some(
+                        (t, i) =>
+                            t.aborted &&
+                            (i === 0 || t.value > 1n) &&
+                            [w.proxy, a.client, a.worker].some((x) => x.equals(t.to)),
+                    )
+                ) {
                     assert.deepEqual(after, before, `${value}: state changed although the work was not done`);
                     assert.ok((await w.chain.balance(w.proxy)) >= heldBefore, `${value}`);
                 } else {
@@ -112,7 +156,11 @@ describe('the proxy contract reached by a request with too little left', () => {
         const w = await World.create();
         const client = await w.client(10n * TON);
         const worker = await w.worker();
-        const config = Dictionary.loadDirect(Dictionary.Keys.Int(32), Dictionary.Values.Cell(), w.chain.blockchain.config);
+        const config = Dictionary.loadDirect(
+            Dictionary.Keys.Int(32),
+            Dictionary.Values.Cell(),
+            w.chain.blockchain.config,
+        );
         // gas_flat_pfx, flat limit and price, gas_prices_ext, then the price itself: fifty times as high.
         const prices = config.get(21)!.beginParse();
         const head = prices.loadBits(8 + 64 + 64 + 8);
@@ -143,7 +191,7 @@ describe('years of storage', () => {
         assert.ok(got + left >= 10n * TON && got >= 10n * TON - rent, `${got}`);
     });
 
-    test('with the endowment that nodes deploy with, storage of ten years is nobody\'s loss', async () => {
+    test("with the endowment that nodes deploy with, storage of ten years is nobody's loss", async () => {
         const w = await World.create({ endowment: (4n * TON) / 10n });
         const client = await w.client(10n * TON);
         const worker = await w.worker();
@@ -170,7 +218,10 @@ describe('years of storage', () => {
         assert.equal(received(a, PEOPLE.client, OP.payout), 8n * TON);
         const b = await w.order(OP.workerPayoutSigned, 100n, worker);
         assert.ok(received(b, PEOPLE.worker, OP.payout) > 0n);
-        assert.ok((await w.chain.balance(client)) >= p.ACCOUNT_RESERVE && (await w.chain.balance(worker)) >= p.ACCOUNT_RESERVE);
+        assert.ok(
+            (await w.chain.balance(client)) >= p.ACCOUNT_RESERVE &&
+                (await w.chain.balance(worker)) >= p.ACCOUNT_RESERVE,
+        );
     });
 
     test('an account frozen for its debt is thawed with the state it had, and its coins are there', async () => {
@@ -181,7 +232,13 @@ describe('years of storage', () => {
         w.chain.sleep(90 * YEAR);
         await w.chain.send({ from: PEOPLE.stranger, to: client, value: 1n, bounce: false });
         assert.equal(await w.chain.status(client), 'frozen');
-        const back = await w.chain.send({ from: PEOPLE.client, to: client, value: 2n * TON, init: { code: w.codes.client, data }, body: p.plain(OP.clientWithdraw, E) });
+        const back = await w.chain.send({
+            from: PEOPLE.client,
+            to: client,
+            value: 2n * TON,
+            init: { code: w.codes.client, data },
+            body: p.plain(OP.clientWithdraw, E),
+        });
         assert.equal(await w.chain.status(client), 'active');
         assert.equal(received(back, PEOPLE.client, OP.payout), 7n * TON);
     });
@@ -195,7 +252,13 @@ describe('years of storage', () => {
         await w.chain.send({ from: PEOPLE.stranger, to: worker, value: 1n, bounce: false });
         assert.equal(await w.chain.status(worker), 'frozen');
         const body = w.signed(p.usageOrder(OP.workerPayoutSigned, 1_000n, worker));
-        const txs = await w.chain.send({ from: PEOPLE.worker, to: worker, value: 2n * TON, init: w.workerInit(), body });
+        const txs = await w.chain.send({
+            from: PEOPLE.worker,
+            to: worker,
+            value: 2n * TON,
+            init: w.workerInit(),
+            body,
+        });
         assert.equal(received(txs, PEOPLE.worker, OP.payout), 0n);
         assert.notEqual(await w.chain.status(worker), 'active');
     });
@@ -207,9 +270,13 @@ describe('years of storage', () => {
         await w.chain.send({ from: PEOPLE.stranger, to: w.proxy, value: 1n, bounce: false });
         assert.notEqual(await w.chain.status(w.proxy), 'active');
         const late = person('late client');
-        const txs = await w.chain.send({ from: late, to: client, value: 6n * TON, body: p.withCoins(OP.clientTopUp, 5n * TON, late) });
+        const txs = await w.chain.send({
+            from: late,
+            to: client,
+            value: 6n * TON,
+            body: p.withCoins(OP.clientTopUp, 5n * TON, late),
+        });
         assert.ok(received(txs, late) > (56n * TON) / 10n, `${received(txs, late)}`);
         assert.equal((await w.clientState(client)).balance, 0n);
     });
 });
-

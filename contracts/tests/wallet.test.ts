@@ -19,8 +19,15 @@ describe('wallet', () => {
         const init = { code: OURS.wallet, data: p.walletData(key.publicKey, OWNER) };
         wallet = await chain.deploy(init, TON, OWNER);
     });
-    const send = (seqno: number, messages: { mode: number; message: Cell }[], opts: { until?: number; sub?: number; by?: Buffer } = {}) =>
-        chain.external(wallet, walletMessage(opts.by ?? key.secretKey, seqno, opts.until ?? chain.now + 60, messages, opts.sub));
+    const send = (
+        seqno: number,
+        messages: { mode: number; message: Cell }[],
+        opts: { until?: number; sub?: number; by?: Buffer } = {},
+    ) =>
+        chain.external(
+            wallet,
+            walletMessage(opts.by ?? key.secretKey, seqno, opts.until ?? chain.now + 60, messages, opts.sub),
+        );
     const seqno = async () => (await chain.data(wallet)).beginParse().loadUint(32);
     const pay = (value: bigint, mode = 1) => ({ mode, message: transfer(TO, value) });
     const notAccepted = (run: Promise<unknown>, code: number) =>
@@ -37,7 +44,10 @@ describe('wallet', () => {
     });
 
     test('sends up to four messages at once', async () => {
-        const txs = await send(1, [1n, 2n, 3n, 4n].map((n) => pay(n * 1_000_000n)));
+        const txs = await send(
+            1,
+            [1n, 2n, 3n, 4n].map((n) => pay(n * 1_000_000n)),
+        );
         assert.equal(received(txs, TO), 10_000_000n);
         assert.equal(txs[0].out.length, 4);
     });
@@ -72,13 +82,22 @@ describe('wallet', () => {
 
     test('its owner sends any message through it, also while it is blocked', async () => {
         await chain.send({ from: OWNER, to: wallet, value: TON, body: p.text('b') });
-        const body = p.head(OP.walletSendMessage).storeUint(1, 8).storeRef(transfer(TO, TON / 4n)).endCell();
+        const body = p
+            .head(OP.walletSendMessage)
+            .storeUint(1, 8)
+            .storeRef(transfer(TO, TON / 4n))
+            .endCell();
         assert.equal(received(await chain.send({ from: OWNER, to: wallet, value: TON, body }), TO), TON / 4n);
         await chain.send({ from: OWNER, to: wallet, value: TON, body: p.text('u') });
     });
 
     test('takes coins, excess, payouts and events from anybody, and commands from its owner only', async () => {
-        for (const body of [Cell.EMPTY, p.head(OP.excesses).endCell(), p.head(OP.payout).endCell(), p.head(OP.doNotProcess).endCell()]) {
+        for (const body of [
+            Cell.EMPTY,
+            p.head(OP.excesses).endCell(),
+            p.head(OP.payout).endCell(),
+            p.head(OP.doNotProcess).endCell(),
+        ]) {
             const txs = await chain.send({ from: TO, to: wallet, value: TON / 10n, body });
             assert.deepEqual([txs[0].exit, txs.length], [0, 1]);
         }
@@ -86,14 +105,20 @@ describe('wallet', () => {
             refused(await chain.send({ from: TO, to: wallet, value: TON, body: p.text(c) }), ERR.walletNotOwner);
         }
         refused(await chain.send({ from: OWNER, to: wallet, value: TON, body: p.text('x') }), ERR.walletUnknownOp);
-        refused(await chain.send({ from: OWNER, to: wallet, value: TON, body: p.head(0x1234).endCell() }), ERR.walletUnknownOp);
+        refused(
+            await chain.send({ from: OWNER, to: wallet, value: TON, body: p.head(0x1234).endCell() }),
+            ERR.walletUnknownOp,
+        );
         refused(await chain.send({ from: OWNER, to: wallet, value: TON, body: p.text('ww') }), ERR.cellUnderflow);
     });
 
     test('answers its get-methods', async () => {
         const contract = await chain.blockchain.getContract(wallet);
         assert.equal((await contract.get('seqno')).stackReader.readNumber(), 5);
-        assert.equal((await contract.get('get_public_key')).stackReader.readBigNumber(), BigInt('0x' + key.publicKey.toString('hex')));
+        assert.equal(
+            (await contract.get('get_public_key')).stackReader.readBigNumber(),
+            BigInt('0x' + key.publicKey.toString('hex')),
+        );
         assert.ok((await contract.get('get_owner_address')).stackReader.readAddress().equals(OWNER));
     });
 

@@ -53,17 +53,20 @@ describe('worker contract', () => {
         assert.ok(received(txs, E, OP.excesses) > (98n * TON) / 100n);
     });
 
-    test('a payout pays the worker\'s part to the owner and counts the proxy\'s', async () => {
+    test("a payout pays the worker's part to the owner and counts the proxy's", async () => {
         const had = (await w.proxyState()).balance;
         const txs = await w.order(OP.workerPayoutSigned, 1_000n, worker);
         assert.equal(received(txs, PEOPLE.worker, OP.payout), 1_000n * w.params.workerFeePerToken);
-        assert.equal((await w.proxyState()).balance - had, 1_000n * (w.params.pricePerToken - w.params.workerFeePerToken));
+        assert.equal(
+            (await w.proxyState()).balance - had,
+            1_000n * (w.params.pricePerToken - w.params.workerFeePerToken),
+        );
         assert.equal((await state()).tokens, 1_000n);
         const told = request(txs.find((t) => t.to.equals(w.proxy))!);
         assert.deepEqual([told.state, told.tokens], [p.NORMAL, 1_000n]);
         const payload = told.payload!.beginParse();
         assert.equal(payload.loadUint(32), OP.workerProxyPayoutRequest);
-        assert.deepEqual([payload.loadCoins(), payload.loadCoins()], [TON * 6n / 10n, TON * 4n / 10n]);
+        assert.deepEqual([payload.loadCoins(), payload.loadCoins()], [(TON * 6n) / 10n, (TON * 4n) / 10n]);
         assert.ok(payload.loadAddress().equals(E));
         payload.endParse();
     });
@@ -88,7 +91,9 @@ describe('worker contract', () => {
             refused(await put(w.signed(order(w.proxy))), ERR.orderForAnother);
             refused(await put(w.signed(order(), w.proxyKeys, { queryId: 8n })), ERR.orderMismatch);
         }
-        const swapped = w.signed(p.usageOrder(OP.workerPayoutSigned, 9_000n, worker), w.proxyKeys, { op: OP.workerLastPayoutSigned });
+        const swapped = w.signed(p.usageOrder(OP.workerPayoutSigned, 9_000n, worker), w.proxyKeys, {
+            op: OP.workerLastPayoutSigned,
+        });
         refused(await put(swapped), ERR.orderMismatch);
         const charge = w.signed(p.usageOrder(OP.clientChargeSigned, 9_000n, worker));
         refused(await put(charge), ERR.unknownOp);
@@ -108,7 +113,12 @@ describe('worker contract', () => {
         refused(await w.say(PEOPLE.worker, worker, register, p.COMMISSION), ERR.lowMessageValue);
         refused(await w.say(PEOPLE.worker, worker, payout, p.COMMISSION), ERR.lowMessageValue);
         const poor = await World.create();
-        await poor.chain.send({ from: PEOPLE.worker, to: p.addressOf(poor.workerInit()), value: TON / 100n, init: poor.workerInit() });
+        await poor.chain.send({
+            from: PEOPLE.worker,
+            to: p.addressOf(poor.workerInit()),
+            value: TON / 100n,
+            init: poor.workerInit(),
+        });
         const a = p.addressOf(poor.workerInit());
         const order = poor.signed(p.usageOrder(OP.workerPayoutSigned, 1n, a));
         refused(await poor.say(PEOPLE.worker, a, order, p.COMMISSION + TON / 20n), ERR.lowContractBalance);

@@ -30,7 +30,9 @@ export class Chain {
     private constructor(readonly blockchain: Blockchain) {}
 
     static async create(now = 1_800_000_000): Promise<Chain> {
-        const blockchain = await Blockchain.create({ config: setGlobalVersion(Cell.fromBase64(defaultConfig), TVM_VERSION) });
+        const blockchain = await Blockchain.create({
+            config: setGlobalVersion(Cell.fromBase64(defaultConfig), TVM_VERSION),
+        });
         blockchain.now = now;
         return new Chain(blockchain);
     }

@@ -63,7 +63,16 @@ export class Model {
         m.endowment = await w.chain.balance(w.proxy);
         for (let i = 0; i < 3; i++) {
             const c = person(`client ${i}`);
-            m.clients.push({ owner: c, contract: await w.client(0n, c), paidIn: 0n, refunded: 0n, signed: 0n, orders: [], granted: false, forgiven: 0n });
+            m.clients.push({
+                owner: c,
+                contract: await w.client(0n, c),
+                paidIn: 0n,
+                refunded: 0n,
+                signed: 0n,
+                orders: [],
+                granted: false,
+                forgiven: 0n,
+            });
             const k = person(`worker ${i}`);
             m.workers.push({ owner: k, contract: await w.worker(k), signed: 0n, orders: [], paid: 0n, last: false });
         }
@@ -85,7 +94,11 @@ export class Model {
 
     /** One job, signed to client and worker, if the client's coins on the chain cover it. */
     async job(client: Client, worker: Worker, tokens: bigint): Promise<void> {
-        const busy = this.w.chain.queue.some((m) => m.info.dest instanceof Address && (m.info.dest.equals(client.contract) || client.contract.equals(m.info.src as Address)));
+        const busy = this.w.chain.queue.some(
+            (m) =>
+                m.info.dest instanceof Address &&
+                (m.info.dest.equals(client.contract) || client.contract.equals(m.info.src as Address)),
+        );
         const state = await this.w.clientState(client.contract);
         const proxy = await this.w.proxyState();
         if (busy || client.granted || state.state !== p.NORMAL || proxy.state !== p.NORMAL || worker.last) {
@@ -136,16 +149,37 @@ export class Model {
         const [m] = this.w.chain.queue.splice(index, 1);
         assert.ok(m.info.type === 'internal');
         const fee = 3_000_000n;
-        const info = { ...m.info, src: m.info.dest, dest: m.info.src, bounced: true, bounce: false, value: { coins: m.info.value.coins - fee }, forwardFee: 0n };
+        const info = {
+            ...m.info,
+            src: m.info.dest,
+            dest: m.info.src,
+            bounced: true,
+            bounce: false,
+            value: { coins: m.info.value.coins - fee },
+            forwardFee: 0n,
+        };
         this.w.chain.fees += fee + m.info.forwardFee;
         const original = beginCell().storeCoins(m.info.value.coins).storeBit(0).storeUint(0, 96).endCell();
-        const body = beginCell().storeUint(0xfffffffe, 32).storeRef(m.body).storeRef(original).storeUint(1, 8).storeInt(-14, 32).storeBit(0).endCell();
+        const body = beginCell()
+            .storeUint(0xfffffffe, 32)
+            .storeRef(m.body)
+            .storeRef(original)
+            .storeUint(1, 8)
+            .storeInt(-14, 32)
+            .storeBit(0)
+            .endCell();
         this.w.chain.queue.push({ info, body } as Message);
     }
 
     canBounce(index: number): boolean {
         const info = this.w.chain.queue[index].info;
-        return info.type === 'internal' && info.bounce && info.dest.equals(this.w.proxy) && info.value.coins > TON / 20n && this.byClient(info.src) !== undefined;
+        return (
+            info.type === 'internal' &&
+            info.bounce &&
+            info.dest.equals(this.w.proxy) &&
+            info.value.coins > TON / 20n &&
+            this.byClient(info.src) !== undefined
+        );
     }
 
     private byClient(a: Address): Client | Worker | undefined {
@@ -195,7 +229,10 @@ export class Model {
     private async observeProxy(tx: Tx, before: Awaited<ReturnType<Model['before']>>): Promise<void> {
         const after = await this.w.proxyState();
         const payouts = (to: Address) =>
-            tx.out.filter((m) => (m.info.dest as Address).equals(to)).map((m) => ({ m, s: m.body.beginParse() })).filter(({ s }) => s.remainingBits >= 32 && s.preloadUint(32) === OP.payout)
+            tx.out
+                .filter((m) => (m.info.dest as Address).equals(to))
+                .map((m) => ({ m, s: m.body.beginParse() }))
+                .filter(({ s }) => s.remainingBits >= 32 && s.preloadUint(32) === OP.payout)
                 .reduce((sum, { m }) => sum + (m.info.type === 'internal' ? m.info.value.coins : 0n), 0n);
         for (const c of this.clients) {
             c.refunded += payouts(c.owner);
@@ -213,7 +250,11 @@ export class Model {
         if (!tx.aborted && request?.op === OP.clientProxyRefundForce) {
             this.shortfall -= counted;
         }
-        if (tx.op === OP.workerProxyRequest && tx.value > TON / 50n && this.workers.some((k) => k.contract.equals(tx.from))) {
+        if (
+            tx.op === OP.workerProxyRequest &&
+            tx.value > TON / 50n &&
+            this.workers.some((k) => k.contract.equals(tx.from))
+        ) {
             const asked = payloadOf(tx)!;
             const enough = asked.coins <= before.held - tx.storageFee;
             assert.equal(!tx.aborted, enough, 'a worker is paid exactly when the contract holds the coins');
@@ -247,4 +288,3 @@ function payloadOf(tx: Tx): { op: number; coins: bigint; more: bigint } | undefi
     const more = inner === OP.workerProxyPayoutRequest ? payload.loadCoins() : 0n;
     return { op: inner, coins, more };
 }
-

@@ -221,7 +221,12 @@ export function closeOrder(op: number, proxy: Address, queryId = 7n): Cell {
     return head(op, queryId).storeAddress(proxy).endCell();
 }
 
-export function signedBody(order: Cell, keys: KeyPair, excessTo: Address, outer?: { op?: number; queryId?: bigint }): Cell {
+export function signedBody(
+    order: Cell,
+    keys: KeyPair,
+    excessTo: Address,
+    outer?: { op?: number; queryId?: bigint },
+): Cell {
     const peek = order.beginParse();
     const op = peek.loadUint(32);
     const queryId = peek.loadUintBig(64);

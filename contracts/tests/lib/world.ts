@@ -11,7 +11,9 @@ export type Name = 'root' | 'proxy' | 'client' | 'worker' | 'wallet';
 export type Codes = Record<Name, Cell>;
 
 const built = (name: Name) =>
-    Cell.fromBase64(JSON.parse(readFileSync(join(import.meta.dirname, '../../build', `${name}.json`), 'utf8')).bocBase64);
+    Cell.fromBase64(
+        JSON.parse(readFileSync(join(import.meta.dirname, '../../build', `${name}.json`), 'utf8')).bocBase64,
+    );
 
 export const OURS: Codes = {
     root: built('root'),
@@ -90,7 +92,9 @@ export class World {
     }
 
     /** Root and proxy deployed, the proxy with `endowment` for its storage. */
-    static async create(opts: { codes?: Codes; params?: Partial<p.Params>; endowment?: bigint; chain?: Chain } = {}): Promise<World> {
+    static async create(
+        opts: { codes?: Codes; params?: Partial<p.Params>; endowment?: bigint; chain?: Chain } = {},
+    ): Promise<World> {
         const w = new World(opts.chain ?? (await Chain.create()), opts.codes ?? OURS, opts.params ?? {});
         await w.chain.deploy(w.rootInit, p.TON, PEOPLE.root);
         const endowment = opts.endowment ?? p.TON;
@@ -107,7 +111,13 @@ export class World {
     clientInit(owner = PEOPLE.client): p.Init {
         return {
             code: this.codes.client,
-            data: p.clientData(owner, this.proxy, this.proxyKeys.publicKey, this.params.minClientStake, this.bareParams),
+            data: p.clientData(
+                owner,
+                this.proxy,
+                this.proxyKeys.publicKey,
+                this.params.minClientStake,
+                this.bareParams,
+            ),
         };
     }
 
