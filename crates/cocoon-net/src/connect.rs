@@ -13,6 +13,9 @@ use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 use crate::stream::{SecureIo, SecureStream};
 use crate::{ConnectError, ConnectFailure, Stage, TlsSettings, peer, pow};
 
+/// What an accepted connection may take after its proof of work: TLS, and a look at the evidence.
+const AFTER_PROOF: Duration = Duration::from_secs(10);
+
 /// How to dial.
 #[derive(Debug, Clone)]
 pub struct DialOptions {
@@ -111,6 +114,8 @@ async fn accept_inner(
 ) -> Result<SecureStream, ConnectFailure> {
     prepare(&tcp)?;
     deadline.within(Stage::ProofOfWork, pow::charge(&mut tcp, options.difficulty)).await?;
+    // The slow part is over: whoever lingers now takes a place from others.
+    let deadline = deadline.no_later_than(Deadline::after(AFTER_PROOF));
     let acceptor = TlsAcceptor::from(settings.server_config());
     let handshake =
         async { acceptor.accept(tcp).await.map_err(|error| ConnectFailure::from_io(Stage::Tls, error)) };
@@ -139,6 +144,10 @@ async fn finish(
 struct Deadline(Instant);
 
 impl Deadline {
+    fn no_later_than(self, other: Self) -> Self {
+        Self(self.0.min(other.0))
+    }
+
     /// A timeout beyond what the clock can name is a day.
     fn after(timeout: Duration) -> Self {
         let now = Instant::now();

@@ -167,11 +167,14 @@ impl WorkerNode {
         let numbers = if self.byzantine {
             std::array::from_fn(|_| [i64::MIN, -1, i64::MAX, 1 << 40, 7][rng.size(0, 4)])
         } else {
-            let completion = if job.wrote == 0 { 0 } else { rng.range(0, job.prompt.max_tokens.into()) };
-            let counts = TokenCounts {
-                prompt: Tokens(job.prompt_tokens),
-                completion: Tokens(completion),
-                ..TokenCounts::default()
+            // Of an answer without a byte nobody has anything, so nothing is claimed for it.
+            let counts = match job.wrote {
+                0 => TokenCounts::default(),
+                _ => TokenCounts {
+                    prompt: Tokens(job.prompt_tokens),
+                    completion: Tokens(rng.range(0, job.prompt.max_tokens.into())),
+                    ..TokenCounts::default()
+                },
             };
             let coefficient =
                 Coefficient::from_wire(job.coefficient).map_err(|why| Breach(why.to_string()))?;

@@ -162,8 +162,8 @@ async fn answer(
     let (head, rest) = if broken.is_none() { (head, rest) } else { (None, None) };
     shared.counts.answer_bytes.fetch_add(rest.as_ref().map_or(0, Bytes::len) as u64, Ordering::Relaxed);
     report.complete &= broken.is_none();
-    // Of what broke off before a byte of it was passed on, nobody has anything.
-    if !succeeded || (silent && broken.is_some()) {
+    // Of an answer without a byte, nobody has anything.
+    if !succeeded || (silent && rest.as_ref().is_none_or(Bytes::is_empty)) {
         return End { head, rest, failure: broken, ..End::default() };
     }
     let metered = estimate_usage(&report, asked);

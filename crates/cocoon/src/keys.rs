@@ -19,9 +19,12 @@ pub(crate) type Secret = Zeroizing<[u8; 32]>;
 /// Reads the key in `path`, or makes one there if there is none.
 ///
 /// # Errors
-/// The file cannot be read or written, is readable by others, or holds no key.
+/// The file cannot be read or written, is not a regular file, is readable by others, or holds no key.
 pub(crate) fn load_or_create(path: &Path) -> anyhow::Result<Secret> {
-    match File::open(path) {
+    // Opening a pipe would wait for its other end.
+    match std::fs::metadata(path)
+        .and_then(|found| if found.is_file() { File::open(path) } else { Err(not_a_file()) })
+    {
         Ok(file) => load(path, file),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => create(path),
         Err(error) => Err(error).with_context(|| format!("cannot read the key file {}", path.display())),
@@ -43,6 +46,10 @@ pub(crate) fn load_text(path: &Path, max_bytes: u64) -> anyhow::Result<Zeroizing
         bail!("the secret file {shown} has more than {max_bytes} bytes; is it the right file?");
     }
     Ok(Zeroizing::new(text.lines().next().unwrap_or_default().to_owned()))
+}
+
+fn not_a_file() -> std::io::Error {
+    std::io::Error::new(std::io::ErrorKind::InvalidInput, "it is not a regular file")
 }
 
 fn load(path: &Path, file: File) -> anyhow::Result<Secret> {
@@ -99,6 +106,13 @@ fn refuse_if_shared(_path: &Path, _file: &File) -> anyhow::Result<()> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_no_regular_file_is_refused_at_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let message = format!("{:#}", load_or_create(directory.path()).unwrap_err());
+        assert!(message.contains("not a regular file"), "{message}");
+    }
 
     #[test]
     fn a_key_is_made_once_and_read_back_ever_after() {

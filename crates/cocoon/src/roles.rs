@@ -139,7 +139,7 @@ pub(crate) async fn start_proxy(file: &ProxyFile, chain: Arc<dyn Chain>) -> anyh
         http: file.http,
         workers: file.listen_workers,
         clients: file.listen_clients,
-        key_seed: keys::load_or_create(&dir.path().join(PAYMENT_KEY))?,
+        key_seed: key(&dir, PAYMENT_KEY)?,
         owner: owner(file.owner, &tls, &file.root)?,
         wallet: wallet(&dir, file.owner, &tls, &file.root)?,
         root_address,
@@ -274,7 +274,7 @@ impl Tls {
         if cocoon_tee::is_simulated(source.as_ref()) && !root.is_test {
             bail!("attestation.present = {:?} is for test networks only", present.name());
         }
-        let key = NodeKey::from_seed(&*keys::load_or_create(&dir.path().join(NODE_KEY))?);
+        let key = NodeKey::from_seed(&*key(dir, NODE_KEY)?);
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let identity = NodeIdentity::new(key, source, clock.now()).context("cannot make the certificate")?;
         Ok(Self { identity, clock })
@@ -301,9 +301,23 @@ fn owner(configured: Option<Address>, tls: &Tls, root: &Root) -> anyhow::Result<
     }
 }
 
+/// A key of the node; made where the directory is new. Where there are books, a missing key is lost, not new: another one
+/// would be another node, without this one's money.
+fn key(dir: &StateDir, name: &str) -> anyhow::Result<keys::Secret> {
+    let path = dir.path().join(name);
+    if dir.path().join(LEDGER).exists() && !path.exists() {
+        bail!(
+            "the key file {} is missing beside {LEDGER}; restore it from a backup, or move the directory away to start \
+             as a new node",
+            path.display()
+        );
+    }
+    keys::load_or_create(&path)
+}
+
 /// The node's wallet: the contract that its wallet key controls.
 fn wallet(dir: &StateDir, owner_: Option<Address>, tls: &Tls, root: &Root) -> anyhow::Result<Address> {
-    let key = NodeKey::from_seed(&*keys::load_or_create(&dir.path().join(WALLET_KEY))?);
+    let key = NodeKey::from_seed(&*key(dir, WALLET_KEY)?);
     let owner = owner(owner_, tls, root)?;
     Ok(wallet_address(&key.public_key(), &owner, &WALLET_CODE_HASH, WALLET_CODE_DEPTH))
 }
