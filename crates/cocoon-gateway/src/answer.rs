@@ -8,7 +8,9 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use cocoon_ledger::{Dispute, RequestId};
-use cocoon_openai::{AnswerFilter, AnswerMeter, ApiError, BodyKind, BodyLimits, CostFields};
+use cocoon_openai::{
+    AnswerFilter, AnswerMeter, ApiError, BodyKind, BodyLimits, CostFields, MeterReport, Usage, estimate_usage,
+};
 use cocoon_session::client::ModelOffers;
 use cocoon_session::{FinalInfo, RequestFailure};
 use cocoon_wire::codec::ByteStr;
@@ -134,6 +136,11 @@ impl Answering {
         let assessment = assess(&self.order, &self.offered(), &claim_of(&info), &received);
         self.record(&assessment);
         self.bill(&assessment, &info, debug)
+    }
+
+    /// The usage by which an answer is billed whose engine told none.
+    fn estimate(&self, report: &MeterReport) -> Usage {
+        estimate_usage(report, &self.request_body).usage
     }
 
     /// Coefficients on offer for the model, when the request was sent and now.
@@ -325,7 +332,7 @@ impl AnswerBody {
                 self.out.push_back(cocoon_openai::cocoon_comment(&bill.cocoon));
             }
             None => {
-                let held = self.filter.take_held(Some(&bill.cocoon));
+                let held = self.filter.take_held(Some(&bill.cocoon), Some(&self.answering.estimate(&report)));
                 let readable = matches!(kind, BodyKind::Sse | BodyKind::JsonLines | BodyKind::Json);
                 self.out.extend(
                     held.into_iter().map(
@@ -434,7 +441,8 @@ pub(crate) async fn collect(mut answering: Answering) -> Result<(Bytes, Option<B
     answering.shared.metrics.ended("complete", took);
     // An error is the engine's own word and passes as it is.
     let cocoon = answering.success.then_some(bill.cocoon.as_ref());
-    pieces.extend(filter.take_held(cocoon));
+    let estimate = answering.estimate(&filter.report());
+    pieces.extend(filter.take_held(cocoon, answering.success.then_some(&estimate)));
     let mut body = match pieces.len() {
         1 => pieces.swap_remove(0),
         _ => pieces.concat().into(),

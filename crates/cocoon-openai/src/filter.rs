@@ -17,6 +17,7 @@ use crate::kind::{BodyKind, BodyLimits};
 use crate::object::{ObjectError, RawObject, splice};
 use crate::observe::{MeterReport, Observer};
 use crate::units::{Piece, Unit, UnitReader};
+use crate::usage::Usage;
 
 /// Filters one answer on its way to the caller, and meters it for checking.
 #[derive(Debug)]
@@ -76,13 +77,17 @@ impl AnswerFilter {
 
     /// The answer has ended: what was held back, with the `cocoon` object where there is one. Calls [`Self::finish`].
     ///
+    /// `estimate` is the usage to show where it is to be shown and the engine told none.
+    ///
     /// For a stream that broke, call this with `None`, or not at all, and end with an error event instead.
-    pub fn take_held(&mut self, cocoon: Option<&RawValue>) -> Vec<Bytes> {
+    pub fn take_held(&mut self, cocoon: Option<&RawValue>, estimate: Option<&Usage>) -> Vec<Bytes> {
         let mut out = self.finish();
+        let estimate =
+            estimate.filter(|_| self.show_usage && self.report().usage.is_none()).map(Usage::to_json);
         match (self.usage.take(), cocoon) {
-            (Some(unit), cocoon) => out.push(with_cocoon(unit, cocoon)),
+            (Some(unit), cocoon) => out.push(with_cocoon(with_usage(unit, estimate.as_deref()), cocoon)),
             (None, Some(cocoon)) if self.kind == BodyKind::Sse && self.show_usage => {
-                out.push(cocoon_chunk(cocoon));
+                out.push(cocoon_chunk(cocoon, estimate.as_deref()));
             }
             (None, Some(cocoon)) if self.kind == BodyKind::Sse => out.push(cocoon_comment(cocoon)),
             (None, _) => {}
@@ -143,11 +148,23 @@ pub fn cocoon_comment(cocoon: &RawValue) -> Bytes {
 }
 
 /// For a caller that asked for usage, where the engine told none: a chunk without choices, as the one with usage is.
-fn cocoon_chunk(cocoon: &RawValue) -> Bytes {
+fn cocoon_chunk(cocoon: &RawValue, usage: Option<&str>) -> Bytes {
     let cocoon = cocoon.get().replace(['\n', '\r'], " ");
-    let head =
-        r#"{"id":"cocoon","object":"chat.completion.chunk","created":0,"model":"","choices":[],"cocoon":"#;
-    format!("data: {head}{cocoon}}}\n\n").into()
+    let head = r#"{"id":"cocoon","object":"chat.completion.chunk","created":0,"model":"","choices":[]"#;
+    let usage = usage.map_or_else(String::new, |usage| format!(",\"usage\":{usage}"));
+    format!("data: {head}{usage},\"cocoon\":{cocoon}}}\n\n").into()
+}
+
+/// A JSON answer with `usage` where it has none.
+fn with_usage(unit: Unit, usage: Option<&str>) -> Unit {
+    let Some(usage) = usage else { return unit };
+    let changed = RawObject::parse(unit.data()).ok().filter(|object| object.get_set("usage").is_none()).map(
+        |mut object| {
+            object.set("usage", usage);
+            object.to_json()
+        },
+    );
+    changed.map_or(unit, |json| Unit::text(json.into()))
 }
 
 fn with_cocoon(unit: Unit, cocoon: Option<&RawValue>) -> Bytes {
@@ -200,7 +217,7 @@ mod tests {
             let report = filter.report();
             assert_eq!(report.usage.map(|usage| usage.total_tokens), Some(4), "{kind:?}");
             assert_eq!(report.content_bytes, 2);
-            shown.extend(filter.take_held(None));
+            shown.extend(filter.take_held(None, None));
             assert_eq!(shown.concat(), json);
         }
     }

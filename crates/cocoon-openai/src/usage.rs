@@ -28,6 +28,15 @@ impl Usage {
         Self { prompt_tokens, completion_tokens, ..Self::default() }.clamped()
     }
 
+    /// As a `usage` object with the three counts that every client reads.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        let Self { prompt_tokens, completion_tokens, total_tokens, .. } = self;
+        format!(
+            r#"{{"prompt_tokens":{prompt_tokens},"completion_tokens":{completion_tokens},"total_tokens":{total_tokens}}}"#
+        )
+    }
+
     /// Reads a `usage` object; `None` where `json` is not an object (`null`, for one).
     ///
     /// Understood spellings: `prompt_tokens`, `completion_tokens`, `total_tokens`,

@@ -36,7 +36,7 @@ fn content_is_never_held_back_and_the_end_is() {
         assert_eq!(filter.push(Bytes::from(": ping\n\n")), [": ping\n\n"]);
         assert!(filter.push(Bytes::from("data: [DONE]\n\n")).is_empty());
         assert!(filter.push(Bytes::from(content)).is_empty(), "nothing belongs to an answer after its end");
-        let held = filter.take_held(None);
+        let held = filter.take_held(None, None);
         let expected =
             if show_usage { vec![USAGE_CHUNK, "data: [DONE]\n\n"] } else { vec!["data: [DONE]\n\n"] };
         assert_eq!(held, expected);
@@ -114,6 +114,25 @@ fn what_is_over_a_limit_is_shown_unread() {
     assert!(filter.push(Bytes::from("{\"x\":1")).is_empty());
     assert_eq!(filter.push(Bytes::from(",\"yyyy\":2")), ["{\"x\":1,\"yyyy\":2"]);
     assert_eq!(filter.push(Bytes::from("}")), ["}"]);
-    assert!(filter.take_held(Some(&cocoon())).is_empty());
+    assert!(filter.take_held(Some(&cocoon()), None).is_empty());
     assert!(filter.report().gave_up);
+}
+
+#[test]
+fn where_the_engine_told_no_usage_the_estimate_is_shown_to_whom_asked() {
+    let estimate = cocoon_openai::Usage::new(3, 4);
+    let usage = r#""usage":{"prompt_tokens":3,"completion_tokens":4,"total_tokens":7}"#;
+    let content = "data: {\"choices\":[{\"delta\":{\"content\":\"x\"},\"finish_reason\":\"stop\"}]}\n\n";
+    for (kind, body, show, shown) in [
+        (BodyKind::Sse, content, true, true),
+        (BodyKind::Sse, content, false, false),
+        (BodyKind::Json, "{\"choices\":[{\"message\":{\"content\":\"x\"}}]}", true, true),
+        (BodyKind::Json, "{\"choices\":[],\"usage\":{\"prompt_tokens\":1}}", true, false),
+    ] {
+        let mut filter = AnswerFilter::new(kind, BodyLimits::default(), show);
+        let mut all = filter.push(Bytes::from(body));
+        all.extend(filter.take_held(Some(&cocoon()), Some(&estimate)));
+        let text = String::from_utf8(all.concat()).unwrap();
+        assert_eq!(text.contains(usage), shown, "{text}");
+    }
 }

@@ -57,7 +57,7 @@ fn filter_chunks(kind: BodyKind, show_usage: bool, chunks: &[&[u8]]) -> (String,
     for chunk in chunks {
         out.extend(filter.push(Bytes::copy_from_slice(chunk)));
     }
-    out.extend(filter.take_held(Some(&cocoon())));
+    out.extend(filter.take_held(Some(&cocoon()), None));
     (text(&out), filter.report())
 }
 
