@@ -20,7 +20,7 @@ use zeroize::Zeroizing;
 use crate::answer::TIME_SHARE;
 use crate::answer::sanitize;
 use crate::link::{Link, LinkEvent, Side};
-use crate::terms::{ProxyClaims, check_proxy};
+use crate::terms::{ProxyClaims, check_proxy, words};
 use crate::{
     ErrorCode, FinalInfo, INITIAL_CREDIT_BYTES, MAX_HELD_BYTES, MAX_PROTO_VERSION, MIN_PROTO_VERSION,
     PaymentCounters, ProxyTerms, RequestFailure, Time, Violation,
@@ -332,10 +332,9 @@ impl ClientSession {
                 self.stage = Stage::Ready(terms);
                 Ok(())
             }
-            client::AuthorizationWithProxy::Failed { error_code, error } => Err(Violation::Refused {
-                code: error_code,
-                message: error.to_lossy().chars().take(500).collect(),
-            }),
+            client::AuthorizationWithProxy::Failed { error_code, error } => {
+                Err(Violation::Refused { code: error_code, message: words(&error) })
+            }
         }
     }
 
@@ -525,7 +524,7 @@ impl ClientSession {
 
     fn on_error(&mut self, request: [u8; 32], code: i32, message: &ByteStr, info: Option<FinalInfo>) {
         if self.forget(&request).is_some() {
-            let message = message.to_lossy().chars().take(500).collect::<String>();
+            let message = words(message);
             let failure = RequestFailure::new(ErrorCode(code), message);
             self.events.push_back(ClientEvent::Failed { request, failure, info });
         }

@@ -23,6 +23,7 @@ mod answer;
 mod terms;
 mod time;
 
+pub use cocoon_wire::tl::ext::MAX_PART_BYTES;
 pub use terms::{ErrorCode, FinalInfo, PaymentCounters, ProxyTerms, RequestFailure, Violation, tariff};
 pub use time::Time;
 
@@ -30,8 +31,6 @@ pub use time::Time;
 pub const MIN_PROTO_VERSION: i32 = 1;
 /// Highest protocol version that we speak.
 pub const MAX_PROTO_VERSION: i32 = 2;
-/// Most body bytes in one answer part, so that requests on one connection take fair turns.
-pub const MAX_PART_BYTES: usize = 64 * 1024;
 /// Body bytes that may be under way per request before the receiver grants more (extension set 1).
 pub const INITIAL_CREDIT_BYTES: usize = 256 * 1024;
 /// Body bytes held for one request whose receiver is slow, where the peer knows no credit; over it that request ends.

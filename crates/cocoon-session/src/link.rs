@@ -8,6 +8,7 @@ use cocoon_wire::codec::{ByteStr, Message};
 use cocoon_wire::frame::{FrameDecoder, FrameEncoder, MAX_FRAME_PAYLOAD};
 use cocoon_wire::tl::tcp::Packet;
 
+use crate::terms::words;
 use crate::{ErrorCode, Time, Violation};
 
 /// A dialler pings after this much silence.
@@ -174,13 +175,10 @@ impl Link {
             Packet::QueryAnswer { id, data } => {
                 self.queries.remove(&id).map(|query| LinkEvent::Answer { what: query.what, data })
             }
-            Packet::QueryError { id, code, message } => {
-                self.queries.remove(&id).map(|query| LinkEvent::Refused {
-                    what: query.what,
-                    code,
-                    message: message.to_lossy().chars().take(500).collect(),
-                })
-            }
+            Packet::QueryError { id, code, message } => self
+                .queries
+                .remove(&id)
+                .map(|query| LinkEvent::Refused { what: query.what, code, message: words(&message) }),
             Packet::Connect { .. } | Packet::Connected { .. } => {
                 return Err(Violation::Unexpected("second opening message"));
             }

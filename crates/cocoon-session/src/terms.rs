@@ -215,3 +215,23 @@ pub fn tariff(root: &RootConfig) -> Tariff {
         reasoning: Multiplier(params.reasoning_tokens_price_multiplier),
     }
 }
+
+/// A peer's words, fit for a log: one line of bounded length.
+pub(crate) fn words(text: &ByteStr) -> String {
+    text.to_lossy().chars().filter(|character| !character.is_control()).take(MAX_WORDS).collect()
+}
+
+/// Longest text of a peer that is kept, in characters.
+const MAX_WORDS: usize = 500;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peers_words_are_one_bounded_line() {
+        let text = ByteStr::from(format!("no\r\n2026 INFO forged\u{1b}[31m{}", "x".repeat(1000)));
+        let line = words(&text);
+        assert!(line.starts_with("no2026 INFO forged[31mx") && line.chars().count() == MAX_WORDS, "{line}");
+    }
+}

@@ -15,6 +15,7 @@ use crate::answer::{
     TIME_SHARE, error_body, framing_header, request_time, sanitize, seconds_header, status_body,
 };
 use crate::outbox::Chunk;
+use crate::terms::words;
 use crate::{
     ErrorCode, INITIAL_CREDIT_BYTES, MAX_HELD_BYTES, MAX_HELD_BYTES_PER_CLIENT, RequestFailure, Time,
     Violation,
@@ -558,7 +559,7 @@ impl Proxy {
         if elsewhere && self.retry(key, now) {
             return;
         }
-        let message: String = message.to_lossy().chars().filter(|c| !c.is_control()).take(500).collect();
+        let message = words(message);
         self.finish(key, Some(RequestFailure::new(code, message)), word, now);
     }
 
