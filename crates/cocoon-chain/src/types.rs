@@ -82,6 +82,8 @@ pub struct Transaction {
     pub in_message: Option<Message>,
     /// Messages that came of it.
     pub out_messages: Vec<Message>,
+    /// What validators took from the account for it: gas, storage, and what its messages paid in advance.
+    pub fee_nanoton: u64,
 }
 
 /// The compute phase of a transaction.
@@ -122,6 +124,8 @@ pub struct Message {
     pub value_nanoton: u64,
     /// Whether it came back because its receiver could not process it.
     pub bounced: bool,
+    /// Logical time at which its sender made it; with the sender it names the message. 0 for one from outside.
+    pub created_lt: u64,
     /// Its body.
     pub body: Cell,
 }

@@ -29,6 +29,7 @@ pub fn decode_transaction(committed: &CommittedTransaction) -> Result<Transactio
         compute,
         in_message,
         out_messages: out_messages.collect::<Result<_, Error>>()?,
+        fee_nanoton: u64::try_from(raw.total_fees.tokens.into_inner()).map_err(|_| Error::IntOverflow)?,
     })
 }
 
@@ -49,15 +50,15 @@ fn compute(phase: &ComputePhase) -> Compute {
 fn decode_message(cell: &Cell) -> Result<Message, Error> {
     let message: Raw<'_> = cell.parse()?;
     let body = slice_to_cell(message.body)?;
-    let (source, destination, value_nanoton, bounced) = match &message.info {
+    let (source, destination, value_nanoton, bounced, created_lt) = match &message.info {
         MsgInfo::Int(info) => {
             let value = u64::try_from(info.value.tokens.into_inner()).map_err(|_| Error::IntOverflow)?;
-            (named(&info.src), named(&info.dst), value, info.bounced)
+            (named(&info.src), named(&info.dst), value, info.bounced, info.created_lt)
         }
-        MsgInfo::ExtIn(info) => (None, named(&info.dst), 0, false),
-        MsgInfo::ExtOut(info) => (named(&info.src), None::<Address>, 0, false),
+        MsgInfo::ExtIn(info) => (None, named(&info.dst), 0, false, 0),
+        MsgInfo::ExtOut(info) => (named(&info.src), None::<Address>, 0, false, info.created_lt),
     };
-    Ok(Message { source, destination, value_nanoton, bounced, body })
+    Ok(Message { source, destination, value_nanoton, bounced, created_lt, body })
 }
 
 /// The slice as a cell of its own.
