@@ -4,16 +4,19 @@
 //! addresses, so the layouts here match the published contracts bit for bit. All of Cocoon's contracts live in the
 //! basechain.
 
+mod init;
 mod params;
 mod state;
 
-use sha2::{Digest as _, Sha256};
-
+use self::init::state_init_hash;
+pub use init::StateInit;
 pub use params::{DEFAULT_MIN_STAKE_NANOTON, NEUTRAL_MULTIPLIER, ParamsError, RootParams, StructVersion};
 pub use state::{ClientState, ContractStatus, WorkerState};
 
 use crate::address::Address;
 use crate::cell::{Cell, CellError, ContractCode, Writer};
+use crate::code;
+use crate::root::RootConfig;
 
 /// Hash of the code of the published node wallet.
 pub const WALLET_CODE_HASH: [u8; 32] = [
@@ -33,6 +36,19 @@ pub fn proxy_address(
     owner: &Address,
     public_key: &[u8; 32],
 ) -> Result<Address, CodeMissing> {
+    proxy_state_init(params, root, owner, public_key).map(|init| init.address())
+}
+
+/// What the contract of the proxy that `owner` runs with `public_key` under the root contract at `root` starts with.
+///
+/// # Errors
+/// [`CodeMissing`] when `params` lacks the proxy code.
+pub fn proxy_state_init(
+    params: &RootParams,
+    root: &Address,
+    owner: &Address,
+    public_key: &[u8; 32],
+) -> Result<StateInit, CodeMissing> {
     let data = Writer::new()
         .address(owner)
         .bytes(public_key)
@@ -44,7 +60,7 @@ pub fn proxy_address(
         .reference(params.cell_for_proxy())
         .build();
     let code = params.proxy_code.as_ref().ok_or(CodeMissing("proxy"))?;
-    Ok(contract_address(code, &data))
+    Ok(StateInit { code: code.cell().clone(), data })
 }
 
 /// Address of the contract between the worker owned by `owner` and the proxy at `proxy`.
@@ -57,6 +73,19 @@ pub fn worker_address(
     proxy: &Address,
     proxy_public_key: &[u8; 32],
 ) -> Result<Address, CodeMissing> {
+    worker_state_init(params, owner, proxy, proxy_public_key).map(|init| init.address())
+}
+
+/// What the contract between the worker owned by `owner` and the proxy at `proxy` starts with.
+///
+/// # Errors
+/// [`CodeMissing`] when `params` lacks the worker code.
+pub fn worker_state_init(
+    params: &RootParams,
+    owner: &Address,
+    proxy: &Address,
+    proxy_public_key: &[u8; 32],
+) -> Result<StateInit, CodeMissing> {
     let data = Writer::new()
         .address(owner)
         .address(proxy)
@@ -66,7 +95,7 @@ pub fn worker_address(
         .reference(params.cell_without_code())
         .build();
     let code = params.worker_code.as_ref().ok_or(CodeMissing("worker"))?;
-    Ok(contract_address(code, &data))
+    Ok(StateInit { code: code.cell().clone(), data })
 }
 
 /// Address of the contract between the client owned by `owner` (a client names its wallet) and the proxy at `proxy`.
@@ -79,6 +108,20 @@ pub fn client_address(
     proxy: &Address,
     proxy_public_key: &[u8; 32],
 ) -> Result<Address, CodeMissing> {
+    client_state_init(params, owner, proxy, proxy_public_key).map(|init| init.address())
+}
+
+/// What the contract between the client owned by `owner` (a client names its wallet) and the proxy at `proxy` starts
+/// with.
+///
+/// # Errors
+/// [`CodeMissing`] when `params` lacks the client code.
+pub fn client_state_init(
+    params: &RootParams,
+    owner: &Address,
+    proxy: &Address,
+    proxy_public_key: &[u8; 32],
+) -> Result<StateInit, CodeMissing> {
     let parties = Writer::new().address(owner).address(proxy).bytes(proxy_public_key).build();
     let data = Writer::new()
         .uint(0, 2) // state: open
@@ -91,7 +134,12 @@ pub fn client_address(
         .reference(params.cell_without_code())
         .build();
     let code = params.client_code.as_ref().ok_or(CodeMissing("client"))?;
-    Ok(contract_address(code, &data))
+    Ok(StateInit { code: code.cell().clone(), data })
+}
+
+/// What a root contract with our code and this configuration starts with.
+pub fn root_state_init(config: &RootConfig) -> StateInit {
+    StateInit { code: code::root().cell().clone(), data: config.to_state_data() }
 }
 
 /// Address of a node wallet: a small contract of its own, controlled by `public_key` and, in the last resort, by
@@ -117,50 +165,6 @@ pub fn wallet_address(
 #[error("the root configuration holds no {0} contract code, so the address cannot be computed")]
 pub struct CodeMissing(pub &'static str);
 
-fn contract_address(code: &ContractCode, data: &Cell) -> Address {
-    Address::basechain(state_init_hash((code.hash(), code.depth()), (data.repr_hash().0, data.repr_depth())))
-}
-
-/// Representation hash of a `StateInit` with code and data, no split depth, no special flag and no libraries, from
-/// the (hash, depth) of both. The representation of a cell is two descriptor bytes, its bits, then the depths and the
-/// hashes of its references.
-fn state_init_hash(code: ([u8; 32], u16), data: ([u8; 32], u16)) -> [u8; 32] {
-    /// An ordinary cell with two references.
-    const REFERENCES: u8 = 2;
-    /// Five bits: floor(5 / 8) + ceil(5 / 8).
-    const LENGTH: u8 = 1;
-    /// The bits 00110 (code and data present), completed by 100.
-    const BITS: u8 = 0b0011_0100;
-    Sha256::new()
-        .chain_update([REFERENCES, LENGTH, BITS])
-        .chain_update(code.1.to_be_bytes())
-        .chain_update(data.1.to_be_bytes())
-        .chain_update(code.0)
-        .chain_update(data.0)
-        .finalize()
-        .into()
-}
-
 pub(crate) fn code_from(cell: Option<Cell>) -> Result<Option<ContractCode>, CellError> {
     cell.map(ContractCode::from_cell).transpose()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_hash_from_parts_is_that_of_the_built_state_init() {
-        let code = Writer::new().uint(7, 9).reference(Writer::new().uint(1, 1).build()).build();
-        let data = Writer::new().uint(5, 3).build();
-        let built = Writer::new()
-            .uint(0, 2)
-            .maybe_reference(Some(&code))
-            .maybe_reference(Some(&data))
-            .uint(0, 1)
-            .build();
-        let from_parts =
-            state_init_hash((code.repr_hash().0, code.repr_depth()), (data.repr_hash().0, data.repr_depth()));
-        assert_eq!(built.repr_hash().0, from_parts);
-    }
 }

@@ -5,25 +5,30 @@
 //!
 //! * [`address`]   standard addresses in all their textual forms.
 //! * [`cell`]      bounded decoding of bags of cells, and the field encodings that the contracts use.
+//! * [`code`]      code of our contracts, and of the published node wallet.
 //! * [`contracts`] initial data of the proxy, worker, client and wallet contracts, and the addresses that follow.
 //! * [`message`]   bodies of messages to those contracts.
+//! * [`mnemonic`]  a key as 24 words.
 //! * [`payment`]   Ed25519-signed orders: "charge this client up to N tokens", "pay this worker up to N tokens".
 //! * [`root`]      what nodes need of the root contract, from its state or from a published test-mode file.
 
 pub mod address;
 pub mod cell;
+pub mod code;
 pub mod contracts;
 pub mod message;
+pub mod mnemonic;
 pub mod payment;
 pub mod root;
 
 pub use address::{Address, AddressFormat, AddressParseError};
 pub use cell::{Cell, CellError, ContractCode};
 pub use contracts::{
-    ClientState, RootParams, StructVersion, WorkerState, client_address, proxy_address, wallet_address,
-    worker_address,
+    ClientState, RootParams, StateInit, StructVersion, WorkerState, client_address, client_state_init,
+    proxy_address, proxy_state_init, root_state_init, wallet_address, worker_address, worker_state_init,
 };
 pub use ed25519_dalek::{SigningKey, VerifyingKey};
+pub use mnemonic::{Mnemonic, MnemonicError};
 pub use payment::{OrderKind, PaymentOrder, PaymentParseError, PaymentVerifyError, SignedPayment};
 pub use root::{ProxyEndpoints, RegisteredProxy, RootConfig, RootConfigError};
 

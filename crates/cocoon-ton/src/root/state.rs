@@ -13,8 +13,10 @@ use tycho_types::cell::CellSlice;
 use tycho_types::dict::RawDict;
 use tycho_types::prelude::Load as _;
 
-use super::{MAX_ENDPOINTS_BYTES, MAX_LIST_ENTRIES, RegisteredProxy, RootConfig, RootConfigError};
-use crate::cell::{Cell, CellError, Reader};
+use super::{
+    MAX_ENDPOINTS_BYTES, MAX_LIST_ENTRIES, ProxyEndpoints, RegisteredProxy, RootConfig, RootConfigError,
+};
+use crate::cell::{Cell, CellError, Reader, Writer};
 use crate::contracts::RootParams;
 
 impl RootConfig {
@@ -52,6 +54,51 @@ impl RootConfig {
             params,
         })
     }
+
+    /// The data of a root contract with this configuration. Of registered proxies with the same number the last one
+    /// counts; they come back in the order of their numbers.
+    pub fn to_state_data(&self) -> Cell {
+        let mut proxies = RawDict::<32>::new();
+        for proxy in &self.registered_proxies {
+            let seqno = Writer::new().uint(u64::from(proxy.seqno), 32).build();
+            insert(&mut proxies, &seqno, &proxy_entry(Writer::new(), &proxy.endpoints).build());
+        }
+        let lists = Writer::new()
+            .maybe_reference(hash_list(&self.proxy_hashes).root().as_ref())
+            .maybe_reference(proxies.root().as_ref())
+            .uint(u64::from(self.last_proxy_seqno), 32)
+            .maybe_reference(hash_list(&self.worker_hashes).root().as_ref())
+            .maybe_reference(hash_list(&self.model_hashes).root().as_ref())
+            .build();
+        Writer::new()
+            .address(&self.owner)
+            .uint(u64::from(self.version), 32)
+            .reference(lists)
+            .reference(self.params.cell_for_root())
+            .build()
+    }
+}
+
+/// Appends a registered proxy as the root contract keeps it and is told it.
+pub(crate) fn proxy_entry(writer: Writer, endpoints: &ProxyEndpoints) -> Writer {
+    let text = endpoints.to_string();
+    debug_assert!(text.len() <= MAX_ENDPOINTS_BYTES, "two IPv4 endpoints have at most 43 characters");
+    writer.uint(0, 1).uint(text.len() as u64, 7).bytes(text.as_bytes())
+}
+
+fn hash_list(hashes: &BTreeSet<[u8; 32]>) -> RawDict<256> {
+    let mut dictionary = RawDict::new();
+    let nothing = Writer::new().build();
+    for hash in hashes {
+        insert(&mut dictionary, &Writer::new().bytes(hash).build(), &nothing);
+    }
+    dictionary
+}
+
+fn insert<const BITS: u16>(dictionary: &mut RawDict<BITS>, key: &Cell, value: &Cell) {
+    const FITS: &str =
+        "key and value are ordinary cells, the key has the dictionary's length, and both fit one cell";
+    dictionary.set(key.as_slice().expect(FITS), value.as_slice().expect(FITS)).expect(FITS);
 }
 
 fn load_hashes(lists: &mut CellSlice<'_>, list: &'static str) -> Result<BTreeSet<[u8; 32]>, RootConfigError> {
@@ -101,8 +148,9 @@ fn load_proxy(seqno: u32, mut value: Reader<'_>) -> Result<Option<RegisteredProx
 #[allow(clippy::unwrap_used)]
 mod tests {
     use tycho_types::cell::{CellBuilder, CellFamily as _};
-    use tycho_types::dict::RawDict;
     use tycho_types::prelude::Store as _;
+
+    use proptest::prelude::*;
 
     use super::*;
     use crate::address::Address;
@@ -117,13 +165,13 @@ mod tests {
         dictionary
     }
 
-    fn hash_list(hashes: &[[u8; 32]]) -> RawDict<256> {
+    fn listed(hashes: &[[u8; 32]]) -> RawDict<256> {
         let entries: Vec<_> =
             hashes.iter().map(|hash| (Writer::new().bytes(hash).build(), Writer::new().build())).collect();
         dictionary(&entries)
     }
 
-    fn proxy_entry(seqno: u32, kind: u64, text: &str) -> (Cell, Cell) {
+    fn raw_entry(seqno: u32, kind: u64, text: &str) -> (Cell, Cell) {
         let value = Writer::new().uint(kind, 1).uint(text.len() as u64, 7).bytes(text.as_bytes()).build();
         (Writer::new().uint(seqno.into(), 32).build(), value)
     }
@@ -131,17 +179,17 @@ mod tests {
     fn state(params: &RootParams) -> Cell {
         let mut lists = CellBuilder::new();
         let context = Cell::empty_context();
-        hash_list(&[[1; 32], [2; 32]]).store_into(&mut lists, context).unwrap();
+        listed(&[[1; 32], [2; 32]]).store_into(&mut lists, context).unwrap();
         let proxies = [
-            proxy_entry(4, 0, "10.0.0.1:11001 10.0.0.1:11002"),
-            proxy_entry(5, 1, "10.0.0.2:11001"),
-            proxy_entry(6, 0, "not an endpoint"),
-            proxy_entry(7, 0, "10.0.0.3:11000"),
+            raw_entry(4, 0, "10.0.0.1:11001 10.0.0.1:11002"),
+            raw_entry(5, 1, "10.0.0.2:11001"),
+            raw_entry(6, 0, "not an endpoint"),
+            raw_entry(7, 0, "10.0.0.3:11000"),
         ];
         dictionary::<32>(&proxies).store_into(&mut lists, context).unwrap();
         lists.store_u32(7).unwrap();
-        hash_list(&[]).store_into(&mut lists, context).unwrap();
-        hash_list(&[[3; 32]]).store_into(&mut lists, context).unwrap();
+        listed(&[]).store_into(&mut lists, context).unwrap();
+        listed(&[[3; 32]]).store_into(&mut lists, context).unwrap();
         Writer::new()
             .address(&Address::basechain([8; 32]))
             .uint(42, 32)
@@ -189,5 +237,46 @@ mod tests {
         let cell = Writer::new().uint(4, 8).build();
         let error = RootParams::from_cell(&cell).unwrap_err();
         assert!(error.to_string().contains("version 4"), "{error}");
+    }
+
+    fn any_hashes() -> impl Strategy<Value = BTreeSet<[u8; 32]>> {
+        prop::collection::btree_set(any::<[u8; 32]>(), 0..6)
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_reads_back(
+            owner: [u8; 32], proxies in any_hashes(), workers in any_hashes(), models in any_hashes(),
+            endpoints in prop::collection::btree_map(any::<u32>(), any::<([u8; 4], u16, u16)>(), 0..6),
+            version: u32, last_proxy_seqno: u32, price: u64, unique_id: u32,
+        ) {
+            let mut config = RootConfig::test_mode(Address::basechain(owner));
+            (config.proxy_hashes, config.worker_hashes, config.model_hashes) = (proxies, workers, models);
+            config.registered_proxies = endpoints
+                .into_iter()
+                .map(|(seqno, (ip, workers, clients))| RegisteredProxy {
+                    seqno,
+                    endpoints: ProxyEndpoints {
+                        for_workers: std::net::SocketAddrV4::new(ip.into(), workers.max(1)),
+                        for_clients: std::net::SocketAddrV4::new(ip.into(), clients.max(1)),
+                    },
+                })
+                .collect();
+            (config.version, config.last_proxy_seqno) = (version, last_proxy_seqno);
+            config.params.struct_version = StructVersion::V3;
+            config.params.price_per_token_nanoton = price;
+            config.params.unique_id = unique_id;
+            config.params.worker_code = Some(crate::code::worker().clone());
+            prop_assert_eq!(RootConfig::from_state(&config.to_state_data()).unwrap(), config);
+        }
+    }
+
+    #[test]
+    fn proxies_come_back_in_the_order_of_their_numbers() {
+        let mut config = RootConfig::from_state(&state(&params(StructVersion::V3))).unwrap();
+        config.registered_proxies.reverse();
+        let written = config.to_state_data();
+        config.registered_proxies.reverse();
+        assert_eq!(RootConfig::from_state(&written).unwrap(), config, "in the order of numbers");
     }
 }
