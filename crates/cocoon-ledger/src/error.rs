@@ -1,6 +1,6 @@
 //! What a [`Ledger`](crate::Ledger) refuses, and why.
 
-use crate::ids::{ClientId, RequestId};
+use crate::ids::{ClientId, RequestId, WorkerId};
 use crate::ledger::MAX_RESERVATIONS;
 use crate::units::{Nanoton, Overflow};
 
@@ -21,6 +21,9 @@ pub enum ReserveError {
     /// No funds were ever seen for this client.
     #[error("unknown client {0}")]
     UnknownClient(ClientId),
+    /// The account was closed for good.
+    #[error("the account of client {0} is closed; open a new client contract to go on")]
+    ClientClosed(ClientId),
     /// [`MAX_RESERVATIONS`] are open.
     #[error("too many requests in flight ({MAX_RESERVATIONS})")]
     TooManyReservations,
@@ -35,7 +38,24 @@ pub enum SettleError {
     /// The request has no open reservation: never made, released, or settled already.
     #[error("request {0} has no open reservation")]
     UnknownRequest(RequestId),
+    /// The worker's account was closed for good.
+    #[error("the account of worker {0} is closed: it earns nothing more")]
+    WorkerClosed(WorkerId),
     /// The record does not fit the books; [`Ledger::reserve`](crate::Ledger::reserve) makes sure that it does.
+    #[error(transparent)]
+    Apply(#[from] ApplyError),
+}
+
+/// Why an account was not closed. Nothing was changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum CloseError {
+    /// Requests of this client may still be charged: wait until the last one is settled.
+    #[error("{reservations} requests of the account are under way; close it after the last one")]
+    Busy {
+        /// How many.
+        reservations: u64,
+    },
+    /// The record does not fit the books.
     #[error(transparent)]
     Apply(#[from] ApplyError),
 }
@@ -54,6 +74,12 @@ pub enum ApplyError {
     /// The totals that the record names are not those that the books arrive at.
     #[error("record {position} belongs to another history: its totals do not match")]
     TotalsDiffer {
+        /// The record's position.
+        position: u64,
+    },
+    /// The record charges, pays or closes an account that was closed before.
+    #[error("record {position} changes an account that is closed")]
+    Closed {
         /// The record's position.
         position: u64,
     },
@@ -94,7 +120,7 @@ pub enum InvariantViolation {
         kept: u128,
     },
     /// A client's reserved amounts are not the sum of its reservations.
-    #[error("client {0} has other amounts reserved than its reservations")]
+    #[error("client {0} has other amounts reserved than its reservations, or some although it is closed")]
     Reserved(ClientId),
     /// More is reported durable than was ever counted.
     #[error("a counter is behind its durable part")]

@@ -2,12 +2,12 @@
 //!
 //! Every change of a balance goes through one private function, `Ledger::post`, which also writes the record that
 //! replays it. Reservations are not persisted: a crash forgets them, and the work they covered falls on the
-//! proxy. Counters never fall, a request is charged at most once, and always
-//! charges of clients = earnings of workers + what the proxy keeps, in tokens and in nanoton.
+//! proxy. Counters never fall, a request is charged at most once, an account that was closed never moves again, and
+//! always charges of clients = earnings of workers + what the proxy keeps, in tokens and in nanoton.
 
 use std::collections::{BTreeMap, VecDeque};
 
-use crate::error::{ApplyError, InvariantViolation, MarkError, ReserveError, SettleError};
+use crate::error::{ApplyError, CloseError, InvariantViolation, MarkError, ReserveError, SettleError};
 use crate::ids::{ClientId, RequestId, WorkerId};
 use crate::record::{Change, Record};
 use crate::tariff::Rates;
@@ -19,7 +19,7 @@ pub const MAX_RESERVATIONS: usize = 1 << 20;
 /// A client's account.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ClientAccount {
-    /// Everything ever paid in for this client, as the chain shows it.
+    /// What may be charged to this client in all, as the chain shows it; see [`Ledger::set_client_funds`].
     pub funds: Nanoton,
     /// Tokens charged so far. Never falls.
     pub charged: AdjustedTokens,
@@ -29,14 +29,23 @@ pub struct ClientAccount {
     pub reserved: AdjustedTokens,
     /// What the reserved tokens would cost.
     pub reserved_cost: Nanoton,
+    /// Requests in flight: how many reservations are open.
+    pub reservations: u64,
     /// The part of `charged` that durable records cover.
     pub(crate) durable: AdjustedTokens,
+    /// Position of the record that closed the account.
+    pub(crate) closed: Option<u64>,
 }
 
 impl ClientAccount {
     /// Funds neither spent nor reserved.
     pub fn available(&self) -> Nanoton {
         self.funds.left_after(self.cost).left_after(self.reserved_cost)
+    }
+
+    /// Whether it was closed for good.
+    pub const fn is_closed(&self) -> bool {
+        self.closed.is_some()
     }
 }
 
@@ -49,6 +58,15 @@ pub struct WorkerAccount {
     pub value: Nanoton,
     /// The part of `earned` that durable records cover.
     pub(crate) durable: AdjustedTokens,
+    /// Position of the record that closed the account.
+    pub(crate) closed: Option<u64>,
+}
+
+impl WorkerAccount {
+    /// Whether it was closed for good.
+    pub const fn is_closed(&self) -> bool {
+        self.closed.is_some()
+    }
 }
 
 /// The outcome of a settled request.
@@ -115,9 +133,9 @@ impl Ledger {
         Self::default()
     }
 
-    /// Notes what the chain shows of a client: its **lifetime** funds, absolute. That is the balance its
-    /// contract can spend now plus what the contract has paid so far (tokens used on chain times price); both move
-    /// when a charge reaches the chain, their sum does not. Opens the account where it is new; unchanged
+    /// Notes what the chain shows of a client: its **lifetime** funds, absolute. That is what its contract can be
+    /// charged now plus what it has paid so far (tokens used on chain times price); both move
+    /// when a charge reaches the chain, and their sum does not grow by it. Opens the account where it is new; unchanged
     /// funds write no record. Funds may fall below what is charged (a chain may be rolled back): then
     /// nothing more can be reserved.
     ///
@@ -183,6 +201,9 @@ impl Ledger {
             return Err(ReserveError::TooManyReservations);
         }
         let account = self.clients.get_mut(&client).ok_or(ReserveError::UnknownClient(client))?;
+        if account.is_closed() {
+            return Err(ReserveError::ClientClosed(client));
+        }
         let cost = amount.checked_cost(rates.price()).ok_or(Overflow { what: "cost of the reservation" })?;
         let available = account.available();
         if cost > available {
@@ -203,6 +224,7 @@ impl Ledger {
         totals.reserved_cost.0 += cost.0;
         account.reserved.0 += amount.0;
         account.reserved_cost.0 += cost.0;
+        account.reservations += 1;
         self.reservations.insert(request, Reservation { client, amount, cost, rates });
         Ok(())
     }
@@ -229,7 +251,11 @@ impl Ledger {
         let tokens = claimed.min(amount).min(covered);
         let cost = tokens.checked_cost(rates.price()).ok_or(ApplyError::from(Overflow { what: "cost" }))?;
         if tokens > AdjustedTokens::ZERO {
-            let earned = self.workers.get(&worker).copied().unwrap_or_default().earned;
+            let earner = self.workers.get(&worker).copied().unwrap_or_default();
+            if earner.is_closed() {
+                return Err(SettleError::WorkerClosed(worker));
+            }
+            let earned = earner.earned;
             let total = |counter: AdjustedTokens| {
                 counter.checked_add(tokens).ok_or(ApplyError::from(Overflow { what: "counter" }))
             };
@@ -258,8 +284,63 @@ impl Ledger {
         if let Some(account) = self.clients.get_mut(&client) {
             account.reserved = account.reserved.left_after(amount);
             account.reserved_cost = account.reserved_cost.left_after(cost);
+            account.reservations = account.reservations.saturating_sub(1);
         }
         true
+    }
+
+    /// Closes a client's account for good, and opens it where it is new: nothing is charged to it from now on, so its
+    /// counter is final. Gives the position of the record that says so; an order over the final count may be signed
+    /// once that is durable ([`Ledger::closed_durably`]). Closing again changes nothing.
+    ///
+    /// # Errors
+    /// [`CloseError::Busy`] while requests of this client are in flight: refuse new ones, and wait for the last.
+    pub fn close_client(&mut self, client: ClientId) -> Result<u64, CloseError> {
+        let account = self.clients.get(&client).copied().unwrap_or_default();
+        if let Some(position) = account.closed {
+            return Ok(position);
+        }
+        if account.reservations > 0 {
+            return Err(CloseError::Busy { reservations: account.reservations });
+        }
+        self.record(Change::CloseClient { client, client_total: account.charged })?;
+        Ok(self.position)
+    }
+
+    /// Closes a worker's account for good, and opens it where it is new: it earns nothing from now on. As
+    /// [`Ledger::close_client`]; which requests a worker has is not known here, so those that it still has go unpaid.
+    ///
+    /// # Errors
+    /// [`ApplyError`] only where the ledger's position overflows.
+    pub fn close_worker(&mut self, worker: WorkerId) -> Result<u64, ApplyError> {
+        let account = self.workers.get(&worker).copied().unwrap_or_default();
+        if let Some(position) = account.closed {
+            return Ok(position);
+        }
+        self.record(Change::CloseWorker { worker, worker_total: account.earned })?;
+        Ok(self.position)
+    }
+
+    /// Whether a client's account was closed for good.
+    pub fn is_closed(&self, client: &ClientId) -> bool {
+        self.clients.get(client).is_some_and(ClientAccount::is_closed)
+    }
+
+    /// Whether a worker's account was closed for good.
+    pub fn is_worker_closed(&self, worker: &WorkerId) -> bool {
+        self.workers.get(worker).is_some_and(WorkerAccount::is_closed)
+    }
+
+    /// Whether a client's account is closed and no crash can open it again: then [`Ledger::chargeable`] is final.
+    pub fn closed_durably(&self, client: &ClientId) -> bool {
+        let closed = self.clients.get(client).and_then(|account| account.closed);
+        closed.is_some_and(|position| position <= self.durable)
+    }
+
+    /// Whether a worker's account is closed and no crash can open it again: then [`Ledger::payable`] is final.
+    pub fn worker_closed_durably(&self, worker: &WorkerId) -> bool {
+        let closed = self.workers.get(worker).and_then(|account| account.closed);
+        closed.is_some_and(|position| position <= self.durable)
     }
 
     /// The records written since the last call, in order. Append them to a durable log after each step.
@@ -352,16 +433,19 @@ impl Ledger {
     }
 
     fn check_reservations(&self) -> Result<(), InvariantViolation> {
-        let mut sums: BTreeMap<ClientId, (u128, u128)> = BTreeMap::new();
+        let mut sums: BTreeMap<ClientId, (u128, u128, u64)> = BTreeMap::new();
         for reservation in self.reservations.values() {
-            let (amount, cost) = sums.entry(reservation.client).or_default();
+            let (amount, cost, count) = sums.entry(reservation.client).or_default();
             *amount += u128::from(reservation.amount.0);
             *cost += u128::from(reservation.cost.0);
+            *count += 1;
         }
         let (mut amount, mut cost) = (0, 0);
         for (client, account) in &self.clients {
-            let held = (u128::from(account.reserved.0), u128::from(account.reserved_cost.0));
-            if sums.remove(client).unwrap_or_default() != held {
+            let held =
+                (u128::from(account.reserved.0), u128::from(account.reserved_cost.0), account.reservations);
+            let late = account.is_closed() && account.reservations > 0;
+            if sums.remove(client).unwrap_or_default() != held || late {
                 return Err(InvariantViolation::Reserved(*client));
             }
             (amount, cost) = (amount + held.0, cost + held.1);
@@ -395,6 +479,9 @@ impl Ledger {
             Change::Charge { client, worker, tokens, rates, client_total, worker_total, .. } => {
                 let mut payer = self.clients.get(&client).copied().unwrap_or_default();
                 let mut earner = self.workers.get(&worker).copied().unwrap_or_default();
+                if payer.is_closed() || earner.is_closed() {
+                    return Err(ApplyError::Closed { position });
+                }
                 let mut totals = self.totals;
                 charge(&mut payer, &mut earner, &mut totals, tokens, rates)?;
                 if (payer.charged, earner.earned) != (client_total, worker_total) {
@@ -404,6 +491,16 @@ impl Ledger {
                 self.clients.insert(client, payer);
                 self.workers.insert(worker, earner);
                 self.undurable.push_back(Undurable { position, client, client_total, worker, worker_total });
+            }
+            Change::CloseClient { client, client_total } => {
+                let account = self.clients.get(&client).copied().unwrap_or_default();
+                check_closing(position, account.closed, account.charged, client_total)?;
+                self.clients.insert(client, ClientAccount { closed: Some(position), ..account });
+            }
+            Change::CloseWorker { worker, worker_total } => {
+                let account = self.workers.get(&worker).copied().unwrap_or_default();
+                check_closing(position, account.closed, account.earned, worker_total)?;
+                self.workers.insert(worker, WorkerAccount { closed: Some(position), ..account });
             }
         }
         self.position = position;
@@ -437,6 +534,20 @@ fn sum(numbers: &[u64]) -> Option<u64> {
 
 fn bounded(tokens: Option<AdjustedTokens>) -> Result<AdjustedTokens, Overflow> {
     tokens.filter(|tokens| tokens.0 <= MAX_COUNTER).ok_or(Overflow { what: "sum of all tokens" })
+}
+
+/// An account is closed once, at the count that the books arrive at.
+fn check_closing(
+    position: u64,
+    closed: Option<u64>,
+    counter: AdjustedTokens,
+    total: AdjustedTokens,
+) -> Result<(), ApplyError> {
+    match closed {
+        Some(_) => Err(ApplyError::Closed { position }),
+        None if counter != total => Err(ApplyError::TotalsDiffer { position }),
+        None => Ok(()),
+    }
 }
 
 /// Moves one charge through copies of the accounts it touches.

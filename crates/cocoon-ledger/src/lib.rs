@@ -24,7 +24,7 @@ pub use bound::{Bounded, ClaimBound, reservation};
 pub use codec::DecodeError;
 pub use counters::{Counter, CounterChange, CounterError, PeerCounters};
 pub use dispute::{Dispute, DisputeReason};
-pub use error::{ApplyError, InvariantViolation, MarkError, ReserveError, SettleError};
+pub use error::{ApplyError, CloseError, InvariantViolation, MarkError, ReserveError, SettleError};
 pub use ids::{ClientId, RequestId, WorkerId};
 pub use ledger::{ClientAccount, Ledger, MAX_RESERVATIONS, Settlement, WorkerAccount};
 pub use record::{Change, Record};

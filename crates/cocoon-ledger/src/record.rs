@@ -9,6 +9,8 @@ use crate::units::{AdjustedTokens, Nanoton, PricePerToken};
 const VERSION: u8 = 1;
 const KIND_FUNDS: u8 = 1;
 const KIND_CHARGE: u8 = 2;
+const KIND_CLOSE_CLIENT: u8 = 3;
+const KIND_CLOSE_WORKER: u8 = 4;
 
 /// A change with its place in the ledger's history.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +48,20 @@ pub enum Change {
         /// The worker's counter afterwards; checked likewise.
         worker_total: AdjustedTokens,
     },
+    /// A client's account is closed for good: nothing is charged to it any more.
+    CloseClient {
+        /// Whose account.
+        client: ClientId,
+        /// What it was charged in all; a replay that arrives at another number is refused.
+        client_total: AdjustedTokens,
+    },
+    /// A worker's account is closed for good: it earns nothing more.
+    CloseWorker {
+        /// Whose account.
+        worker: WorkerId,
+        /// What it earned in all; checked likewise.
+        worker_total: AdjustedTokens,
+    },
 }
 
 impl Record {
@@ -72,6 +88,18 @@ impl Record {
                     out.extend_from_slice(&number.to_le_bytes());
                 }
             }
+            Change::CloseClient { client, client_total } => {
+                out.push(KIND_CLOSE_CLIENT);
+                out.extend_from_slice(&self.position.to_le_bytes());
+                out.extend_from_slice(&client.0);
+                out.extend_from_slice(&client_total.0.to_le_bytes());
+            }
+            Change::CloseWorker { worker, worker_total } => {
+                out.push(KIND_CLOSE_WORKER);
+                out.extend_from_slice(&self.position.to_le_bytes());
+                out.extend_from_slice(&worker.0);
+                out.extend_from_slice(&worker_total.0.to_le_bytes());
+            }
         }
         out
     }
@@ -93,6 +121,14 @@ impl Record {
                 Change::ClientFunds { client: ClientId(reader.array()?), funds: Nanoton(reader.u64()?) }
             }
             KIND_CHARGE => decode_charge(&mut reader)?,
+            KIND_CLOSE_CLIENT => Change::CloseClient {
+                client: ClientId(reader.array()?),
+                client_total: AdjustedTokens(reader.u64()?),
+            },
+            KIND_CLOSE_WORKER => Change::CloseWorker {
+                worker: WorkerId(reader.array()?),
+                worker_total: AdjustedTokens(reader.u64()?),
+            },
             other => return Err(DecodeError::Kind(other)),
         };
         reader.end()?;

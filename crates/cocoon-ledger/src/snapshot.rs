@@ -9,7 +9,9 @@ use crate::ledger::{ClientAccount, Ledger, WorkerAccount};
 use crate::units::{AdjustedTokens, Nanoton, Overflow};
 
 /// Version of the encoding; the first byte of every snapshot.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
+/// The version before, in which no account could be closed. Read, never written.
+const VERSION_WITHOUT_CLOSED: u8 = 1;
 
 /// Why bytes are not the books of a ledger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -28,7 +30,7 @@ pub enum RestoreError {
 impl Ledger {
     /// All balances at [`Ledger::position`], without reservations. Equal books give equal bytes.
     pub fn snapshot(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(33 + 56 * self.clients.len() + 48 * self.workers.len());
+        let mut out = Vec::with_capacity(33 + 57 * self.clients.len() + 49 * self.workers.len());
         out.push(VERSION);
         let number = |out: &mut Vec<u8>, number: u64| out.extend_from_slice(&number.to_le_bytes());
         number(&mut out, self.position);
@@ -41,12 +43,14 @@ impl Ledger {
             for amount in [account.funds.0, account.charged.0, account.cost.0] {
                 number(&mut out, amount);
             }
+            out.push(u8::from(account.is_closed()));
         }
         for (worker, account) in &self.workers {
             out.extend_from_slice(&worker.0);
             for amount in [account.earned.0, account.value.0] {
                 number(&mut out, amount);
             }
+            out.push(u8::from(account.is_closed()));
         }
         out
     }
@@ -58,10 +62,17 @@ impl Ledger {
     pub fn restore(bytes: &[u8]) -> Result<Self, RestoreError> {
         let mut reader = Reader::new(bytes);
         let version = reader.u8()?;
-        if version != VERSION {
-            return Err(DecodeError::Version(version).into());
-        }
+        let has_closed = match version {
+            VERSION => true,
+            VERSION_WITHOUT_CLOSED => false,
+            other => return Err(DecodeError::Version(other).into()),
+        };
         let position = reader.u64()?;
+        let closed = |reader: &mut Reader<'_>| match if has_closed { reader.u8()? } else { 0 } {
+            0 => Ok(None),
+            1 => Ok(Some(position)),
+            _ => Err(DecodeError::Contradiction("an account is neither open nor closed")),
+        };
         let kept = Nanoton(reader.u64()?);
         let (client_count, worker_count) = (reader.u64()?, reader.u64()?);
         let mut clients = BTreeMap::new();
@@ -73,6 +84,7 @@ impl Ledger {
                 funds: Nanoton(funds),
                 charged: AdjustedTokens(charged),
                 cost: Nanoton(cost),
+                closed: closed(&mut reader)?,
                 ..ClientAccount::default()
             };
             insert_ascending(&mut clients, client, account)?;
@@ -81,12 +93,13 @@ impl Ledger {
         for _ in 0..worker_count {
             let worker = WorkerId(reader.array()?);
             let (earned, value) = (reader.u64()?, reader.u64()?);
-            let (earned, value) = (AdjustedTokens(earned), Nanoton(value));
-            insert_ascending(
-                &mut workers,
-                worker,
-                WorkerAccount { earned, value, ..WorkerAccount::default() },
-            )?;
+            let account = WorkerAccount {
+                earned: AdjustedTokens(earned),
+                value: Nanoton(value),
+                closed: closed(&mut reader)?,
+                ..WorkerAccount::default()
+            };
+            insert_ascending(&mut workers, worker, account)?;
         }
         reader.end()?;
         let ledger = Self::from_accounts(position, clients, workers, kept)?;

@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use cocoon_ledger::{
-    AdjustedTokens, ApplyError, Change, ClientId, Ledger, MarkError, Nanoton, PricePerToken, Rates, Record,
-    RequestId, ReserveError, SettleError, WorkerId,
+    AdjustedTokens, ApplyError, Change, ClientId, CloseError, Ledger, MarkError, Nanoton, PricePerToken,
+    Rates, Record, RequestId, ReserveError, SettleError, WorkerId,
 };
 use proptest::prelude::*;
 
@@ -180,9 +180,99 @@ fn a_log_with_a_gap_or_of_another_history_is_refused_without_effect() {
     assert_eq!(copy.chargeable(&CLIENT), AdjustedTokens(10), "what comes from the log is durable");
 }
 
+#[test]
+fn a_closed_client_is_never_charged_again() {
+    let mut ledger = funded(1000);
+    ledger.reserve(request(1), CLIENT, tokens(100), rates()).unwrap();
+    assert_eq!(ledger.close_client(CLIENT), Err(CloseError::Busy { reservations: 1 }));
+    ledger.settle(request(1), WORKER, tokens(40)).unwrap();
+    assert_eq!(ledger.close_client(CLIENT), Ok(3));
+    assert_eq!(ledger.close_client(CLIENT), Ok(3), "closing again changes nothing");
+    assert!(ledger.is_closed(&CLIENT) && !ledger.closed_durably(&CLIENT));
+    ledger.set_client_funds(CLIENT, Nanoton(5000)).unwrap();
+    let refused = ledger.reserve(request(2), CLIENT, tokens(1), rates());
+    assert_eq!(refused, Err(ReserveError::ClientClosed(CLIENT)));
+    let records = ledger.take_records();
+    assert_eq!(records.len(), 4);
+    ledger.mark_durable(2).unwrap();
+    assert!(!ledger.closed_durably(&CLIENT), "a crash now would open it again");
+    ledger.mark_durable(3).unwrap();
+    assert!(ledger.closed_durably(&CLIENT));
+    assert_eq!(ledger.chargeable(&CLIENT), tokens(40));
+    for restored in [Ledger::restore(&ledger.snapshot()).unwrap(), replay(&records)] {
+        assert!(restored.closed_durably(&CLIENT), "a restart keeps it closed");
+        assert_eq!(restored.chargeable(&CLIENT), tokens(40));
+        assert_eq!(restored.snapshot(), ledger.snapshot());
+    }
+}
+
+#[test]
+fn a_closed_worker_earns_nothing_more() {
+    let mut ledger = funded(1000);
+    for number in 1..=2 {
+        ledger.reserve(request(number), CLIENT, tokens(50), rates()).unwrap();
+    }
+    ledger.settle(request(1), WORKER, tokens(10)).unwrap();
+    assert_eq!(ledger.close_worker(WORKER), Ok(3));
+    assert_eq!(ledger.close_worker(WORKER), Ok(3));
+    let late = ledger.settle(request(2), WORKER, tokens(10));
+    assert_eq!(late, Err(SettleError::WorkerClosed(WORKER)));
+    assert_eq!(ledger.reservations(), 1, "another worker may still earn it");
+    ledger.settle(request(2), WorkerId([8; 32]), tokens(10)).unwrap();
+    let records = ledger.take_records();
+    assert!(!ledger.worker_closed_durably(&WORKER));
+    ledger.mark_durable(3).unwrap();
+    assert!(ledger.is_worker_closed(&WORKER) && ledger.worker_closed_durably(&WORKER));
+    assert_eq!(ledger.payable(&WORKER), tokens(10));
+    assert_eq!(replay(&records).snapshot(), ledger.snapshot());
+    assert!(Ledger::restore(&ledger.snapshot()).unwrap().worker_closed_durably(&WORKER));
+}
+
+#[test]
+fn who_was_never_seen_can_be_closed_too() {
+    let mut ledger = Ledger::new();
+    assert_eq!(ledger.close_client(CLIENT), Ok(1));
+    assert_eq!(ledger.close_worker(WORKER), Ok(2));
+    assert_eq!(replay(&ledger.take_records()).snapshot(), ledger.snapshot());
+}
+
+#[test]
+fn a_log_that_goes_on_after_an_account_was_closed_is_refused() {
+    let mut ledger = funded(1000);
+    ledger.reserve(request(1), CLIENT, tokens(50), rates()).unwrap();
+    ledger.settle(request(1), WORKER, tokens(10)).unwrap();
+    let records = ledger.take_records();
+    let again = records[1].change;
+    for close in [
+        Change::CloseClient { client: CLIENT, client_total: tokens(10) },
+        Change::CloseWorker { worker: WORKER, worker_total: tokens(10) },
+    ] {
+        let mut copy = replay(&records);
+        copy.apply(&Record { position: 3, change: close }).unwrap();
+        for change in [close, again] {
+            let refused = copy.apply(&Record { position: 4, change });
+            assert_eq!(refused, Err(ApplyError::Closed { position: 4 }), "{change:?}");
+        }
+    }
+    let wrong = Change::CloseClient { client: CLIENT, client_total: tokens(11) };
+    let refused = replay(&records).apply(&Record { position: 3, change: wrong });
+    assert_eq!(refused, Err(ApplyError::TotalsDiffer { position: 3 }));
+}
+
+fn replay(records: &[Record]) -> Ledger {
+    let mut ledger = Ledger::new();
+    for record in records {
+        ledger.apply(&Record::decode(&record.encode()).unwrap()).unwrap();
+    }
+    ledger.check_invariants().unwrap();
+    ledger
+}
+
 #[derive(Debug, Clone)]
 enum Step {
     Funds(u8, u64),
+    CloseClient(u8),
+    CloseWorker(u8),
     Reserve(u8, u8, u64, usize),
     Settle(u8, u8, u64),
     Release(u8),
@@ -202,6 +292,8 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(request, client, amount, rates)| Step::Reserve(request, client, amount, rates)),
         6 => (0..12_u8, 0..4_u8, amount()).prop_map(|(request, worker, claimed)| Step::Settle(request, worker, claimed)),
         2 => (0..12_u8).prop_map(Step::Release),
+        1 => (0..5_u8).prop_map(Step::CloseClient),
+        1 => (0..4_u8).prop_map(Step::CloseWorker),
         2 => Just(Step::Take),
         2 => (0..60_u64).prop_map(Step::Durable),
         1 => Just(Step::Snapshot),
@@ -216,7 +308,10 @@ type Counters = (Vec<(ClientId, u64)>, Vec<(WorkerId, u64)>);
 struct History {
     ledger: Ledger,
     log: Vec<Record>,
-    reserved: BTreeMap<u8, u64>,
+    reserved: BTreeMap<u8, (u8, u64)>,
+    /// Final counts of the accounts that were closed.
+    closed_clients: BTreeMap<ClientId, u64>,
+    closed_workers: BTreeMap<WorkerId, u64>,
     snapshots: Vec<(u64, Vec<u8>)>,
 }
 
@@ -229,25 +324,49 @@ impl History {
                 self.ledger.set_client_funds(ClientId([client; 32]), Nanoton(funds)).unwrap();
             }
             Step::Reserve(number, client, amount, rate) => {
-                let client = ClientId([client; 32]);
-                if self.ledger.reserve(request(number), client, tokens(amount), rates[rate]).is_ok() {
+                let account = ClientId([client; 32]);
+                if self.ledger.reserve(request(number), account, tokens(amount), rates[rate]).is_ok() {
+                    assert!(!self.closed_clients.contains_key(&account), "{client} is closed");
                     assert!(
-                        self.reserved.insert(number, amount).is_none(),
+                        self.reserved.insert(number, (client, amount)).is_none(),
                         "request {number} was reserved twice"
                     );
                 }
             }
             Step::Settle(number, worker, claimed) => {
-                let settled = self.ledger.settle(request(number), WorkerId([worker; 32]), tokens(claimed));
+                let worker = WorkerId([worker; 32]);
+                let settled = self.ledger.settle(request(number), worker, tokens(claimed));
+                if settled == Err(SettleError::WorkerClosed(worker)) {
+                    assert!(self.closed_workers.contains_key(&worker) && self.reserved.contains_key(&number));
+                    return;
+                }
                 let reserved = self.reserved.remove(&number);
                 assert_eq!(settled.is_ok(), reserved.is_some(), "request {number}: {settled:?}");
-                if let (Ok(settlement), Some(reserved)) = (settled, reserved) {
+                if let (Ok(settlement), Some((_, reserved))) = (settled, reserved) {
                     assert!(settlement.charged.0 <= reserved.min(claimed), "{settlement:?} of {reserved}");
                     assert_eq!(settlement.charged.0 + settlement.overrun.0, claimed);
                 }
             }
             Step::Release(number) => {
                 assert_eq!(self.ledger.release(request(number)), self.reserved.remove(&number).is_some());
+            }
+            Step::CloseClient(client) => {
+                let open = self.reserved.values().filter(|(owner, _)| *owner == client).count() as u64;
+                let client = ClientId([client; 32]);
+                match self.ledger.close_client(client) {
+                    Ok(position) => {
+                        assert!(open == 0 && position <= self.ledger.position());
+                        let charged = self.ledger.client(&client).unwrap().charged.0;
+                        assert_eq!(*self.closed_clients.entry(client).or_insert(charged), charged);
+                    }
+                    Err(error) => assert_eq!(error, CloseError::Busy { reservations: open }),
+                }
+            }
+            Step::CloseWorker(worker) => {
+                let worker = WorkerId([worker; 32]);
+                self.ledger.close_worker(worker).unwrap();
+                let earned = self.ledger.worker(&worker).unwrap().earned.0;
+                assert_eq!(*self.closed_workers.entry(worker).or_insert(earned), earned);
             }
             Step::Take => self.log.extend(self.ledger.take_records()),
             Step::Durable(position) => {
@@ -280,6 +399,17 @@ impl History {
         }
     }
 
+    fn check_closed(&self) {
+        for (client, total) in &self.closed_clients {
+            assert_eq!(self.ledger.client(client).unwrap().charged.0, *total, "charged after its end");
+            assert!(!self.ledger.closed_durably(client) || self.ledger.chargeable(client).0 == *total);
+        }
+        for (worker, total) in &self.closed_workers {
+            assert_eq!(self.ledger.worker(worker).unwrap().earned.0, *total, "earned after its end");
+            assert!(!self.ledger.worker_closed_durably(worker) || self.ledger.payable(worker).0 == *total);
+        }
+    }
+
     fn counters(&self) -> Counters {
         let clients = self.ledger.clients().map(|(client, account)| (*client, account.charged.0)).collect();
         (clients, self.ledger.workers().map(|(worker, account)| (*worker, account.earned.0)).collect())
@@ -308,6 +438,7 @@ proptest! {
             history.step(step);
             history.ledger.check_invariants().unwrap();
             history.check_covered();
+            history.check_closed();
             history.check_never_fell(&before);
         }
         history.log.extend(history.ledger.take_records());
@@ -319,6 +450,8 @@ proptest! {
             prop_assert_eq!(replayed.snapshot(), history.ledger.snapshot());
             prop_assert_eq!(replayed.reservations(), 0, "reservations are not persisted");
             prop_assert_eq!(replayed.durable(), history.ledger.position());
+            prop_assert!(history.closed_clients.keys().all(|client| replayed.closed_durably(client)));
+            prop_assert!(history.closed_workers.keys().all(|worker| replayed.worker_closed_durably(worker)));
             replayed.check_invariants().unwrap();
         }
     }

@@ -19,7 +19,16 @@ fn record() -> impl Strategy<Value = Record> {
         client_total: AdjustedTokens(numbers[3]),
         worker_total: AdjustedTokens(numbers[4]),
     });
-    (any::<u64>(), prop_oneof![funds, charge]).prop_map(|(position, change)| Record { position, change })
+    let close_client = (any::<[u8; 32]>(), any::<u64>()).prop_map(|(client, total)| Change::CloseClient {
+        client: ClientId(client),
+        client_total: AdjustedTokens(total),
+    });
+    let close_worker = (any::<[u8; 32]>(), any::<u64>()).prop_map(|(worker, total)| Change::CloseWorker {
+        worker: WorkerId(worker),
+        worker_total: AdjustedTokens(total),
+    });
+    (any::<u64>(), prop_oneof![funds, charge, close_client, close_worker])
+        .prop_map(|(position, change)| Record { position, change })
 }
 
 fn books() -> Ledger {
@@ -32,6 +41,8 @@ fn books() -> Ledger {
             .unwrap();
         ledger.settle(request, WorkerId([number % 2; 32]), AdjustedTokens(20)).unwrap();
     }
+    ledger.close_client(ClientId([2; 32])).unwrap();
+    ledger.close_worker(WorkerId([0; 32])).unwrap();
     ledger
 }
 
@@ -51,7 +62,7 @@ proptest! {
 
     #[test]
     fn bytes_that_decode_are_the_bytes_that_are_encoded(
-        mut bytes in prop::collection::vec(any::<u8>(), 0..200), kind in 0..4_u8, length in prop::sample::select(vec![50_usize, 146]),
+        mut bytes in prop::collection::vec(any::<u8>(), 0..200), kind in 0..6_u8, length in prop::sample::select(vec![50_usize, 146]),
     ) {
         let _ = Ledger::restore(&bytes);
         bytes.resize(length, 0);
@@ -99,6 +110,19 @@ fn unknown_versions_and_kinds_are_named() {
     assert_eq!(Record::decode(&[1, 9, 0, 0, 0, 0, 0, 0, 0, 0]), Err(DecodeError::Kind(9)));
     assert_eq!(Record::decode(&[]), Err(DecodeError::Truncated { needed: 1 }));
     assert_eq!(PeerCounters::decode(&[7]), Err(DecodeError::Version(7)));
+}
+
+#[test]
+fn a_snapshot_from_before_accounts_could_be_closed_is_read() {
+    let mut ledger = Ledger::new();
+    ledger.set_client_funds(ClientId([1; 32]), Nanoton(1000)).unwrap();
+    let new = ledger.snapshot();
+    let mut old = new[..new.len() - 1].to_vec();
+    old[0] = 1;
+    assert_eq!(Ledger::restore(&old).unwrap().snapshot(), new);
+    let mut unclear = new;
+    *unclear.last_mut().unwrap() = 2;
+    assert!(Ledger::restore(&unclear).is_err(), "open or closed, nothing else");
 }
 
 #[test]
