@@ -10,7 +10,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use cocoon_ton::contracts::ContractStatus;
 use cocoon_ton::root::MAX_PUBLISHED_JSON_BYTES;
-use cocoon_ton::{Address, ClientState, NANOTON_PER_TON, RootConfig};
+use cocoon_ton::{Address, ClientState, NANOTON_PER_TON, RootConfig, RootParams};
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, ready};
 use sha2::{Digest as _, Sha256};
@@ -62,15 +62,19 @@ impl TestModeClient {
         self
     }
 
-    /// As its contract would say it.
-    pub const fn state(&self) -> ClientState {
+    /// As its contract would say it under `params`. Test mode has no contracts, so owner, proxy and key are zeros.
+    pub fn state(&self, params: &RootParams) -> ClientState {
         ClientState {
+            owner: Address::basechain([0; 32]),
+            proxy: Address::basechain([0; 32]),
+            proxy_public_key: [0; 32],
             status: ContractStatus::Open,
             balance_nanoton: self.balance_nanoton,
             stake_nanoton: self.stake_nanoton,
             tokens_used: 0,
             unlock_unix_time: 0,
             secret_hash: self.secret_hash,
+            params: RootParams { proxy_code: None, worker_code: None, client_code: None, ..params.clone() },
         }
     }
 }
@@ -225,7 +229,7 @@ impl Chain for StaticChain {
         &self,
         _address: Address,
     ) -> BoxFuture<'_, Result<ContractView<ClientState>, ChainError>> {
-        ready(Ok(self.view(Some(self.client.state())))).boxed()
+        ready(Ok(self.view(Some(self.client.state(&self.root().params))))).boxed()
     }
 }
 

@@ -43,6 +43,14 @@ pub enum CellError {
     /// An amount of coins over 2^64 - 1 nanoton; all coins that exist are fewer.
     #[error("the amount {0} does not fit 64 bits")]
     AmountTooLarge(&'static str),
+    /// A number that stands for nothing we know.
+    #[error("{field} is {value}, which this program does not know; it may need an update")]
+    UnknownValue {
+        /// The field.
+        field: &'static str,
+        /// Its value.
+        value: u8,
+    },
     /// An address that is not a standard one of workchain 0 or -1.
     #[error("{0} is not a standard address")]
     NotStandardAddress(&'static str),

@@ -11,7 +11,7 @@ mod state;
 use self::init::state_init_hash;
 pub use init::StateInit;
 pub use params::{DEFAULT_MIN_STAKE_NANOTON, NEUTRAL_MULTIPLIER, ParamsError, RootParams, StructVersion};
-pub use state::{ClientState, ContractStatus, WorkerState};
+pub use state::{ClientState, ContractStatus, ProxyState, WorkerState};
 
 use crate::address::Address;
 use crate::cell::{Cell, CellError, ContractCode, Writer};

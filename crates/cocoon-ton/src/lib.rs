@@ -24,8 +24,9 @@ pub mod root;
 pub use address::{Address, AddressFormat, AddressParseError};
 pub use cell::{Cell, CellError, ContractCode};
 pub use contracts::{
-    ClientState, RootParams, StateInit, StructVersion, WorkerState, client_address, client_state_init,
-    proxy_address, proxy_state_init, root_state_init, wallet_address, worker_address, worker_state_init,
+    ClientState, ProxyState, RootParams, StateInit, StructVersion, WorkerState, client_address,
+    client_state_init, proxy_address, proxy_state_init, root_state_init, wallet_address, worker_address,
+    worker_state_init,
 };
 pub use ed25519_dalek::{SigningKey, VerifyingKey};
 pub use mnemonic::{Mnemonic, MnemonicError};
