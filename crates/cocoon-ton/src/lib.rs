@@ -11,6 +11,7 @@
 //! * [`mnemonic`]  a key as 24 words.
 //! * [`payment`]   Ed25519-signed orders: "charge this client up to N tokens", "pay this worker up to N tokens".
 //! * [`root`]      what nodes need of the root contract, from its state or from a published test-mode file.
+//! * [`wallet`]    wallets: their addresses, and signed messages that have them send.
 
 pub mod address;
 pub mod cell;
@@ -20,6 +21,7 @@ pub mod message;
 pub mod mnemonic;
 pub mod payment;
 pub mod root;
+pub mod wallet;
 
 pub use address::{Address, AddressFormat, AddressParseError};
 pub use cell::{Cell, CellError, ContractCode};
@@ -32,6 +34,7 @@ pub use ed25519_dalek::{SigningKey, VerifyingKey};
 pub use mnemonic::{Mnemonic, MnemonicError};
 pub use payment::{OrderKind, PaymentOrder, PaymentParseError, PaymentVerifyError, SignedPayment};
 pub use root::{ProxyEndpoints, RegisteredProxy, RootConfig, RootConfigError};
+pub use wallet::{OutMessage, SignError, Wallet, WalletKind};
 
 /// Nanotons in one TON.
 pub const NANOTON_PER_TON: u64 = 1_000_000_000;
