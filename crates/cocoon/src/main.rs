@@ -4,6 +4,10 @@
 //! does is in its own crate. It is the only place that handles signals, sets up logging and writes to the terminal.
 #![forbid(unsafe_code)]
 
+mod amount;
+mod calendar;
+mod chain_command;
+mod chain_server;
 mod cli;
 mod config;
 mod demo;
@@ -45,9 +49,9 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> anyhow::Result<()> {
-    // The others are services: they tell of themselves in the log, and outlive the terminal.
-    let on_terminal = matches!(cli.command, Command::Up(_) | Command::Demo(_));
-    let (level, on_hang_up) = if on_terminal { ("warn", Asked::Stop) } else { ("info", Asked::Reload) };
+    // Services tell of themselves in the log, and outlive the terminal.
+    let service = matches!(cli.command, Command::Gateway(_) | Command::Proxy(_) | Command::Worker(_));
+    let (level, on_hang_up) = if service { ("info", Asked::Reload) } else { ("warn", Asked::Stop) };
     logging::start(cli.log.as_deref().unwrap_or(level), cli.log_format)?;
     let runtime =
         tokio::runtime::Runtime::new().context("cannot start: the system gives no threads or files")?;
@@ -59,6 +63,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             Command::Gateway(options) => roles::run_gateway(&options.load()?, &mut stop).await,
             Command::Proxy(options) => roles::run_proxy(&options.load()?, &mut stop).await,
             Command::Worker(options) => roles::run_worker(&options.load()?, &mut stop).await,
+            Command::Chain(options) => chain_command::run(options, &mut stop).await,
         }
     });
     // After a second signal nothing is waited for, blocking work included; otherwise nothing is left.

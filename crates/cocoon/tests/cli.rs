@@ -7,10 +7,18 @@ use support::{cocoon, complaint, run, text};
 
 #[test]
 fn help_is_there_for_every_command_and_shows_examples() {
-    for command in [&["--help"][..], &["up", "--help"], &["demo", "--help"], &["gateway", "--help"]]
-        .into_iter()
-        .chain([&["proxy", "--help"][..], &["worker", "--help"]])
-    {
+    for command in [
+        &["--help"][..],
+        &["up", "--help"],
+        &["demo", "--help"],
+        &["gateway", "--help"],
+        &["proxy", "--help"],
+        &["worker", "--help"],
+        &["chain", "--help"],
+        &["chain", "faucet", "--help"],
+        &["chain", "advance", "--help"],
+        &["chain", "status", "--help"],
+    ] {
         let output = run(command);
         assert!(output.status.success(), "{command:?}");
         let help = String::from_utf8(output.stdout).unwrap();

@@ -1,0 +1,78 @@
+//! Unix seconds as people read them.
+
+const DAY_SECONDS: u64 = 86_400;
+
+/// `2026-03-01 12:00:00 UTC`.
+pub(crate) fn utc(unix_seconds: u64) -> String {
+    let (days, second) = (unix_seconds / DAY_SECONDS, unix_seconds % DAY_SECONDS);
+    let (year, month, day) = date(days);
+    let (hour, minute, second) = (second / 3_600, second / 60 % 60, second % 60);
+    format!("{year}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02} UTC")
+}
+
+/// `2 d 3 h`: the two largest units of a time span.
+pub(crate) fn span(seconds: u64) -> String {
+    let units = [("d", seconds / DAY_SECONDS), ("h", seconds / 3_600 % 24), ("min", seconds / 60 % 60)];
+    let first = units.iter().position(|(_, count)| *count > 0).unwrap_or(units.len());
+    let all = units.into_iter().chain([("s", seconds % 60)]);
+    let shown: Vec<String> = all
+        .skip(first)
+        .take(2)
+        .filter(|(_, count)| *count > 0)
+        .map(|(unit, count)| format!("{count} {unit}"))
+        .collect();
+    if shown.is_empty() { "0 s".to_owned() } else { shown.join(" ") }
+}
+
+/// Year, month and day of the Gregorian calendar, so many days after 1970-01-01.
+///
+/// Counted from 0000-03-01 on, so that a leap day is the last day of its year: the 400-year cycle has 146097 days, and
+/// months of 31 and 30 days alternate so that month `m` begins at day (153 m + 2) / 5.
+fn date(days: u64) -> (u64, u64, u64) {
+    const CYCLE: u64 = 146_097;
+    let days = days.saturating_add(719_468);
+    let (cycle, day) = (days / CYCLE, days % CYCLE);
+    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day + 2) / 153;
+    let day_of_month = day - (153 * month + 2) / 5 + 1;
+    let (month, later) = if month < 10 { (month + 3, 0) } else { (month - 9, 1) };
+    (cycle * 400 + year + later, month, day_of_month)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_are_those_of_the_calendar() {
+        for (unix, text) in [
+            (0, "1970-01-01 00:00:00 UTC"),
+            (951_782_399, "2000-02-28 23:59:59 UTC"),
+            (951_782_400, "2000-02-29 00:00:00 UTC"),
+            (951_868_800, "2000-03-01 00:00:00 UTC"),
+            (1_709_164_800, "2024-02-29 00:00:00 UTC"),
+            (1_767_225_599, "2025-12-31 23:59:59 UTC"),
+            (4_107_542_400, "2100-03-01 00:00:00 UTC"),
+            (4_294_967_295, "2106-02-07 06:28:15 UTC"),
+        ] {
+            assert_eq!(utc(unix), text);
+        }
+        assert!(!utc(u64::MAX).is_empty());
+    }
+
+    #[test]
+    fn a_span_shows_its_two_largest_units() {
+        for (seconds, text) in [
+            (0, "0 s"),
+            (59, "59 s"),
+            (60, "1 min"),
+            (61, "1 min 1 s"),
+            (3_605, "1 h"),
+            (90_000, "1 d 1 h"),
+            (15_552_000, "180 d"),
+        ] {
+            assert_eq!(span(seconds), text);
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! `cocoon up` and `cocoon demo`: networks on this machine.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use crate::config;
+
+/// Most workers in one process: a limit on a slip of the finger, not on what works.
+const MAX_WORKERS: i64 = 64;
+
+/// Run a whole network on this machine: a gateway, a proxy and workers.
+///
+/// All run in one process, over real connections on the loopback interface. Attestation and chain are simulated: proxy and workers show a quote that proves nothing, and no coins move. The
+/// prices, the metering and the protocol are the real ones.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Files in DIR:
+  endpoints.json    where everything listens; there while the network is ready
+  root-config.json  prices and the proxy, in the published form, for nodes that join; edited prices are kept
+  gateway/, proxy/, worker-N/   keys and ledgers, kept over restarts
+
+Ports: gateway BASE, proxy BASE+1000 to BASE+1002, workers from BASE+2000 on.
+
+Examples:
+  cocoon up
+  cocoon up --upstream http://127.0.0.1:8080               the model server's first model
+  cocoon up --upstream http://127.0.0.1:11434 --model qwen3:8b --workers 1
+  cocoon up --port-base 0 --json                           free ports; one line of JSON when ready")]
+pub(crate) struct Up {
+    /// Where keys, ledgers and endpoints.json are kept; made if missing
+    #[arg(long, value_name = "DIR", default_value = ".cocoon", env = "COCOON_UP_DIR")]
+    pub(crate) dir: PathBuf,
+
+    /// How many workers, 1 to 64
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=MAX_WORKERS))]
+    pub(crate) workers: u16,
+
+    /// An OpenAI-style model server for the workers, instead of the built-in summariser
+    #[arg(long, value_name = "URL")]
+    pub(crate) upstream: Option<String>,
+
+    /// The model to serve, as the model server names it [default: the first one that it lists]
+    #[arg(long, value_name = "NAME", requires = "upstream")]
+    pub(crate) model: Option<String>,
+
+    /// First port: 0 takes free ports everywhere, else at most 63472
+    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u16).range(..=MAX_PORT_BASE))]
+    pub(crate) port_base: u16,
+
+    /// Bits of proof of work between the nodes, 0 to 28. Low, since nobody else can connect
+    #[arg(long, value_name = "BITS", default_value_t = config::LOOPBACK_DIFFICULTY, value_parser = clap::value_parser!(u8).range(..=28))]
+    pub(crate) difficulty: u8,
+
+    /// Print one line of JSON when ready, instead of text
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// The highest first port that leaves room for all workers' ports.
+const MAX_PORT_BASE: i64 = 65_535 - 2_000 - MAX_WORKERS + 1;
+
+/// Summarise a file through a whole network, and check that the money adds up.
+///
+/// Brings a network up in a temporary directory, asks its gateway for the summary, and prints the answer, the metered
+/// tokens, what the client paid, what the worker earned and what the proxy kept. Ends with 0 if the sums agree, else
+/// with 1 and the reason.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  cocoon demo README.md
+  cocoon demo notes.txt --sentences 2
+  cocoon demo notes.txt --json")]
+pub(crate) struct Demo {
+    /// A text file, UTF-8, at most 4 MiB
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+
+    /// How many sentences the summary shall have, 1 to 50 [default: by the length of the text]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=50))]
+    pub(crate) sentences: Option<u8>,
+
+    /// Print one JSON object instead of text
+    #[arg(long)]
+    pub(crate) json: bool,
+}
