@@ -1,0 +1,187 @@
+//! Carries settlement plans out with a node's wallet, and tells how that stands.
+//!
+//! The rule that nothing is paid twice (see `cocoon_settle`) has its two halves here: [`Settler::settled`] waits until
+//! all that the wallet sent has arrived, and [`Settler::carry_out`] signs a plan with the sequence number that was read
+//! then.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use cocoon_settle::{FundsNeeded, Plan, Transfer, WalletFunds};
+use cocoon_ton::wallet::{MODE_IGNORE_ERRORS, MODE_PAY_FEES_SEPARATELY, OutMessage, Wallet};
+use cocoon_ton::{Address, SigningKey};
+use tokio::sync::watch;
+
+use crate::wallet::{SendError, Sent, WalletDriver, WalletView};
+use crate::{Chain, ChainError};
+
+/// How a node's settlement stands.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct SettlementStatus {
+    /// The wallet's coins, when last seen.
+    pub balance_nanoton: Option<u64>,
+    /// What the wallet lacks.
+    pub needs: Option<FundsNeeded>,
+    /// Why no work is taken.
+    pub hold: Option<String>,
+    /// What failed last, where the newest attempt failed.
+    pub error: Option<String>,
+    /// Chain time of the newest view, in Unix seconds.
+    pub seen_unix_time: Option<u64>,
+    /// Messages sent since the start.
+    pub sent: u64,
+    /// Fees of the wallet's own transactions since the start, in nanoton.
+    pub fees_nanoton: u64,
+}
+
+/// A message that was sent.
+#[derive(Debug, Clone)]
+pub struct Step {
+    /// What was sent.
+    pub transfer: Transfer,
+    /// The wallet's transaction.
+    pub transaction: crate::TransactionId,
+    /// What the receiver's code said; `None` where it was not seen.
+    pub exit_code: Option<i32>,
+}
+
+/// A node's wallet with its status.
+#[derive(Debug)]
+pub struct Settler {
+    driver: WalletDriver,
+    status: watch::Sender<SettlementStatus>,
+}
+
+impl Settler {
+    /// Works with `wallet`, which `key` controls.
+    pub fn new(chain: Arc<dyn Chain>, wallet: Wallet, key: SigningKey) -> Self {
+        let driver = WalletDriver::new(chain, wallet, key);
+        Self { driver, status: watch::Sender::new(SettlementStatus::default()) }
+    }
+
+    /// The wallet's address.
+    pub fn address(&self) -> Address {
+        self.driver.address()
+    }
+
+    /// How it stands, now and as it changes.
+    pub fn status(&self) -> watch::Receiver<SettlementStatus> {
+        self.status.subscribe()
+    }
+
+    /// The wallet, once all that it sent has arrived. Read the contracts only after this.
+    ///
+    /// # Errors
+    /// The chain does not answer, or what was sent does not arrive.
+    pub async fn settled(&self) -> Result<WalletView, SendError> {
+        let view = self.driver.settled().await.inspect_err(|error| self.failed(error))?;
+        self.status.send_modify(|status| {
+            status.balance_nanoton = Some(view.balance_nanoton);
+            status.seen_unix_time = Some(view.at.unix_time);
+        });
+        Ok(view)
+    }
+
+    /// What the wallet has.
+    pub fn funds(&self, view: &WalletView) -> WalletFunds {
+        WalletFunds {
+            address: view.address,
+            balance_nanoton: view.balance_nanoton,
+            max_messages: self.driver.wallet().max_messages(),
+        }
+    }
+
+    /// Sends what of a plan the wallet can pay, and waits until it has arrived. The plan must have been made from what
+    /// the chain showed after `view` was taken. Notes and logs what is lacking.
+    ///
+    /// # Errors
+    /// Nothing was sent, or it is not known to have arrived: make a new plan from a new view.
+    pub async fn carry_out(&self, view: &WalletView, plan: Plan) -> Result<Vec<Step>, SendError> {
+        let plan = plan.fit(&self.funds(view));
+        self.note(&plan);
+        if plan.transfers.is_empty() {
+            self.status.send_if_modified(|status| status.error.take().is_some());
+            return Ok(Vec::new());
+        }
+        let messages = plan.transfers.iter().map(message).collect();
+        let sent = self.driver.send(view, messages).await.inspect_err(|error| self.failed(error))?;
+        self.status.send_modify(|status| {
+            status.error = None;
+            status.sent = status.sent.saturating_add(plan.transfers.len() as u64);
+            status.fees_nanoton = status.fees_nanoton.saturating_add(sent.transaction.fee_nanoton);
+        });
+        Ok(steps(plan.transfers, &sent))
+    }
+
+    fn note(&self, plan: &Plan) {
+        let hold = plan.hold.as_ref().map(|hold| hold.reason.clone());
+        self.status.send_if_modified(|status| {
+            if plan.needs != status.needs
+                && let Some(needs) = &plan.needs
+            {
+                tracing::warn!(link = needs.link(), "{needs}");
+            }
+            let changed = status.needs != plan.needs || status.hold != hold;
+            status.needs = plan.needs;
+            status.hold.clone_from(&hold);
+            changed
+        });
+    }
+
+    fn failed(&self, error: &SendError) {
+        let words = error.to_string();
+        self.status.send_if_modified(|status| {
+            let new = status.error.as_ref() != Some(&words);
+            if new {
+                tracing::warn!(error = words, "settlement is held up");
+                status.error = Some(words.clone());
+            }
+            new
+        });
+    }
+}
+
+/// How long to wait before the next attempt after an error.
+pub const RETRY_AFTER: Duration = Duration::from_secs(5);
+
+/// Whether a later attempt may succeed by itself.
+impl From<ChainError> for SendError {
+    fn from(error: ChainError) -> Self {
+        Self::Chain(error)
+    }
+}
+
+fn message(transfer: &Transfer) -> OutMessage {
+    OutMessage {
+        to: transfer.to,
+        value_nanoton: transfer.value_nanoton,
+        bounce: true,
+        // The value arrives whole. A message that cannot be paid must not hold up the others.
+        mode: MODE_PAY_FEES_SEPARATELY | MODE_IGNORE_ERRORS,
+        init: transfer.init.clone(),
+        body: Some(transfer.body.to_cell()),
+    }
+}
+
+fn steps(transfers: Vec<Transfer>, sent: &Sent) -> Vec<Step> {
+    let landed = sent.landed.iter().map(Some).chain(std::iter::repeat(None));
+    transfers
+        .into_iter()
+        .zip(landed)
+        .map(|(transfer, landing)| {
+            let landed = landing.and_then(|landing| landing.transaction.as_ref());
+            let exit_code = landed.and_then(|transaction| match transaction.compute {
+                crate::Compute::Ran { exit_code, .. } => Some(exit_code),
+                crate::Compute::Skipped(_) => None,
+            });
+            let refused = exit_code.is_some_and(|code| code > 1);
+            let (to, nanoton) = (transfer.to, transfer.value_nanoton);
+            if refused {
+                tracing::warn!(%to, nanoton, exit_code, "refused by the contract: {}", transfer.purpose);
+            } else {
+                tracing::info!(%to, nanoton, "{}", transfer.purpose);
+            }
+            Step { transfer, transaction: sent.transaction.id, exit_code }
+        })
+        .collect()
+}
