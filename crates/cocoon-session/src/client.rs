@@ -44,6 +44,7 @@ const CONNECT: &str = "client.connectToProxy";
 const AUTHORIZE: &str = "client.authorizeWithProxy";
 const STATUS: &str = "client.updatePaymentStatus";
 const MODELS: &str = "client.getWorkerTypesV2";
+const REFUND: &str = "client.requestRefund";
 
 /// Who the client is, and what it works with.
 #[derive(Debug, Clone)]
@@ -114,6 +115,8 @@ pub enum ClientEvent {
         nonce: i64,
         /// The client contract to send it to.
         contract: Address,
+        /// What the proxy said of itself. It has not authorised us yet.
+        terms: ProxyTerms,
     },
     /// The head of an answer: a sane status, and headers without those that frame the body. Its payload is empty.
     Head {
@@ -156,6 +159,17 @@ pub enum ClientEvent {
     },
     /// What is on offer.
     Models(Vec<ModelOffers>),
+    /// The account is closed for good. This signed order makes the client contract pay back what is left; it is not
+    /// verified here.
+    RefundGranted {
+        /// The order, as bytes on the wire.
+        order: Bytes,
+    },
+    /// No refund now.
+    RefundRejected {
+        /// How many requests the proxy still works on; 0 where it gives another reason.
+        active_queries: i64,
+    },
 }
 
 #[derive(Debug)]
@@ -187,6 +201,7 @@ pub struct ClientSession {
     next_models: Time,
     /// The offers were asked for, and the answer is not there yet.
     models_asked: bool,
+    refund_asked: bool,
 }
 
 impl ClientSession {
@@ -203,6 +218,7 @@ impl ClientSession {
             next_status: now.plus(STATUS_EVERY),
             next_models: now,
             models_asked: false,
+            refund_asked: false,
         }
     }
 
@@ -221,6 +237,10 @@ impl ClientSession {
                 LinkEvent::Answer { what, data } => self.on_answer(what, data, now)?,
                 LinkEvent::Refused { what: MODELS, .. } => self.models_asked = false,
                 LinkEvent::Refused { what: STATUS, .. } => {}
+                LinkEvent::Refused { what: REFUND, .. } => {
+                    self.refund_asked = false;
+                    self.events.push_back(ClientEvent::RefundRejected { active_queries: 0 });
+                }
                 LinkEvent::Refused { code, message, .. } => return Err(Violation::Refused { code, message }),
             }
         }
@@ -283,6 +303,17 @@ impl ClientSession {
                 Ok(())
             }
             (MODELS, Stage::Ready(_)) => self.on_models(data),
+            (REFUND, Stage::Ready(_)) => {
+                self.refund_asked = false;
+                let answer = from_boxed(data).map_err(Violation::message("refund answer"))?;
+                self.events.push_back(match answer {
+                    client::Refund::Refund { data } => ClientEvent::RefundGranted { order: data },
+                    client::Refund::Rejected { active_queries } => {
+                        ClientEvent::RefundRejected { active_queries: active_queries.max(0) }
+                    }
+                });
+                Ok(())
+            }
             _ => Err(Violation::Unexpected("answer")),
         }
     }
@@ -311,7 +342,8 @@ impl ClientSession {
             client::ProxyConnectionAuth::Short { nonce, .. }
             | client::ProxyConnectionAuth::Long { nonce } => {
                 let contract = terms.pair_contract;
-                self.events.push_back(ClientEvent::RegistrationNeeded { nonce, contract });
+                let event = ClientEvent::RegistrationNeeded { nonce, contract, terms: terms.clone() };
+                self.events.push_back(event);
                 self.link.query(AUTHORIZE, &client::AuthorizeWithProxyLong {}, now, AUTHORIZE_WITHIN)?;
             }
         }
@@ -369,6 +401,19 @@ impl ClientSession {
             if !std::mem::replace(&mut self.models_asked, true) {
                 self.link.query(MODELS, &client::GetWorkerTypesV2 {}, now, STATUS_WITHIN)?;
             }
+        }
+        Ok(())
+    }
+
+    /// Asks the proxy to close our account and to order the refund of what is left; the answer comes as an event. Our
+    /// requests must be over, and their answers read. Nothing happens before the connection is ready, and while
+    /// an answer is awaited.
+    ///
+    /// # Errors
+    /// The connection must be closed.
+    pub fn request_refund(&mut self, now: Time) -> Result<(), Violation> {
+        if matches!(self.stage, Stage::Ready(_)) && !std::mem::replace(&mut self.refund_asked, true) {
+            self.link.query(REFUND, &client::RequestRefund {}, now, STATUS_WITHIN)?;
         }
         Ok(())
     }

@@ -14,7 +14,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use cocoon_ledger::PeerCounters;
 use cocoon_session::client::{ClientEvent, ClientSession, ClientSettings, Submission};
-use cocoon_session::proxy::ProxySettings;
+use cocoon_session::proxy::{ClientChainState, ProxySettings};
 use cocoon_session::worker::{WorkerEvent, WorkerSession, WorkerSettings};
 use cocoon_session::{PaymentCounters, ProxyTerms, Time};
 use cocoon_ton::{Address, OrderKind, RootConfig, SignedPayment, VerifyingKey, proxy_address};
@@ -171,10 +171,11 @@ fn our_proxy_stands_in_for_the_captured_one() {
     let base = support::proxy_settings();
     let owner = keys.address("/owner_address");
     let public = base.key.verifying_key().to_bytes();
-    let contract =
-        proxy_address(&root.params, &keys.address("/root_contract_address"), &owner, &public).unwrap();
-    let mut net = Net::new(ProxySettings { owner, contract, root, ..base });
-    net.funds.secret_hash = Sha256::digest(b"").into();
+    let root_address = keys.address("/root_contract_address");
+    let contract = proxy_address(&root.params, &root_address, &owner, &public).unwrap();
+    let mut net = Net::new(ProxySettings { owner, contract, root_address, root, ..base });
+    net.funds =
+        Some(ClientChainState { secret_hash: Sha256::digest(b"").into(), ..support::chain_state(1 << 50) });
     net.commit_later = true;
     let mut peers: BTreeMap<u64, Raw> = BTreeMap::new();
     for conn in [WORKER, CLIENT] {

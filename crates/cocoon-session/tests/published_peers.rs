@@ -42,7 +42,7 @@ fn bearable(info: Option<&client::QueryFinalInfo>) {
 #[test]
 fn a_rejection_is_a_whole_answer_with_an_error_status() {
     let mut net = Net::new(proxy_settings());
-    net.funds.nanoton = 1_000_000_000;
+    net.funds = Some(chain_state(1_000_000_000));
     let mut client = raw_client(&mut net, false);
     let reject = |net: &mut Net, client: &mut Raw, change: &dyn Fn(&mut client::RunQueryEx)| {
         let mut query = query(1);

@@ -1,7 +1,7 @@
 //! How clients and workers are let in, and their queries afterwards.
 
 use bytes::Bytes;
-use cocoon_ledger::{ClientId, Nanoton, WorkerId};
+use cocoon_ledger::{ClientId, WorkerId};
 use cocoon_ton::address::Address;
 use cocoon_ton::contracts::{client_address, worker_address};
 use cocoon_wire::codec::Message as _;
@@ -10,7 +10,7 @@ use cocoon_wire::tl::proxy::{self, SignedPayment};
 use cocoon_wire::tl::{ClientQuery, ProtoRange, WorkerQuery, ext, worker};
 use sha2::{Digest as _, Sha256};
 
-use super::{ClientFunds, ClientStage, ConnId, Proxy, ProxyEvent, WorkerStage, base_name};
+use super::{ClientChainState, ClientStage, ConnId, Proxy, ProxyEvent, WorkerStage, base_name};
 use crate::outbox::Outbox;
 use crate::terms::parse_address;
 use crate::{ErrorCode, MAX_PROTO_VERSION, MIN_PROTO_VERSION, Violation};
@@ -42,28 +42,30 @@ impl Proxy {
 
     pub(super) fn on_client_query(&mut self, conn: ConnId, id: i64, data: Bytes) -> Result<(), Violation> {
         let query = ClientQuery::decode_boxed(data).map_err(Violation::message("query from client"))?;
+        self.check_staying(conn)?;
         let Some(client) = self.client_mut(conn) else { return Ok(()) };
         match (query, client.stage) {
             (ClientQuery::ConnectToProxy(query), ClientStage::Connecting) => {
                 let result = self.client_connects(conn, id, &query);
                 self.answer_or_refuse(conn, id, result)
             }
-            (ClientQuery::AuthorizeWithProxyShort(query), ClientStage::Authorizing { funds, .. }) => {
+            (ClientQuery::AuthorizeWithProxyShort(query), ClientStage::Authorizing { secret_hash, .. }) => {
                 let hash: [u8; 32] = Sha256::digest(&query.data).into();
-                if funds.is_some_and(|funds| funds.secret_hash == hash) {
-                    self.client_authorized(conn, id, funds);
+                if secret_hash == Some(hash) {
+                    self.client_authorized(conn, id);
                     return Ok(());
                 }
                 self.answer_or_refuse(conn, id, refusal(ErrorCode::NONE, "sha256 mismatch"))
             }
             (
                 ClientQuery::AuthorizeWithProxyLong(_),
-                ClientStage::Authorizing { funds, nonce, waiting: None },
+                ClientStage::Authorizing { secret_hash, nonce, registered, waiting: None },
             ) => {
-                if self.settings.trust_long_authorization {
-                    self.client_authorized(conn, id, funds);
+                if registered || self.settings.trust_long_authorization {
+                    self.client_authorized(conn, id);
                 } else if let Some(client) = self.client_mut(conn) {
-                    client.stage = ClientStage::Authorizing { funds, nonce, waiting: Some(id) };
+                    let waiting = Some(id);
+                    client.stage = ClientStage::Authorizing { secret_hash, nonce, registered, waiting };
                 }
                 Ok(())
             }
@@ -84,16 +86,23 @@ impl Proxy {
                 Ok(())
             }
             (ClientQuery::RequestRefund(_), ClientStage::Ready) => {
-                let active_queries = i64::try_from(client.requests.len()).unwrap_or(i64::MAX).max(1);
-                // Refunds are granted where a chain moves coins; until then the contract's own delay is the way.
-                self.answer(conn, id, &client::Refund::Rejected { active_queries });
+                self.on_refund_request(conn, id);
                 Ok(())
             }
             _ => Err(Violation::Unexpected("query from client at this point")),
         }
     }
 
-    fn answer(&mut self, conn: ConnId, id: i64, message: &impl cocoon_wire::codec::Message) {
+    /// A handshake goes no further on a connection that is on its way out.
+    fn check_staying(&self, conn: ConnId) -> Result<(), Violation> {
+        let Some(state) = self.conns.get(&conn) else { return Ok(()) };
+        match (&state.leaving, state.is_ready()) {
+            (Some(leaving), false) => Err(Violation::Mismatch(leaving.why.to_owned())),
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn answer(&mut self, conn: ConnId, id: i64, message: &impl cocoon_wire::codec::Message) {
         if let Some(link) = self.link_mut(conn) {
             link.answer(id, message);
         }
@@ -145,21 +154,28 @@ impl Proxy {
     }
 
     /// Tells what the chain shows of the client that waits on `conn`; `None` where its contract does not exist, so that
-    /// it has to register.
-    pub fn client_found(&mut self, conn: ConnId, funds: Option<ClientFunds>) {
+    /// it has to register. A client whose contract is closing or closed is refused.
+    pub fn client_found(&mut self, conn: ConnId, state: Option<ClientChainState>) {
         let nonce = (self.random_u64() >> 1).cast_signed();
         let Some(client) = self.client_mut(conn) else { return };
         let ClientStage::Finding { query } = client.stage else { return };
         let (account, contract) = (client.account, client.contract);
         let (proto_version, extensions) = (client.proto_version, client.extensions);
-        client.stage = ClientStage::Authorizing { funds, nonce, waiting: None };
+        let secret_hash = state.map(|state| state.secret_hash);
+        client.stage = ClientStage::Authorizing { secret_hash, nonce, registered: false, waiting: None };
+        client.chain = state;
         let Some(contract) = contract else { return };
         // Strangers leave nothing behind: who has no account yet gets one when it is let in.
-        if self.ledger.client(&account).is_some() && !self.note_funds(conn, account, funds) {
+        if let Some(state) = state
+            && self.ledger.client(&account).is_some()
+        {
+            self.client_seen(&contract, state);
+        }
+        if self.turn_away_closing(conn, query) {
             return;
         }
-        let auth = match funds {
-            Some(ClientFunds { secret_hash, .. }) => ProxyConnectionAuth::Short { secret_hash, nonce },
+        let auth = match secret_hash {
+            Some(secret_hash) => ProxyConnectionAuth::Short { secret_hash, nonce },
             None => ProxyConnectionAuth::Long { nonce },
         };
         let message = client::ConnectedToProxy {
@@ -173,41 +189,39 @@ impl Proxy {
         self.flush_records();
     }
 
-    /// A registration with `nonce` was seen on chain, sent by the contract of the client that waits for it.
-    pub fn client_registered(&mut self, contract: &Address, seen_nonce: i64, funds: ClientFunds) {
-        let waiting = self.conns.iter().find_map(|(&conn, state)| match &state.peer {
-            super::Peer::Client(client) if client.contract.as_ref() == Some(contract) => match client.stage {
-                ClientStage::Authorizing { nonce, waiting: Some(query), .. } if nonce == seen_nonce => {
-                    Some((conn, query, client.account))
-                }
-                _ => None,
-            },
-            _ => None,
-        });
-        if let Some((conn, query, account)) = waiting
-            && self.note_funds(conn, account, Some(funds))
-        {
-            self.client_authorized(conn, query, Some(funds));
+    /// A registration with this nonce was seen on chain, sent by this client contract. It counts for the connection that
+    /// was given the nonce, also where the client has not asked for the outcome yet.
+    pub fn client_registered(&mut self, contract: &Address, seen_nonce: i64, state: ClientChainState) {
+        self.client_seen(contract, state);
+        let mut waits = None;
+        for (&conn, state) in &mut self.conns {
+            let super::Peer::Client(client) = &mut state.peer else { continue };
+            if let ClientStage::Authorizing { nonce, registered, waiting, .. } = &mut client.stage
+                && *nonce == seen_nonce
+                && client.contract.as_ref() == Some(contract)
+            {
+                *registered = true;
+                waits = waiting.map(|query| (conn, query));
+            }
+        }
+        if let Some((conn, query)) = waits {
+            self.client_authorized(conn, query);
             self.flush_records();
         }
     }
 
-    /// Keeps what the chain shows of a client. `false` where the ledger does not take it; then the connection ends.
-    fn note_funds(&mut self, conn: ConnId, account: ClientId, funds: Option<ClientFunds>) -> bool {
-        let Some(funds) = funds else { return true };
-        let noted = self.ledger.set_client_funds(account, Nanoton(funds.nanoton));
-        if let Err(error) = &noted {
-            self.doomed.insert(conn, Violation::Mismatch(error.to_string()));
+    fn client_authorized(&mut self, conn: ConnId, query: i64) {
+        // It may have begun to close since it was found.
+        if self.turn_away_closing(conn, query) {
+            return;
         }
-        noted.is_ok()
-    }
-
-    fn client_authorized(&mut self, conn: ConnId, query: i64, funds: Option<ClientFunds>) {
         let Some(client) = self.client_mut(conn) else { return };
         client.stage = ClientStage::Ready;
-        let account = client.account;
-        if self.ledger.client(&account).is_none() && !self.note_funds(conn, account, funds) {
-            return;
+        let (account, chain) = (client.account, client.chain);
+        if let Some(state) = chain
+            && self.ledger.client(&account).is_none()
+        {
+            self.note_funds(account, state);
         }
         let (tokens_committed_to_db, max_tokens, signed_payment) = self.client_counters(conn);
         let success =
@@ -221,6 +235,7 @@ impl Proxy {
 
     pub(super) fn on_worker_query(&mut self, conn: ConnId, id: i64, data: Bytes) -> Result<(), Violation> {
         let query = WorkerQuery::decode_boxed(data).map_err(Violation::message("query from worker"))?;
+        self.check_staying(conn)?;
         let Some(worker) = self.worker_mut(conn) else { return Ok(()) };
         match (query, worker.stage) {
             (WorkerQuery::ConnectToProxy(query), WorkerStage::Connecting) => {
@@ -303,6 +318,10 @@ impl Proxy {
         let key = self.settings.key.verifying_key().to_bytes();
         let contract = worker_address(&self.settings.root.params, &owner, &self.settings.contract, &key)
             .or_else(|error| refusal(ErrorCode::NOT_READY, error.to_string()))?;
+        let account = WorkerId(*contract.hash());
+        if self.closing_workers.contains(&account) || self.ledger.is_worker_closed(&account) {
+            return refusal(ErrorCode::NOT_READY, "the worker's account at this proxy is closed");
+        }
         let extensions = self.settings.extensions && params.ext_flags & ext::EXT_V1 != 0;
         let model = model.to_owned();
         if let Some(worker) = self.worker_mut(conn) {
@@ -310,7 +329,7 @@ impl Proxy {
             worker.extensions = extensions;
             worker.proto_version = proto_version;
             worker.contract = Some(contract);
-            worker.account = WorkerId(*contract.hash());
+            worker.account = account;
             worker.model = model;
             worker.coefficient = coefficient;
             worker.limit = active.div_ceil(proxies);

@@ -2,18 +2,25 @@
 //!
 //! One state machine holds all connections, because every decision here is about two of them: which worker gets a
 //! client's request, whose slowness holds back whom, who pays whom. The driver feeds bytes, time, what the chain
-//! says ([`Proxy::client_found`]) and what became durable ([`Proxy::persisted`]); it polls bytes per connection
-//! ([`Proxy::transmit`]), connections that have something to send or say ([`Proxy::poll_wake`]) and events.
+//! says ([`Proxy::client_found`], [`Proxy::client_seen`], [`Proxy::client_registered`], [`Proxy::set_root`]) and what
+//! became durable ([`Proxy::persisted`]); it polls bytes per connection ([`Proxy::transmit`]), connections that have
+//! something to send or say ([`Proxy::poll_wake`]), events, and signed orders for the chain ([`Proxy::charge_order`],
+//! [`Proxy::payout_order`], [`Proxy::close_client`], [`Proxy::close_worker`]).
 //!
 //! - `handshake`: how clients and workers are let in.
-//! - `request`: from a query to its end: reservation, choice of worker, retries, answers, cancelling.
-//! - `payment`: settlement, and notices once it is durable.
+//! - `request`, `reply`: from a query to its end: reservation, choice of worker, retries, answers, cancelling.
+//! - `payment`: settlement, notices once it is durable, and orders.
+//! - `account`: what the chain shows of clients, and how accounts are closed.
+//! - `generation`: connections that end because parameters changed, or accounts.
 //!
 //! Bodies are never parsed here; of an answer only the `http.response` around the first bytes is read, to make it
 //! safe for published gateways and to add this proxy's times.
 
+mod account;
+mod generation;
 mod handshake;
 mod payment;
+mod reply;
 mod request;
 mod stats;
 
@@ -34,9 +41,13 @@ use crate::link::{Link, LinkEvent, Side};
 use crate::outbox::Outbox;
 use crate::{ErrorCode, RequestFailure, Time, Violation};
 
+use account::WaitingRefund;
+use generation::Leaving;
 use payment::{Notice, SignedOrders};
 use request::Request;
 
+pub use account::{ClientChainState, CloseProgress};
+pub use generation::LEAVING_GRACE;
 pub use stats::{ConnectionStats, ProxyStats};
 
 /// Requests under way, all clients together.
@@ -72,8 +83,10 @@ pub struct ProxySettings {
     pub key: SigningKey,
     /// The proxy's owner.
     pub owner: Address,
-    /// The proxy's own contract.
+    /// The proxy's own contract: it follows from root address, root configuration, owner and key.
     pub contract: Address,
+    /// The root contract.
+    pub root_address: Address,
     /// Where contracts send left-over coins: the proxy's wallet.
     pub wallet: Address,
     /// Root configuration to work with.
@@ -95,13 +108,13 @@ pub struct ProxySettings {
     pub seed: [u8; 32],
 }
 
-/// What the chain shows of a client.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ClientFunds {
-    /// Lifetime funds in nanoton: spendable balance plus what was already charged on chain.
-    pub nanoton: u64,
-    /// SHA-256 of the secret with which the client authorises itself.
-    pub secret_hash: [u8; 32],
+/// Why no new requests are taken for now: each gets 503 `service_unavailable` with these words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hold {
+    /// Which kind of reason, for metrics: one word.
+    pub reason: &'static str,
+    /// In words, for clients: what is the matter, and what may be done.
+    pub message: String,
 }
 
 /// What the driver has to do, or may want to know.
@@ -158,16 +171,34 @@ struct Conn {
     link: Link,
     peer: Peer,
     since: Time,
+    leaving: Option<Leaving>,
 }
 
 impl Conn {
+    /// Whether its handshake is done.
+    fn is_ready(&self) -> bool {
+        match &self.peer {
+            Peer::Client(client) => client.stage == ClientStage::Ready,
+            Peer::Worker(worker) => worker.stage == WorkerStage::Ready,
+        }
+    }
+
     /// Whether it pings us on, but never comes to the point: strangers must not take places for good.
     fn dawdles(&self, now: Time) -> bool {
-        let (ready, limit) = match &self.peer {
-            Peer::Client(client) => (client.stage == ClientStage::Ready, CLIENT_HANDSHAKE_TIME),
-            Peer::Worker(worker) => (worker.stage == WorkerStage::Ready, WORKER_HANDSHAKE_TIME),
+        let limit = match &self.peer {
+            Peer::Client(_) => CLIENT_HANDSHAKE_TIME,
+            Peer::Worker(_) => WORKER_HANDSHAKE_TIME,
         };
-        !ready && now.since(self.since) >= limit
+        !self.is_ready() && now.since(self.since) >= limit
+    }
+
+    /// Whether everything that was to be said on it has left.
+    fn is_quiet(&self) -> bool {
+        let answers = match &self.peer {
+            Peer::Client(client) => client.outbox.is_empty(),
+            Peer::Worker(_) => true,
+        };
+        answers && self.link.unsent() == 0
     }
 }
 
@@ -185,6 +216,8 @@ struct ClientPeer {
     wallet: Option<Address>,
     contract: Option<Address>,
     account: ClientId,
+    /// What the chain shows of its contract; `None` where that does not exist.
+    chain: Option<ClientChainState>,
     /// The client's id of each request under way, and ours.
     requests: BTreeMap<[u8; 32], RequestKey>,
     outbox: Outbox<[u8; 32], http::Response, End>,
@@ -194,8 +227,17 @@ struct ClientPeer {
 enum ClientStage {
     Opening,
     Connecting,
-    Finding { query: i64 },
-    Authorizing { funds: Option<ClientFunds>, nonce: i64, waiting: Option<i64> },
+    Finding {
+        query: i64,
+    },
+    /// `secret_hash` is what the chain showed when this handshake began, `registered` whether the chain has shown a
+    /// registration with `nonce`, `waiting` the client's query for the outcome.
+    Authorizing {
+        secret_hash: Option<[u8; 32]>,
+        nonce: i64,
+        registered: bool,
+        waiting: Option<i64>,
+    },
     Ready,
 }
 
@@ -254,11 +296,18 @@ pub struct Proxy {
     query_bytes: usize,
     notices: VecDeque<Notice>,
     orders: SignedOrders,
+    /// Clients that take no new requests because their contract closes or is to be closed.
+    closing: BTreeSet<ClientId>,
+    /// Workers that get no new requests because their account is to be closed.
+    closing_workers: BTreeSet<WorkerId>,
+    /// At most one per connection.
+    refunds: Vec<WaitingRefund>,
     events: VecDeque<ProxyEvent>,
     woken: BTreeSet<ConnId>,
     doomed: BTreeMap<ConnId, Violation>,
     draining: bool,
     log_behind: bool,
+    hold: Option<Hold>,
     last_tick: Option<Time>,
     counter: u64,
     stats: ProxyStats,
@@ -289,11 +338,15 @@ impl Proxy {
             query_bytes: 0,
             notices: VecDeque::new(),
             orders: SignedOrders::default(),
+            closing: BTreeSet::new(),
+            closing_workers: BTreeSet::new(),
+            refunds: Vec::new(),
             events: VecDeque::new(),
             woken: BTreeSet::new(),
             doomed: BTreeMap::new(),
             draining: false,
             log_behind: false,
+            hold: None,
             last_tick: None,
             counter: 0,
             stats: ProxyStats::default(),
@@ -309,6 +362,7 @@ impl Proxy {
             wallet: None,
             contract: None,
             account: ClientId([0; 32]),
+            chain: None,
             requests: BTreeMap::new(),
             outbox: Outbox::new(false),
         };
@@ -337,7 +391,8 @@ impl Proxy {
 
     fn add(&mut self, conn: ConnId, peer: Peer, now: Time) {
         let random = self.random_u64();
-        self.conns.insert(conn, Conn { link: Link::new(Side::Acceptor, now, random), peer, since: now });
+        let link = Link::new(Side::Acceptor, now, random);
+        self.conns.insert(conn, Conn { link, peer, since: now, leaving: None });
     }
 
     /// Takes in what was received on a connection; leaves an incomplete frame in `received`.
@@ -450,6 +505,7 @@ impl Proxy {
             self.deadlines.pop_first();
             self.on_deadline(key, now);
         }
+        self.close_leaving(now);
         self.flush_records();
     }
 
@@ -471,12 +527,7 @@ impl Proxy {
                 }
             }
             Peer::Worker(worker) => {
-                if let Some(workers) = self.models.get_mut(base_name(&worker.model)) {
-                    workers.remove(&conn);
-                    if workers.is_empty() {
-                        self.models.remove(base_name(&worker.model));
-                    }
-                }
+                self.withdraw(conn, base_name(&worker.model));
                 for key in worker.work.into_values() {
                     self.worker_lost(key, now);
                 }
@@ -495,17 +546,23 @@ impl Proxy {
         self.log_behind = held;
     }
 
-    /// Whether nothing is under way any more: no request, no answer, no payment notice.
+    /// Takes no new requests until the hold is lifted by `None`: for reasons outside of this machine, such as a
+    /// contract that is not open. Independent of [`Proxy::drain`] and [`Proxy::hold_requests`].
+    pub fn set_hold(&mut self, hold: Option<Hold>) {
+        self.hold = hold;
+    }
+
+    /// The hold in force.
+    #[must_use]
+    pub const fn hold(&self) -> Option<&Hold> {
+        self.hold.as_ref()
+    }
+
+    /// Whether nothing is under way any more: no request, no answer, no payment notice, no refund.
     #[must_use]
     pub fn is_quiet(&self) -> bool {
-        let quiet = |conn: &Conn| {
-            conn.link.unsent() == 0
-                && match &conn.peer {
-                    Peer::Client(client) => client.outbox.is_empty(),
-                    Peer::Worker(_) => true,
-                }
-        };
-        self.requests.is_empty() && self.notices.is_empty() && self.conns.values().all(quiet)
+        let waiting = !self.requests.is_empty() || !self.notices.is_empty() || !self.refunds.is_empty();
+        !waiting && self.conns.values().all(Conn::is_quiet)
     }
 
     fn flush_records(&mut self) {
@@ -519,12 +576,6 @@ impl Proxy {
     #[must_use]
     pub fn ledger(&self) -> &Ledger {
         &self.ledger
-    }
-
-    /// Works with another root configuration from now on. Connections stay; handshakes to come use the new one.
-    pub fn set_root(&mut self, root: Arc<RootConfig>, tariff: Tariff) {
-        self.settings.root = root;
-        self.settings.tariff = tariff;
     }
 
     fn client_mut(&mut self, conn: ConnId) -> Option<&mut ClientPeer> {

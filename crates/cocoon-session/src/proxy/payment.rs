@@ -1,82 +1,79 @@
-//! What is owed for requests: settlement in the ledger, and payment notices once that is durable.
+//! What is owed for requests: settlement in the ledger, payment notices once that is durable, and signed orders.
 //!
 //! Order of events, whatever crashes in between: settle, log, durable, and only then a signature or a notice that
 //! covers it. Signing happens once per account and commit, not once per request.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 
 use bytes::Bytes;
-use cocoon_ledger::{AdjustedTokens, ClientId, Ledger, MarkError, RequestId, WorkerId};
+use cocoon_ledger::{AdjustedTokens, ClientId, MarkError, RequestId, WorkerId};
 use cocoon_ton::address::Address;
-use cocoon_ton::payment::{OrderKind, PaymentOrder};
+use cocoon_ton::payment::{OrderKind, PaymentOrder, SignedPayment};
 use cocoon_wire::codec::ByteStr;
-use cocoon_wire::tl::proxy::{ClientRequestPayment, SignedPayment, WorkerRequestPayment};
+use cocoon_wire::tl::proxy::{self, ClientRequestPayment, WorkerRequestPayment};
 
 use super::request::Request;
-use super::{ConnId, Proxy, ProxySettings};
+use super::{ConnId, Proxy};
 
 /// A notice that waits for its record to be durable.
 #[derive(Debug)]
 pub(super) struct Notice {
     after: u64,
-    client: ConnId,
+    pub(super) client: ConnId,
     client_request: [u8; 32],
-    worker: ConnId,
+    pub(super) worker: ConnId,
     worker_request: [u8; 32],
     tokens: i64,
 }
 
-/// The newest signed order of each account.
+/// The newest signed order of each kind and contract, and its bytes.
 #[derive(Debug, Default)]
-pub(super) struct SignedOrders {
-    clients: BTreeMap<ClientId, (u64, Bytes)>,
-    workers: BTreeMap<WorkerId, (u64, Bytes)>,
-}
-
-impl SignedOrders {
-    fn client(
-        &mut self,
-        settings: &ProxySettings,
-        ledger: &Ledger,
-        account: ClientId,
-        contract: Option<Address>,
-    ) -> SignedPayment {
-        let Some(contract) = contract else { return SignedPayment::Empty };
-        let tokens = ledger.chargeable(&account).0;
-        let held = self.clients.entry(account).or_insert_with(|| (0, Bytes::new()));
-        refresh(held, settings, OrderKind::ChargeClient, contract, tokens)
-    }
-
-    pub(super) fn worker(
-        &mut self,
-        settings: &ProxySettings,
-        ledger: &Ledger,
-        account: WorkerId,
-        contract: Option<Address>,
-    ) -> SignedPayment {
-        let Some(contract) = contract else { return SignedPayment::Empty };
-        let tokens = ledger.payable(&account).0;
-        let held = self.workers.entry(account).or_insert_with(|| (0, Bytes::new()));
-        refresh(held, settings, OrderKind::PayWorker, contract, tokens)
-    }
-}
-
-fn refresh(
-    held: &mut (u64, Bytes),
-    settings: &ProxySettings,
-    kind: OrderKind,
-    contract: Address,
-    tokens: u64,
-) -> SignedPayment {
-    if held.1.is_empty() || tokens > held.0 {
-        // The query id is an echo for the sender; the contract does not look at it.
-        let order = PaymentOrder { kind, contract, query_id: tokens, tokens, excesses_to: settings.wallet };
-        *held = (tokens, Bytes::from(order.sign(&settings.key).to_boc()));
-    }
-    SignedPayment::Signed { data: held.1.clone() }
-}
+pub(super) struct SignedOrders(HashMap<(OrderKind, Address), (SignedPayment, Bytes)>);
 
 impl Proxy {
+    /// The newest order that charges a client: everything that is durable. `None` while that is nothing.
+    pub fn charge_order(&mut self, contract: &Address) -> Option<SignedPayment> {
+        let order = self.order(OrderKind::ChargeClient, contract).0;
+        (order.order().tokens > 0).then_some(order)
+    }
+
+    /// The newest order that pays a worker: everything that is durable. `None` while that is nothing.
+    pub fn payout_order(&mut self, contract: &Address) -> Option<SignedPayment> {
+        let order = self.order(OrderKind::PayWorker, contract).0;
+        (order.order().tokens > 0).then_some(order)
+    }
+
+    /// The newest order of a kind for a contract: the one place that signs. What is not durable is never signed for.
+    /// The kinds that close a contract are for accounts that are closed durably.
+    pub(super) fn order(&mut self, kind: OrderKind, contract: &Address) -> &(SignedPayment, Bytes) {
+        let account = *contract.hash();
+        let tokens = match kind {
+            OrderKind::ChargeClient | OrderKind::RefundClient => self.ledger.chargeable(&ClientId(account)),
+            OrderKind::PayWorker | OrderKind::PayWorkerLast => self.ledger.payable(&WorkerId(account)),
+        };
+        let tokens = tokens.0;
+        let sign = || {
+            // The query id is an echo for the sender; the contract does not look at it.
+            let (query_id, excesses_to) = (tokens, self.settings.wallet);
+            let order = PaymentOrder { kind, contract: *contract, query_id, tokens, excesses_to };
+            let signed = order.sign(&self.settings.key);
+            (signed, Bytes::from(signed.to_boc()))
+        };
+        let newest = self.orders.0.entry((kind, *contract)).or_insert_with(sign);
+        if tokens > newest.0.order().tokens {
+            *newest = sign();
+        }
+        newest
+    }
+
+    /// The newest order as messages carry it.
+    pub(super) fn signed(&mut self, kind: OrderKind, contract: Option<Address>) -> proxy::SignedPayment {
+        match contract {
+            None => proxy::SignedPayment::Empty,
+            Some(contract) => proxy::SignedPayment::Signed { data: self.order(kind, &contract).1.clone() },
+        }
+    }
+
     /// Charges a request, and queues its notices. Returns what was charged and what the worker loses.
     pub(super) fn settle(
         &mut self,
@@ -120,6 +117,7 @@ impl Proxy {
     pub fn persisted(&mut self, position: u64) -> Result<(), MarkError> {
         self.ledger.mark_durable(position)?;
         self.send_notices();
+        self.grant_refunds();
         Ok(())
     }
 
@@ -155,23 +153,23 @@ impl Proxy {
 
     /// Durable tokens, twice, and the newest signed order of a client. The protocol has room for tokens that are not
     /// durable yet, but a crash would take those back, and the client would rightly refuse a proxy whose figures fell.
-    pub(super) fn client_counters(&mut self, conn: ConnId) -> (i64, i64, SignedPayment) {
+    pub(super) fn client_counters(&mut self, conn: ConnId) -> (i64, i64, proxy::SignedPayment) {
         let Some((account, contract)) = self.client_mut(conn).map(|client| (client.account, client.contract))
         else {
-            return (0, 0, SignedPayment::Empty);
+            return (0, 0, proxy::SignedPayment::Empty);
         };
-        let signed = self.orders.client(&self.settings, &self.ledger, account, contract);
+        let signed = self.signed(OrderKind::ChargeClient, contract);
         let durable = self.ledger.chargeable(&account).to_wire();
         (durable, durable, signed)
     }
 
     /// Durable tokens, twice, and the newest signed order of a worker; as for a client.
-    pub(super) fn worker_counters(&mut self, conn: ConnId) -> (i64, i64, SignedPayment) {
+    pub(super) fn worker_counters(&mut self, conn: ConnId) -> (i64, i64, proxy::SignedPayment) {
         let Some((account, contract)) = self.worker(conn).map(|worker| (worker.account, worker.contract))
         else {
-            return (0, 0, SignedPayment::Empty);
+            return (0, 0, proxy::SignedPayment::Empty);
         };
-        let signed = self.orders.worker(&self.settings, &self.ledger, account, contract);
+        let signed = self.signed(OrderKind::PayWorker, contract);
         let durable = self.ledger.payable(&account).to_wire();
         (durable, durable, signed)
     }

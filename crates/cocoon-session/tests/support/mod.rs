@@ -10,10 +10,11 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use cocoon_ledger::{Multiplier, PricePerToken, Tariff};
 use cocoon_session::client::ClientSettings;
-use cocoon_session::proxy::{ClientFunds, ConnId, Proxy, ProxyEvent, ProxySettings, RequestEnd};
+use cocoon_session::proxy::{ClientChainState, ConnId, Proxy, ProxyEvent, ProxySettings, RequestEnd};
 use cocoon_session::worker::WorkerSettings;
 use cocoon_session::{Time, Violation};
-use cocoon_ton::{Address, RootConfig, SigningKey, proxy_address};
+use cocoon_ton::contracts::ContractStatus;
+use cocoon_ton::{Address, RootConfig, SigningKey, client_address, proxy_address, worker_address};
 use cocoon_wire::codec::{ByteStr, Message, from_boxed, to_boxed};
 use cocoon_wire::frame::{FrameDecoder, FrameEncoder, MAX_FRAME_PAYLOAD};
 use cocoon_wire::tl::tcp::Packet;
@@ -55,6 +56,7 @@ pub fn proxy_settings() -> ProxySettings {
         owner,
         contract: proxy_address(&root().params, &root_address(), &owner, &public).unwrap(),
         wallet: owner,
+        root_address: root_address(),
         root: root(),
         tariff: TARIFF,
         is_test: true,
@@ -94,6 +96,18 @@ pub fn worker_settings() -> WorkerSettings {
     }
 }
 
+/// An open client contract with so much balance and stake.
+pub fn chain_state(nanoton: u64) -> ClientChainState {
+    ClientChainState {
+        status: ContractStatus::Open,
+        balance_nanoton: nanoton,
+        stake_nanoton: nanoton,
+        tokens_used: 0,
+        price_per_token_nanoton: TARIFF.price_per_token.0,
+        secret_hash: Sha256::digest(SECRET).into(),
+    }
+}
+
 /// A proxy with its driver: the chain knows every client, and records are durable at once unless told otherwise.
 pub struct Net {
     pub proxy: Proxy,
@@ -101,7 +115,8 @@ pub struct Net {
     pub ends: Vec<RequestEnd>,
     /// Connections that the proxy wants closed, and why.
     pub doomed: BTreeMap<ConnId, Violation>,
-    pub funds: ClientFunds,
+    /// What the chain shows of every client; `None`: their contracts do not exist.
+    pub funds: Option<ClientChainState>,
     /// Records become durable only with [`Net::commit`].
     pub commit_later: bool,
     appended: u64,
@@ -116,7 +131,7 @@ impl Net {
             now: START,
             ends: Vec::new(),
             doomed: BTreeMap::new(),
-            funds: ClientFunds { nanoton: 1 << 50, secret_hash: Sha256::digest(SECRET).into() },
+            funds: Some(chain_state(1 << 50)),
             commit_later: false,
             appended: 0,
             inboxes: BTreeMap::new(),
@@ -144,7 +159,7 @@ impl Net {
     pub fn settle(&mut self) {
         while let Some(event) = self.proxy.poll_event() {
             match event {
-                ProxyEvent::FindClient { conn, .. } => self.proxy.client_found(conn, Some(self.funds)),
+                ProxyEvent::FindClient { conn, .. } => self.proxy.client_found(conn, self.funds),
                 ProxyEvent::Persist(records) => {
                     self.appended = records.last().unwrap().position;
                     if !self.commit_later {
@@ -268,6 +283,18 @@ pub fn client_hello(extensions: bool) -> client::ConnectToProxy {
         },
         min_config_version: 3,
     }
+}
+
+/// The contract of the one client.
+pub fn client_contract() -> Address {
+    let (settings, key) = (proxy_settings(), proxy_settings().key.verifying_key().to_bytes());
+    client_address(&settings.root.params, &client_settings().wallet, &settings.contract, &key).unwrap()
+}
+
+/// The contract of the one worker.
+pub fn worker_contract() -> Address {
+    let (settings, key) = (proxy_settings(), proxy_settings().key.verifying_key().to_bytes());
+    worker_address(&settings.root.params, &worker_settings().owner, &settings.contract, &key).unwrap()
 }
 
 /// A client that finished its handshake; without extensions, as published ones are.

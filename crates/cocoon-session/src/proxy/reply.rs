@@ -1,0 +1,416 @@
+//! What a worker says to a request, up to its last word, and what the client is told of it.
+
+use bytes::Bytes;
+use cocoon_ledger::{ClaimBound, Coefficient, clamp_claim};
+use cocoon_wire::codec::{ByteStr, Message as _, from_boxed, to_boxed};
+use cocoon_wire::tl::{self, WorkerToProxy, client, ext, http, proxy};
+
+use super::request::Phase;
+use super::{ConnId, End, Proxy, ProxyEvent, RequestEnd, RequestKey};
+use crate::answer::{error_body, framing_header, sanitize, seconds_header, status_body};
+use crate::outbox::Chunk;
+use crate::terms::words;
+use crate::{
+    ErrorCode, INITIAL_CREDIT_BYTES, MAX_HELD_BYTES, MAX_HELD_BYTES_PER_CLIENT, RequestFailure, Time,
+    Violation,
+};
+
+/// Longest debug text of a worker that is passed on, in bytes.
+const MAX_DEBUG_BYTES: usize = 16 * 1024;
+
+/// What the worker says at the end of its answer.
+pub(super) struct LastWord {
+    tokens: tl::TokensUsed,
+    worker_start: f64,
+    worker_end: f64,
+    debug: Option<ByteStr>,
+}
+
+impl LastWord {
+    pub(super) fn none() -> Self {
+        Self { tokens: tl::TokensUsed::default(), worker_start: 0.0, worker_end: 0.0, debug: None }
+    }
+
+    fn old(tokens: tl::TokensUsed) -> Self {
+        Self { tokens: natural(tokens), ..Self::none() }
+    }
+}
+
+impl From<proxy::QueryFinalInfo> for LastWord {
+    fn from(info: proxy::QueryFinalInfo) -> Self {
+        let (worker_start, worker_end) =
+            info.timings.map_or((0.0, 0.0), |timings| (timings.worker_start_time, timings.worker_end_time));
+        let moment = |seconds: f64| if seconds.is_finite() { seconds.max(0.0) } else { 0.0 };
+        Self {
+            tokens: natural(info.tokens_used),
+            worker_start: moment(worker_start),
+            worker_end: moment(worker_end),
+            debug: info.worker_debug,
+        }
+    }
+}
+
+/// What clients are shown of a claim is never negative, as what they are charged never is.
+fn natural(tokens: tl::TokensUsed) -> tl::TokensUsed {
+    tl::TokensUsed {
+        prompt_tokens_used: tokens.prompt_tokens_used.max(0),
+        cached_tokens_used: tokens.cached_tokens_used.max(0),
+        completion_tokens_used: tokens.completion_tokens_used.max(0),
+        reasoning_tokens_used: tokens.reasoning_tokens_used.max(0),
+        total_tokens_used: tokens.total_tokens_used.max(0),
+    }
+}
+
+impl Proxy {
+    pub(super) fn on_worker_packet(&mut self, conn: ConnId, data: Bytes, now: Time) -> Result<(), Violation> {
+        let packet = WorkerToProxy::decode_boxed(data).map_err(Violation::message("packet from worker"))?;
+        let Some(worker) = self.worker_mut(conn) else { return Ok(()) };
+        if worker.stage != super::WorkerStage::Ready {
+            return Err(Violation::Unexpected("packet before the handshake is done"));
+        }
+        match packet {
+            WorkerToProxy::QueryAnswerEx(m) => {
+                self.on_head(conn, &m.request_id, m.answer, m.final_info.map(LastWord::from), now)
+            }
+            WorkerToProxy::QueryAnswerPartEx(m) => {
+                self.on_part(conn, &m.request_id, m.answer, m.final_info.map(LastWord::from), now)
+            }
+            WorkerToProxy::QueryAnswerErrorEx(m) => {
+                let word = m.final_info.map_or_else(LastWord::none, LastWord::from);
+                self.on_error(conn, &m.request_id, m.error_code, &m.error, word, now);
+                Ok(())
+            }
+            WorkerToProxy::QueryAnswer(m) => {
+                let end = m.is_completed.then(|| LastWord::old(m.tokens_used));
+                self.on_head(conn, &m.request_id, m.answer, end, now)
+            }
+            WorkerToProxy::QueryAnswerPart(m) => {
+                let end = m.is_completed.then(|| LastWord::old(m.tokens_used));
+                self.on_part(conn, &m.request_id, m.answer, end, now)
+            }
+            WorkerToProxy::QueryAnswerError(m) => {
+                self.on_error(conn, &m.request_id, m.error_code, &m.error, LastWord::old(m.tokens_used), now);
+                Ok(())
+            }
+            WorkerToProxy::QueryAnswerPartError(m) => {
+                self.on_error(conn, &m.request_id, m.error_code, &m.error, LastWord::old(m.tokens_used), now);
+                Ok(())
+            }
+            WorkerToProxy::EnabledDisabled(m) => {
+                worker.paused = m.disabled != 0;
+                Ok(())
+            }
+            WorkerToProxy::NewCoefficient(m) => {
+                let coefficient = Coefficient::from_wire(m.new_coefficient.into());
+                worker.coefficient =
+                    coefficient.map_err(|_| Violation::Unexpected("coefficient out of range"))?.get();
+                Ok(())
+            }
+        }
+    }
+
+    /// The request for which this worker answers, if it has it.
+    fn request_of(&self, conn: ConnId, attempt: &[u8; 32]) -> Option<RequestKey> {
+        self.worker(conn)?.work.get(attempt).copied()
+    }
+
+    fn on_head(
+        &mut self,
+        conn: ConnId,
+        attempt: &[u8; 32],
+        answer: Bytes,
+        end: Option<LastWord>,
+        now: Time,
+    ) -> Result<(), Violation> {
+        let Some(key) = self.request_of(conn, attempt) else { return Ok(()) };
+        let mut head: http::Response = from_boxed(answer).map_err(Violation::message("http.response"))?;
+        let data = std::mem::take(&mut head.payload);
+        // Our workers fail by an error message, so this mark in an answer of theirs is forged; published ones know no other
+        // way than a complete answer.
+        if self.worker(conn).is_some_and(|worker| worker.extensions) {
+            head.headers.retain(|header| !header.name.as_bytes().eq_ignore_ascii_case(b"x-cocoon-error"));
+        }
+        let Some(request) = self.requests.get_mut(&key) else { return Ok(()) };
+        match request.phase {
+            Phase::Answering => return Err(Violation::Unexpected("second head of an answer")),
+            Phase::Draining => {}
+            Phase::Asked => {
+                // Before the phase changes: this worker's failure to speak HTTP is one before the first byte.
+                let Some(mut head) = sanitize(head) else {
+                    return Err(Violation::Unexpected("answer that is no HTTP"));
+                };
+                request.phase = Phase::Answering;
+                let (client_conn, asked, started) = (request.client, request.asked, request.started);
+                let client_request = request.client_request;
+                if let Some(worker) = self.worker_mut(conn) {
+                    worker.observed.first_byte(now.since(asked));
+                }
+                head.headers.push(seconds_header("X-Cocoon-Proxy-Start", started));
+                head.headers.push(seconds_header("X-Cocoon-Proxy-End", now));
+                if let Some(client) = self.client_mut(client_conn) {
+                    client.outbox.head(client_request, head);
+                }
+            }
+        }
+        self.on_body(key, data, end, now);
+        Ok(())
+    }
+
+    fn on_part(
+        &mut self,
+        conn: ConnId,
+        attempt: &[u8; 32],
+        data: Bytes,
+        end: Option<LastWord>,
+        now: Time,
+    ) -> Result<(), Violation> {
+        let Some(key) = self.request_of(conn, attempt) else { return Ok(()) };
+        if self.requests.get(&key).is_some_and(|request| request.phase == Phase::Asked) {
+            return Err(Violation::Unexpected("part before the head"));
+        }
+        self.on_body(key, data, end, now);
+        Ok(())
+    }
+
+    fn on_body(&mut self, key: RequestKey, data: Bytes, end: Option<LastWord>, now: Time) {
+        let Some(request) = self.requests.get_mut(&key) else { return };
+        request.answer_bytes += data.len() as u64;
+        let (conn, draining) = (request.client, request.phase == Phase::Draining);
+        let client_request = request.client_request;
+        if !draining {
+            self.stats.answer_bytes += data.len() as u64;
+            let Some(client) = self.client_mut(conn) else { return };
+            client.outbox.data(client_request, data);
+            let overflow = client.outbox.queued(client_request) > MAX_HELD_BYTES
+                || client.outbox.total_queued() > MAX_HELD_BYTES_PER_CLIENT;
+            self.woken.insert(conn);
+            if overflow {
+                let failure = RequestFailure::new(ErrorCode::ERROR, "the client reads too slowly");
+                if let Some(client) = self.client_mut(conn) {
+                    client.outbox.discard_data(client_request);
+                }
+                self.end_for_client(key, Some(failure.clone()), &LastWord::none(), now);
+                self.abandon(key, failure, now);
+            }
+        }
+        if let Some(word) = end {
+            self.finish(key, None, word, now);
+        }
+    }
+
+    fn on_error(
+        &mut self,
+        conn: ConnId,
+        attempt: &[u8; 32],
+        code: i32,
+        message: &ByteStr,
+        word: LastWord,
+        now: Time,
+    ) {
+        let Some(key) = self.request_of(conn, attempt) else { return };
+        let Some(request) = self.requests.get(&key) else { return };
+        let code = ErrorCode(code);
+        // What the request itself is to blame for would fail elsewhere, too; what was worked for is paid here.
+        let elsewhere = request.phase == Phase::Asked
+            && word.tokens.total_tokens_used <= 0
+            && code != ErrorCode::PROTOCOL
+            && code != ErrorCode::CANCELLED;
+        if elsewhere && self.retry(key, now) {
+            return;
+        }
+        let message = words(message);
+        self.finish(key, Some(RequestFailure::new(code, message)), word, now);
+    }
+
+    /// The worker's part is over: settle, and end the client's side where that is still open.
+    pub(super) fn finish(
+        &mut self,
+        key: RequestKey,
+        failure: Option<RequestFailure>,
+        word: LastWord,
+        now: Time,
+    ) {
+        self.end_for_client(key, failure.clone(), &word, now);
+        let abandoned = self.requests.get(&key).is_some_and(|request| request.failure.is_some());
+        let failed = match &failure {
+            // Whether the worker is to blame for a time-out was settled when it happened.
+            _ if abandoned => None,
+            None => Some(false),
+            Some(RequestFailure { code: ErrorCode::CANCELLED | ErrorCode::PROTOCOL, .. }) => None,
+            Some(_) => Some(true),
+        };
+        self.take_from_worker(key, failed);
+        let Some(request) = self.requests.remove(&key) else { return };
+        self.query_bytes -= request.query.len();
+        self.deadlines.remove(&(request.deadline, key));
+        if let Some(client) = self.client_mut(request.client) {
+            client.requests.remove(&request.client_request);
+        }
+        let tokens = &word.tokens;
+        let claimed = clamp_claim(&[
+            tokens.prompt_tokens_used,
+            tokens.cached_tokens_used,
+            tokens.completion_tokens_used,
+            tokens.reasoning_tokens_used,
+            tokens.total_tokens_used,
+        ]);
+        let bound = ClaimBound {
+            query_bytes: request.query.len() as u64,
+            answer_bytes: request.answer_bytes,
+            max_tokens: request.max_tokens,
+            limit_binds: request.limit_binds,
+            coefficient: request.coefficient,
+        };
+        let held = bound.hold(&claimed, &self.settings.tariff);
+        let (charged, overrun) = self.settle(&request, held.accepted);
+        let overrun = overrun.0.saturating_add(held.excess.0);
+        let failure = request.failure.or(failure);
+        match failure {
+            None => self.stats.succeeded += 1,
+            Some(_) => self.stats.failed += 1,
+        }
+        self.stats.tokens = self.stats.tokens.saturating_add(charged.0);
+        self.stats.overrun = self.stats.overrun.saturating_add(overrun);
+        self.events.push_back(ProxyEvent::Ended(RequestEnd {
+            request: request.id,
+            model: request.model,
+            worker: Some(request.worker),
+            failure,
+            charged: charged.0,
+            overrun,
+            took: now.since(request.started),
+            attempts: request.tried.len(),
+        }));
+        self.flush_records();
+    }
+
+    /// Ends the answer to the client, unless that was done before.
+    pub(super) fn end_for_client(
+        &mut self,
+        key: RequestKey,
+        failure: Option<RequestFailure>,
+        word: &LastWord,
+        now: Time,
+    ) {
+        let Some(request) = self.requests.get(&key) else { return };
+        if request.phase == Phase::Draining {
+            return;
+        }
+        let begun = request.phase == Phase::Answering;
+        let (conn, started, enable_debug) = (request.client, request.started, request.enable_debug);
+        let id = request.client_request;
+        self.woken.insert(conn);
+        let Some(client) = self.client_mut(conn) else { return };
+        let info = final_info(word, client.proto_version, enable_debug, started, now);
+        match failure {
+            None => client.outbox.end(id, End::Complete(info)),
+            Some(failure) if begun => client.outbox.end(id, End::Failed(failure, info)),
+            Some(failure) => {
+                let (head, body) = error_body(&failure);
+                client.outbox.head(id, head);
+                client.outbox.data(id, body);
+                client.outbox.end(id, End::Complete(info));
+            }
+        }
+    }
+
+    /// Answers a query that never became a request.
+    pub(super) fn reject(
+        &mut self,
+        conn: ConnId,
+        request_id: [u8; 32],
+        status: i32,
+        kind: &str,
+        message: &str,
+        now: Time,
+    ) {
+        let (mut head, body) = status_body(status, kind, message);
+        head.headers.push(seconds_header("X-Cocoon-Proxy-Start", now));
+        head.headers.push(seconds_header("X-Cocoon-Proxy-End", now));
+        head.headers.push(framing_header(true, body.len()));
+        head.payload = body;
+        let Some(client) = self.client_mut(conn) else { return };
+        let info = final_info(&LastWord::none(), client.proto_version, false, now, now);
+        let message = client::QueryAnswerEx { request_id, answer: to_boxed(&head), final_info: Some(info) };
+        if let Some(link) = self.link_mut(conn) {
+            link.packet(&message);
+        }
+    }
+
+    /// Encodes one chunk for a client, and gives the worker credit for it.
+    pub(super) fn send_chunk(&mut self, conn: ConnId, chunk: Chunk<[u8; 32], http::Response, End>) {
+        let Chunk { key: request_id, head, data, end } = chunk;
+        let sent = data.len();
+        let (final_info, failed) = match end {
+            None => (None, None),
+            Some(End::Complete(info)) => (Some(info), None),
+            Some(End::Failed(failure, info)) => (None, Some((failure, info))),
+        };
+        let Some(link) = self.link_mut(conn) else { return };
+        if let Some(mut head) = head {
+            head.headers.push(framing_header(final_info.is_some(), data.len()));
+            head.payload = data;
+            link.packet(&client::QueryAnswerEx { request_id, answer: to_boxed(&head), final_info });
+        } else if !data.is_empty() || final_info.is_some() {
+            link.packet(&client::QueryAnswerPartEx { request_id, answer: data, final_info });
+        }
+        if let Some((failure, info)) = failed {
+            link.packet(&client::QueryAnswerErrorEx {
+                request_id,
+                error_code: failure.code.0,
+                error: failure.message.into(),
+                final_info: Some(info),
+            });
+        }
+        if let Some(key) = self.client_mut(conn).and_then(|client| client.requests.get(&request_id).copied())
+        {
+            self.grant_worker(key, sent);
+        }
+    }
+
+    fn grant_worker(&mut self, key: RequestKey, bytes: usize) {
+        let Some(request) = self.requests.get_mut(&key) else { return };
+        request.grant += bytes;
+        if request.grant < INITIAL_CREDIT_BYTES / 4 {
+            return;
+        }
+        let bytes = i64::try_from(std::mem::take(&mut request.grant)).unwrap_or(0);
+        let (conn, request_id) = (request.worker, request.attempt);
+        if self.worker(conn).is_some_and(|worker| worker.extensions)
+            && let Some(link) = self.link_mut(conn)
+        {
+            link.packet(&ext::Credit { request_id, bytes });
+        }
+    }
+}
+
+fn final_info(
+    word: &LastWord,
+    proto_version: i32,
+    enable_debug: bool,
+    started: Time,
+    now: Time,
+) -> client::QueryFinalInfo {
+    let (proxy_start_time, proxy_end_time) = (started.unix_seconds(), now.unix_seconds());
+    let debug = enable_debug.then(|| {
+        let proxy_debug = serde_json::json!({
+            "type": "proxy_stats", "start_time": proxy_start_time, "answer_receive_end_at": proxy_end_time,
+        });
+        // A published gateway parses this text and dies of anything but JSON.
+        let worker_debug = word.debug.clone().filter(|text| {
+            text.as_bytes().len() <= MAX_DEBUG_BYTES
+                && serde_json::from_slice::<serde_json::Value>(text.as_bytes()).is_ok()
+        });
+        client::FinalDebug {
+            worker_debug: worker_debug.unwrap_or_default(),
+            proxy_debug: proxy_debug.to_string().into(),
+        }
+    });
+    let timings = (proto_version >= 2).then_some(client::FinalTimings {
+        proxy_start_time,
+        proxy_end_time,
+        worker_start_time: word.worker_start,
+        worker_end_time: word.worker_end,
+    });
+    client::QueryFinalInfo { tokens_used: word.tokens, debug, timings }
+}
