@@ -244,6 +244,32 @@ impl<'a> Reader<'a> {
         self.0.load_reference_cloned().map_err(|_| CellError::Missing(field))
     }
 
+    /// A reference to cells that may stand in further cells.
+    pub(crate) fn shallow_reference(&mut self, field: &'static str) -> Result<Cell, CellError> {
+        self.reference(field).and_then(check_depth)
+    }
+
+    /// Goes on reading in the next reference.
+    pub(crate) fn nested(&mut self, field: &'static str) -> Result<Self, CellError> {
+        let cell = self.0.load_reference().map_err(|_| CellError::Missing(field))?;
+        CellSlice::new(cell).map(Self).map_err(|_| CellError::Exotic(field))
+    }
+
+    /// [`Self::nested`] behind a bit that says whether there is one.
+    pub(crate) fn maybe_nested(&mut self, field: &'static str) -> Result<Option<Self>, CellError> {
+        if self.bit(field)? { self.nested(field).map(Some) } else { Ok(None) }
+    }
+
+    /// Bits that are left.
+    pub(crate) const fn bits_left(&self) -> u16 {
+        self.0.size_bits()
+    }
+
+    /// References that are left.
+    pub(crate) const fn references_left(&self) -> u8 {
+        self.0.size_refs()
+    }
+
     pub(crate) fn maybe_reference(&mut self, field: &'static str) -> Result<Option<Cell>, CellError> {
         if self.bit(field)? { self.reference(field).map(Some) } else { Ok(None) }
     }

@@ -31,8 +31,12 @@ pub use contracts::{
     worker_state_init,
 };
 pub use ed25519_dalek::{SigningKey, VerifyingKey};
+pub use message::{Body, RootChange};
 pub use mnemonic::{Mnemonic, MnemonicError};
-pub use payment::{OrderKind, PaymentOrder, PaymentParseError, PaymentVerifyError, SignedPayment};
+pub use payment::{
+    OrderKind, PaymentOrder, PaymentParseError, PaymentVerifyError, ProxyCloseKind, SignedPayment,
+    SignedProxyClose,
+};
 pub use root::{ProxyEndpoints, RegisteredProxy, RootConfig, RootConfigError};
 pub use wallet::{OutMessage, SignError, Wallet, WalletKind};
 

@@ -13,10 +13,20 @@
 //! Where the excess coins go is not signed: whoever sends the order may change it
 //! ([`SignedPayment::with_excesses_to`]).
 
-use ed25519_dalek::{Signature, Signer as _, SigningKey, VerifyingKey};
+//!
+//! [`SignedProxyClose`] is of the same make: the proxy's order to its own contract to close.
 
+mod envelope;
+mod proxy_close;
+
+use ed25519_dalek::{Signer as _, SigningKey, VerifyingKey};
+
+pub use proxy_close::{ProxyCloseKind, SignedProxyClose};
+
+use self::envelope::Envelope;
 use crate::address::Address;
-use crate::cell::{Cell, CellError, Reader, Writer, decode_boc, encode_boc};
+use crate::cell::{Cell, CellError, Writer, decode_boc, encode_boc};
+use crate::message::op;
 
 /// Largest encoded signed payment that we decode, in bytes. A well-formed one has about 180.
 pub const MAX_SIGNED_PAYMENT_BYTES: usize = 4 * 1024;
@@ -40,10 +50,10 @@ impl OrderKind {
     /// The operation code at the start of both cells.
     pub const fn operation(self) -> u32 {
         match self {
-            Self::ChargeClient => 0xbb63_ff93,
-            Self::RefundClient => 0xefd7_11e1,
-            Self::PayWorker => 0xa040_ad28,
-            Self::PayWorkerLast => 0xf5f2_6a36,
+            Self::ChargeClient => op::EXT_CLIENT_CHARGE_SIGNED,
+            Self::RefundClient => op::EXT_CLIENT_GRANT_REFUND_SIGNED,
+            Self::PayWorker => op::EXT_WORKER_PAYOUT_REQUEST_SIGNED,
+            Self::PayWorkerLast => op::EXT_WORKER_LAST_PAYOUT_REQUEST_SIGNED,
         }
     }
 
@@ -99,29 +109,24 @@ impl SignedPayment {
     /// # Errors
     /// When the bytes are over [`MAX_SIGNED_PAYMENT_BYTES`], are no cells, have another layout or another encoding.
     pub fn parse(bytes: &[u8]) -> Result<Self, PaymentParseError> {
-        let outer_cell = decode_boc(bytes, MAX_SIGNED_PAYMENT_BYTES)?;
-        let mut outer = Reader::new(&outer_cell, "the signed payment")?;
-        let operation = outer.u32("op")?;
-        let kind =
-            OrderKind::from_operation(operation).ok_or(PaymentParseError::UnknownOperation(operation))?;
-        let query_id = outer.uint(64, "query_id")?;
-        let excesses_to = outer.address("excesses_to")?;
-        let signature = outer.bytes("signature")?;
-        let inner_cell = outer.reference("payload")?;
-        outer.end("the signed payment")?;
+        let payment = Self::from_cell(&decode_boc(bytes, MAX_SIGNED_PAYMENT_BYTES)?)?;
+        if payment.to_boc() == bytes { Ok(payment) } else { Err(PaymentParseError::NotCanonical) }
+    }
 
-        let mut inner = Reader::new(&inner_cell, "the payment order")?;
-        let same_operation = inner.u32("op")? == operation;
-        let same_query = inner.uint(64, "query_id")? == query_id;
-        if !same_operation || !same_query {
-            return Err(PaymentParseError::HeaderMismatch);
-        }
+    /// Reads a signed payment from a message body.
+    ///
+    /// # Errors
+    /// When the cells have another layout.
+    pub fn from_cell(cell: &Cell) -> Result<Self, PaymentParseError> {
+        let envelope = Envelope::from_cell(cell)?;
+        let kind = OrderKind::from_operation(envelope.operation)
+            .ok_or(PaymentParseError::UnknownOperation(envelope.operation))?;
+        let mut inner = envelope.open()?;
         let tokens = inner.uint(64, "tokens")?;
         let contract = inner.address("contract")?;
         inner.end("the payment order")?;
-        let order = PaymentOrder { kind, contract, query_id, tokens, excesses_to };
-        let payment = Self { order, signature };
-        if payment.to_boc() == bytes { Ok(payment) } else { Err(PaymentParseError::NotCanonical) }
+        let Envelope { query_id, excesses_to, signature, .. } = envelope;
+        Ok(Self { order: PaymentOrder { kind, contract, query_id, tokens, excesses_to }, signature })
     }
 
     /// Checks that the proxy with `key` ordered `contract` to do `kind`, and returns the number of tokens.
@@ -140,9 +145,7 @@ impl SignedPayment {
         if self.order.contract != *contract {
             return Err(PaymentVerifyError::Contract { expected: *contract, found: self.order.contract });
         }
-        let hash = self.order.unsigned_cell().repr_hash().0;
-        key.verify_strict(&hash, &Signature::from_bytes(&self.signature))
-            .map_err(|_| PaymentVerifyError::Signature)?;
+        self.envelope().verify(key)?;
         Ok(self.order.tokens)
     }
 
@@ -160,18 +163,22 @@ impl SignedPayment {
 
     /// The message body that the contract expects.
     pub fn to_cell(&self) -> Cell {
-        Writer::new()
-            .uint(u64::from(self.order.kind.operation()), 32)
-            .uint(self.order.query_id, 64)
-            .address(&self.order.excesses_to)
-            .bytes(&self.signature)
-            .reference(self.order.unsigned_cell())
-            .build()
+        self.envelope().to_cell()
     }
 
     /// The bytes that go on the wire: [`Self::to_cell`] as a bag of cells without index and checksum.
     pub fn to_boc(&self) -> Vec<u8> {
         encode_boc(&self.to_cell())
+    }
+
+    fn envelope(&self) -> Envelope {
+        Envelope {
+            operation: self.order.kind.operation(),
+            query_id: self.order.query_id,
+            excesses_to: self.order.excesses_to,
+            signature: self.signature,
+            order: self.order.unsigned_cell(),
+        }
     }
 }
 

@@ -13,6 +13,8 @@ use std::str::FromStr;
 
 use sha2::{Digest as _, Sha256};
 
+pub(crate) use state::{load_proxy_endpoints, store_proxy_endpoints};
+
 use crate::address::{Address, AddressParseError};
 use crate::cell::{CellError, ContractCode};
 use crate::contracts::{

@@ -61,7 +61,7 @@ impl RootConfig {
         let mut proxies = RawDict::<32>::new();
         for proxy in &self.registered_proxies {
             let seqno = Writer::new().uint(u64::from(proxy.seqno), 32).build();
-            insert(&mut proxies, &seqno, &proxy_entry(Writer::new(), &proxy.endpoints).build());
+            insert(&mut proxies, &seqno, &store_proxy_endpoints(Writer::new(), &proxy.endpoints).build());
         }
         let lists = Writer::new()
             .maybe_reference(hash_list(&self.proxy_hashes).root().as_ref())
@@ -80,7 +80,7 @@ impl RootConfig {
 }
 
 /// Appends a registered proxy as the root contract keeps it and is told it.
-pub(crate) fn proxy_entry(writer: Writer, endpoints: &ProxyEndpoints) -> Writer {
+pub(crate) fn store_proxy_endpoints(writer: Writer, endpoints: &ProxyEndpoints) -> Writer {
     let text = endpoints.to_string();
     debug_assert!(text.len() <= MAX_ENDPOINTS_BYTES, "two IPv4 endpoints have at most 43 characters");
     writer.uint(0, 1).uint(text.len() as u64, 7).bytes(text.as_bytes())
@@ -125,14 +125,15 @@ fn load_proxies(lists: &mut CellSlice<'_>) -> Result<Vec<RegisteredProxy>, RootC
         }
         let (key, value) = entry.map_err(|_| RootConfigError::List(LIST))?;
         let seqno = Reader::from_slice(key.as_data_slice()).u32(LIST)?;
-        if let Some(proxy) = load_proxy(seqno, Reader::from_slice(value))? {
-            proxies.push(proxy);
+        if let Some(endpoints) = load_proxy_endpoints(&mut Reader::from_slice(value))? {
+            proxies.push(RegisteredProxy { seqno, endpoints });
         }
     }
     Ok(proxies)
 }
 
-fn load_proxy(seqno: u32, mut value: Reader<'_>) -> Result<Option<RegisteredProxy>, CellError> {
+/// Reads a registered proxy; `None` when its endpoints are of another kind or do not parse.
+pub(crate) fn load_proxy_endpoints(value: &mut Reader<'_>) -> Result<Option<ProxyEndpoints>, CellError> {
     const FIELD: &str = "a registered proxy";
     if value.bit(FIELD)? {
         return Ok(None);
@@ -140,8 +141,7 @@ fn load_proxy(seqno: u32, mut value: Reader<'_>) -> Result<Option<RegisteredProx
     let length = value.uint(7, FIELD)?;
     let text = (0..length).map(|_| value.u8(FIELD)).collect::<Result<Vec<u8>, _>>()?;
     debug_assert!(text.len() <= MAX_ENDPOINTS_BYTES, "7 bits count to 127");
-    let endpoints = std::str::from_utf8(&text).ok().and_then(|text| text.parse().ok());
-    Ok(endpoints.map(|endpoints| RegisteredProxy { seqno, endpoints }))
+    Ok(std::str::from_utf8(&text).ok().and_then(|text| text.parse().ok()))
 }
 
 #[cfg(test)]
