@@ -6,6 +6,7 @@
 
 mod static_chain;
 mod types;
+pub mod wallet;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +21,7 @@ pub use types::{
     AccountState, AccountStatus, BlockRef, Compute, ContractView, GetMethodResult, Message, MessageHash,
     SkipReason, StackInt, StackItem, Transaction, TransactionId,
 };
+pub use wallet::{Landing, SendError, Sent, Timing, WalletDriver, WalletView};
 
 /// Most transactions that one call of [`Chain::transactions_since`] returns.
 pub const MAX_TRANSACTIONS_PER_CALL: usize = 256;

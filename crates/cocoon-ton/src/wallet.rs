@@ -226,9 +226,7 @@ impl Wallet {
     }
 
     /// A message from outside that has the wallet send `messages` while its sequence number is `seqno` and the chain's
-    /// time is before `valid_until` (Unix seconds). With the number 0 it brings the contract along. No message's
-    /// failure undoes the others: [`MODE_IGNORE_ERRORS`] is added to each mode, because the same signed message could
-    /// otherwise run again and again until it expires, and burn fees each time.
+    /// time is before `valid_until` (Unix seconds): [`Self::sign_body`] in [`Self::external`].
     ///
     /// # Errors
     /// [`SignError`].
@@ -239,13 +237,40 @@ impl Wallet {
         valid_until: u32,
         messages: &[OutMessage],
     ) -> Result<Cell, SignError> {
+        self.external(seqno, &self.sign_body(key, seqno, valid_until, messages)?)
+    }
+
+    /// The body of such a message, by which its transaction is recognised. No message's failure undoes the others:
+    /// [`MODE_IGNORE_ERRORS`] is added to each mode, because the same signed message could otherwise run again and
+    /// again until it expires, and burn fees each time.
+    ///
+    /// # Errors
+    /// [`SignError`].
+    pub fn sign_body(
+        &self,
+        key: &SigningKey,
+        seqno: u32,
+        valid_until: u32,
+        messages: &[OutMessage],
+    ) -> Result<Cell, SignError> {
         if key.verifying_key().as_bytes() != &self.public_key {
             return Err(SignError::WrongKey(self.address()));
         }
-        self.signed_with(|cell| key.sign(&cell.repr_hash().0).to_bytes(), seqno, valid_until, messages)
+        self.body(|fields| key.sign(&fields.repr_hash().0).to_bytes(), seqno, valid_until, messages)
     }
 
-    fn signed_with(
+    /// The message from outside with that body. The one with the sequence number 0 brings the contract along.
+    ///
+    /// # Errors
+    /// [`SignError::Message`] for a body that no wallet of this kind was ever sent.
+    pub fn external(&self, seqno: u32, body: &Cell) -> Result<Cell, SignError> {
+        let init = (seqno == 0).then_some(&self.init);
+        external_message(&self.address(), init, body)
+            .map_err(|source| SignError::Message { to: self.address(), source })
+    }
+
+    /// The body with the signature that `signature` makes of the cell with all other fields.
+    fn body(
         &self,
         signature: impl FnOnce(&Cell) -> [u8; 64],
         seqno: u32,
@@ -270,8 +295,7 @@ impl Wallet {
                 .uint(u64::from(valid_until), 32)
                 .uint(u64::from(seqno), 32)
         };
-        // The signature is over the same fields in a cell of their own.
-        let body = if self.kind == WalletKind::V5R1 {
+        Ok(if self.kind == WalletKind::V5R1 {
             let actions = action_list(cells);
             let fields = || {
                 numbers(Writer::new().uint(u64::from(V5R1_OP_SIGNED), 32))
@@ -292,10 +316,7 @@ impl Wallet {
                     .fold(writer, |writer, (mode, cell)| writer.uint(*mode, 8).reference(cell.clone()))
             };
             fields(Writer::new().bytes(&signature(&fields(Writer::new()).build()))).build()
-        };
-        let init = (seqno == 0).then_some(&self.init);
-        external_message(&self.address(), init, &body)
-            .map_err(|source| SignError::Message { to: self.address(), source })
+        })
     }
 }
 

@@ -42,7 +42,7 @@ impl WalletKind {
 /// [`SignError`] for messages that the wallet cannot send.
 pub fn estimate(wallet: &Wallet, deployed: bool, messages: &[OutMessage]) -> Result<u64, SignError> {
     let seqno = u32::from(deployed);
-    let external = wallet.signed_with(|_| [0; 64], seqno, 0, messages)?;
+    let external = wallet.external(seqno, &wallet.body(|_| [0; 64], seqno, 0, messages)?)?;
     let (gas, gas_per_message) = wallet.kind().gas();
     let count = u64::try_from(messages.len()).unwrap_or(u64::MAX);
     let computing = gas_per_message.saturating_mul(count).saturating_add(gas).saturating_mul(GAS_NANOTON);
