@@ -9,7 +9,9 @@ use cocoon_ton::contracts::{ClientState, ContractStatus, ProxyState, StateInit};
 use cocoon_ton::message::Body;
 use cocoon_ton::payment::SignedPayment;
 
-use crate::{COMMISSION_NANOTON, Hold, Plan, Purpose, Transfer, WORTH_FETCHING_NANOTON, commission, cost, share};
+use crate::{
+    COMMISSION_NANOTON, Hold, Plan, Purpose, Transfer, WORTH_FETCHING_NANOTON, commission, cost, share,
+};
 
 /// The smallest part of a refund that a proxy contract pays, in nanoton.
 const SMALLEST_PART_NANOTON: u64 = 50_000_000;

@@ -3,10 +3,10 @@
 //! A proxy contract belongs to one set of the root's parameters. When those change, the proxy deploys another and winds the
 //! old one up, by the same plan with another [`Intent`]; nothing of it is forgotten until the last coin is out.
 
+use cocoon_ton::Address;
 use cocoon_ton::contracts::{ClientState, ContractStatus, ProxyState, StateInit, WorkerState};
 use cocoon_ton::message::Body;
 use cocoon_ton::payment::SignedPayment;
-use cocoon_ton::Address;
 
 use crate::{
     COMMISSION_NANOTON, Hold, PROXY_ENDOWMENT_NANOTON, Plan, Purpose, Transfer, WORTH_FETCHING_NANOTON,
@@ -181,7 +181,11 @@ impl<B: Books> Planner<'_, B> {
         });
         if stake > 0 {
             let body = Body::IncreaseProxyStake { query_id, amount: stake, excesses_to };
-            self.to_proxy(stake.saturating_add(COMMISSION_NANOTON), body, Purpose::AddStake { amount: stake });
+            self.to_proxy(
+                stake.saturating_add(COMMISSION_NANOTON),
+                body,
+                Purpose::AddStake { amount: stake },
+            );
         }
     }
 

@@ -3,10 +3,10 @@
 //! An order stays good whatever becomes of the proxy, as long as its contract holds coins: for 180 days after its close
 //! nobody can take them away. So a worker waits until a payout is worth its fees, and no longer once the proxy closes.
 
+use cocoon_ton::Address;
 use cocoon_ton::contracts::{ContractStatus, StateInit, WorkerState};
 use cocoon_ton::message::Body;
 use cocoon_ton::payment::SignedPayment;
-use cocoon_ton::Address;
 
 use crate::{Plan, Purpose, Transfer, WORTH_FETCHING_NANOTON, commission, cost};
 
