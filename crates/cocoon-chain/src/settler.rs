@@ -13,7 +13,7 @@ use cocoon_ton::{Address, SigningKey};
 use tokio::sync::watch;
 
 use crate::wallet::{SendError, Sent, WalletDriver, WalletView};
-use crate::{Chain, ChainError};
+use crate::Chain;
 
 /// How a node's settlement stands.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -61,7 +61,7 @@ impl Settler {
 
     /// The wallet's address.
     pub fn address(&self) -> Address {
-        self.driver.address()
+        self.driver.wallet().address()
     }
 
     /// How it stands, now and as it changes.
@@ -143,13 +143,6 @@ impl Settler {
 
 /// How long to wait before the next attempt after an error.
 pub const RETRY_AFTER: Duration = Duration::from_secs(5);
-
-/// Whether a later attempt may succeed by itself.
-impl From<ChainError> for SendError {
-    fn from(error: ChainError) -> Self {
-        Self::Chain(error)
-    }
-}
 
 fn message(transfer: &Transfer) -> OutMessage {
     OutMessage {
