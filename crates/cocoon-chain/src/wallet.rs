@@ -93,8 +93,11 @@ pub struct Sent {
 pub struct Landing {
     /// Its receiver.
     pub to: Address,
-    /// The receiver's transaction; `None` where the wallet left the message out, because it could not pay for it.
+    /// The receiver's transaction. `None` where the message came back, or the wallet left it out because it could not
+    /// pay for it.
     pub transaction: Option<Transaction>,
+    /// Whether it came back from an account that does not exist, for which the chain lists no transactions.
+    pub came_back: bool,
 }
 
 /// Why a plan did not run, or why it is not known whether it did. In each case the way on is [`WalletDriver::settled`]
@@ -246,7 +249,7 @@ impl WalletDriver {
     }
 
     /// Has the wallet send `messages`, at most [`Wallet::max_messages`], if its number is still that of `planned`, and
-    /// waits until all have arrived.
+    /// waits until all have arrived. Where the future is dropped, the message may run or not, as after a crash.
     ///
     /// # Errors
     /// [`SendError`].

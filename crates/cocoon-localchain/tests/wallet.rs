@@ -15,8 +15,10 @@ use cocoon_ton::wallet::{MODE_PAY_FEES_SEPARATELY, PUBLISHED_MIN_BALANCE_NANOTON
 use cocoon_ton::{Address, Cell, OutMessage, RootConfig, SigningKey, Wallet, WalletKind};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
+use proptest::prelude::*;
 use tokio::sync::watch;
 use tycho_types::cell::CellBuilder;
+use tycho_types::models::{IntAddr, RelaxedMessage, RelaxedMsgInfo};
 
 const START: u32 = 1_780_000_000;
 const TON: u64 = 1_000_000_000;
@@ -30,7 +32,7 @@ const QUICK: Timing = Timing {
     resend: Duration::from_millis(30),
     first_poll: Duration::from_millis(5),
     last_poll: Duration::from_millis(20),
-    answer: Duration::from_millis(300),
+    answer: Duration::from_secs(1),
     landing: Duration::from_secs(20),
 };
 
@@ -453,6 +455,31 @@ async fn a_program_that_dies_between_sending_and_arrival_finds_what_it_sent() {
 }
 
 #[tokio::test]
+async fn what_comes_back_from_accounts_that_do_not_exist_is_not_waited_for() {
+    let (line, driver) = funded(WalletKind::V5R1).await;
+    // Such accounts have no list of transactions.
+    line.blind.store(true, Ordering::SeqCst);
+    let bounceable = |number| OutMessage { bounce: true, ..transfer(somebody(number), TON) };
+    let planned = driver.settled().await.unwrap();
+    let plan = vec![bounceable(1), bounceable(2), bounceable(1)];
+    let sent = driver.send(&planned, plan).await.unwrap();
+    assert!(sent.landed.iter().all(|landing| landing.came_back && landing.transaction.is_none()), "{sent:?}");
+    for driver in [line.driver(driver.wallet()), driver] {
+        let view = driver.settled().await.unwrap();
+        assert!(view.seqno == 1 && view.balance_nanoton > 20 * TON - 3 * CENT, "{view:?}");
+    }
+    // One that comes back does not stand for one that does not.
+    let driver = line.driver(&wallet(WalletKind::V5R1));
+    let driver = driver.with_timing(Timing { landing: Duration::from_millis(100), ..QUICK });
+    let planned = driver.settled().await.unwrap();
+    let plan = vec![bounceable(1), transfer(somebody(1), TON)];
+    let unknown = driver.send(&planned, plan).await.unwrap_err();
+    assert!(matches!(unknown, SendError::LandingUnknown { .. }), "{unknown}");
+    line.blind.store(false, Ordering::SeqCst);
+    assert_eq!(driver.settled().await.unwrap().seqno, 2);
+}
+
+#[tokio::test]
 async fn what_does_not_arrive_in_time_is_told_as_unknown() {
     let (line, driver) = funded(WalletKind::Cocoon).await;
     let driver = driver.with_timing(Timing { landing: Duration::from_millis(100), ..QUICK });
@@ -505,4 +532,37 @@ async fn a_wallet_that_its_owner_blocked_is_told_with_the_chains_reason() {
     let SendError::Refused { reason, .. } = &refused else { panic!("{refused}") };
     assert!(reason.contains("exit code 1031"), "{reason}");
     assert_eq!(line.sends.load(Ordering::SeqCst), 2 + 4, "refused for good only after some tries");
+}
+
+proptest! {
+    #[test]
+    fn messages_say_what_they_were_built_to_say(
+        value_nanoton: u64,
+        bounce: bool,
+        deploys: bool,
+        bits in 0u16..1023,
+        references in 0u8..=4,
+    ) {
+        let body = cell(|body| {
+            body.store_zeros(bits).unwrap();
+            for number in 0..references {
+                body.store_reference(cell(|child| child.store_u8(number).unwrap())).unwrap();
+            }
+        });
+        let init = deploys.then(|| owner().state_init().clone());
+        let message = OutMessage {
+            bounce, init: init.clone(), body: Some(body.clone()), ..transfer(somebody(3), value_nanoton)
+        };
+        let built = message.to_cell().unwrap();
+        let read: RelaxedMessage<'_> = built.parse().unwrap();
+        let RelaxedMsgInfo::Int(info) = read.info else { panic!("{read:?}") };
+        prop_assert_eq!(u128::from(value_nanoton), info.value.tokens.into_inner());
+        prop_assert_eq!((bounce, false), (info.bounce, info.bounced));
+        let IntAddr::Std(to) = info.dst else { panic!("{:?}", info.dst) };
+        prop_assert_eq!((to.workchain, to.address.0), (0, *somebody(3).hash()));
+        let mut inside = CellBuilder::new();
+        inside.store_slice(read.body).unwrap();
+        prop_assert_eq!(inside.build().unwrap(), body);
+        prop_assert_eq!(read.init.and_then(|init| init.code), init.map(|init| init.code));
+    }
 }

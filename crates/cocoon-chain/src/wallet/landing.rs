@@ -11,8 +11,7 @@ use crate::{ChainError, MAX_TRANSACTIONS_PER_CALL, Message, Transaction};
 /// How far back, in logical time, a driver that has just begun looks for messages under way: a thousand blocks in
 /// which little happens, which are many minutes.
 pub const LT_LOOKED_BACK: u64 = 1_000_000_000;
-/// How long a message may be under way, in seconds of the chain's time. What left no trace for so long went to an
-/// account that did not exist, came back from there, and is nowhere listed.
+/// How long a message may be under way, in seconds of the chain's time. What left no trace for so long leaves none.
 pub const SECONDS_UNDER_WAY: u64 = 3_600;
 /// Most pages of an account's transactions that are looked through for one message.
 pub const MAX_PAGES: usize = 64;
@@ -24,6 +23,31 @@ pub(super) struct Arrived {
     up_to_lt: u64,
     /// Later messages, by the logical times at which they were made.
     messages: HashSet<u64>,
+    /// Messages that those caused, by the same.
+    answers: HashSet<u64>,
+}
+
+impl Arrived {
+    fn landed(&mut self, message: &Message, at: &Transaction) {
+        self.messages.insert(message.created_lt);
+        self.answers.extend(at.out_messages.iter().map(|answer| answer.created_lt));
+    }
+
+    /// Whether the message came back, by the wallet's later transactions. Only for messages that are not listed where
+    /// they went: an account that does not exist has no list.
+    fn came_back(&mut self, message: &Message, later: &[Transaction]) -> bool {
+        let returned = later.iter().filter_map(|transaction| transaction.in_message.as_ref()).find(|came| {
+            came.bounced
+                && came.source == message.destination
+                && came.created_lt > message.created_lt
+                && !self.answers.contains(&came.created_lt)
+        });
+        if let Some(came) = returned {
+            self.messages.insert(message.created_lt);
+            self.answers.insert(came.created_lt);
+        }
+        returned.is_some()
+    }
 }
 
 impl WalletDriver {
@@ -43,13 +67,14 @@ impl WalletDriver {
             if arrived.messages.contains(&message.created_lt) {
                 continue;
             }
-            if self.landing(message).await?.is_none() {
-                return Ok(false);
+            match self.landing(message).await? {
+                Some(at) => arrived.landed(message, &at),
+                None if arrived.came_back(message, &history) => {}
+                None => return Ok(false),
             }
-            arrived.messages.insert(message.created_lt);
         }
         let up_to_lt = history.last().map_or(last_lt, |newest| newest.id.lt);
-        *arrived = Arrived { up_to_lt: arrived.up_to_lt.max(up_to_lt), messages: HashSet::new() };
+        *arrived = Arrived { up_to_lt: arrived.up_to_lt.max(up_to_lt), ..Arrived::default() };
         Ok(true)
     }
 
@@ -84,25 +109,39 @@ impl WalletDriver {
         let mut landed = Vec::with_capacity(planned.len());
         for plan in planned {
             // The wallet sends in the order of the plan, and leaves out what it cannot send.
-            let message = sent.front().copied().filter(|message| is_of_plan(message, plan));
-            let transaction = match message {
-                None => None,
+            let landing = match sent.front().copied().filter(|message| is_of_plan(message, plan)) {
+                None => Landing { to: plan.to, transaction: None, came_back: false },
                 Some(message) => {
                     sent.pop_front();
-                    let mut pause = self.pause();
-                    let found = loop {
-                        if let Some(found) = self.landing(message).await? {
-                            break found;
-                        }
-                        self.wait(&mut pause, deadline).await?;
-                    };
-                    arrived.messages.insert(message.created_lt);
-                    Some(found)
+                    self.await_landing(transaction, message, deadline, arrived).await?
                 }
             };
-            landed.push(Landing { to: plan.to, transaction });
+            landed.push(landing);
         }
         Ok(landed)
+    }
+
+    async fn await_landing(
+        &self,
+        transaction: &Transaction,
+        message: &Message,
+        deadline: Instant,
+        arrived: &mut Arrived,
+    ) -> Result<Landing, SendError> {
+        let to = message.destination.unwrap_or(transaction.account);
+        let mut pause = self.pause();
+        loop {
+            if let Some(at) = self.landing(message).await? {
+                arrived.landed(message, &at);
+                return Ok(Landing { to, transaction: Some(at), came_back: false });
+            }
+            self.wait(&mut pause, deadline).await?;
+            let later = self.page(self.wallet.address(), transaction.id.lt).await?.unwrap_or_default();
+            // It may have become known just now where it went.
+            if self.landing(message).await?.is_none() && arrived.came_back(message, &later) {
+                return Ok(Landing { to, transaction: None, came_back: true });
+            }
+        }
     }
 
     /// The transaction by which the wallet's message arrived; `None` where there is none yet, or the chain cannot say.
