@@ -17,8 +17,15 @@ use tokio::process::Command;
 /// A start that leaves the programs decades to wait.
 const LONG_AGO: u32 = 100_000_000;
 
+/// Programs of a network that share a chain: its time has to do for all of them.
+const PROGRAMS_PER_CHAIN: u32 = 10;
+
 /// Serves a chain to the program, and expects it to succeed.
 async fn run(program: &[&str], production: Production, start: u32) {
+    run_with(program, &[], production, start).await;
+}
+
+async fn run_with(program: &[&str], environment: &[(&str, u32)], production: Production, start: u32) {
     let time = TimeSource::Fixed(start);
     let chain = LocalChain::open(&Options { production, time, ..Options::default() }).unwrap();
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -29,6 +36,7 @@ async fn run(program: &[&str], production: Production, start: u32) {
     let mut child = Command::new("node")
         .args(program)
         .arg(&url)
+        .envs(environment.iter().map(|(name, value)| (name, value.to_string())))
         .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/localchain"))
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -62,4 +70,18 @@ async fn the_committed_test_contract_is_what_its_source_compiles_to() {
 #[ignore = "needs node and its packages"]
 async fn random_programs_have_the_same_effects_here_and_in_the_reference_emulator() {
     run(&["differential.mjs"], Production::Manual, LONG_AGO).await;
+}
+
+#[tokio::test]
+#[ignore = "needs node, its packages, and those of contracts/"]
+async fn random_networks_have_the_same_effects_here_and_in_the_reference_emulator() {
+    let number = |name: &str| std::env::var(name).ok().map(|value| value.parse::<u32>().unwrap());
+    let first = number("SEED").unwrap_or(1);
+    let mut seeds = first..first + number("PROGRAMS").unwrap_or(30);
+    while !seeds.is_empty() {
+        let programs = PROGRAMS_PER_CHAIN.min(seeds.end - seeds.start);
+        let environment = [("SEED", seeds.start), ("PROGRAMS", programs)];
+        run_with(&["cocoon.mjs"], &environment, Production::Manual, LONG_AGO).await;
+        seeds.start += programs;
+    }
 }
