@@ -1,7 +1,7 @@
 //! The chain as async code sees it.
 
 use std::sync::Arc;
-use std::sync::mpsc::{SyncSender, TrySendError};
+use std::sync::mpsc::TrySendError;
 use std::time::Duration;
 
 use cocoon_chain::{
@@ -17,18 +17,27 @@ use crate::core::{
     BlockHeader, CommittedTransaction, Draft, Fees, GrantError, SubmitError, Supply, method_id,
 };
 use crate::decode::decode_transaction;
-use crate::node::{Call, MAX_WAITING_CALLS, News, Node, OpenError, Options, read_root, start};
+use crate::node::{Call, MAX_WAITING_CALLS, Node, OpenError, Options, Running, ended, read_root, start};
 use crate::store::Span;
 use crate::{ExternalMessage, MAX_TRANSACTIONS_PER_BLOCK};
 
 /// When to call again while too many calls wait.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
 
-/// A running chain. Cloning gives another handle to the same chain, which ends with its last handle.
+/// A running chain. Cloning gives another handle to the same chain, which ends with its last handle or when one of them
+/// closes it.
 #[derive(Clone)]
 pub struct LocalChain {
-    calls: SyncSender<Call>,
-    news: Arc<News>,
+    running: Running,
+}
+
+/// A point in the chain's time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Moment {
+    /// A logical time.
+    Logical(u64),
+    /// A Unix time, in seconds.
+    Unix(u32),
 }
 
 impl std::fmt::Debug for LocalChain {
@@ -43,8 +52,22 @@ impl LocalChain {
     /// # Errors
     /// [`OpenError`].
     pub fn open(options: &Options) -> Result<Self, OpenError> {
-        let (calls, news) = start(options)?;
-        Ok(Self { calls, news })
+        Ok(Self { running: start(options)? })
+    }
+
+    /// Ends the chain for all its handles, and waits until its file is closed: another process, or this one, can open it
+    /// at once. Calls of other handles that wait for their turn, and all later ones, are answered that the chain has
+    /// ended; listeners learn it too. Dropping the last handle ends the chain as well, without waiting for it.
+    pub async fn close(self) {
+        let Running { calls, mut open, .. } = self.running;
+        let mut close: Call = Box::new(Node::close);
+        while let Err(TrySendError::Full(again)) = calls.try_send(close) {
+            close = again;
+            tokio::time::sleep(RETRY_AFTER).await;
+        }
+        drop(calls);
+        // An error says that the thread is gone, and the file closed.
+        while open.changed().await.is_ok() {}
     }
 
     /// Has the faucet send coins to `to`.
@@ -151,6 +174,22 @@ impl LocalChain {
         self.call(move |node| node.store.block(seqno).map_err(damaged)).await
     }
 
+    /// The first block that ends at that moment or after it; `None` where there is none yet.
+    ///
+    /// # Errors
+    /// As [`Self::block`].
+    pub async fn block_from(&self, moment: Moment) -> Result<Option<BlockHeader>, ChainError> {
+        self.call(move |node| {
+            let newest = node.core.head().seqno;
+            let reached = |block: &BlockHeader| match moment {
+                Moment::Logical(lt) => block.end_lt >= lt,
+                Moment::Unix(time) => block.unix_time >= time,
+            };
+            node.store.first_block(newest, reached).map_err(damaged)
+        })
+        .await
+    }
+
     /// All transactions of a block, in the order of execution.
     ///
     /// # Errors
@@ -203,7 +242,7 @@ impl LocalChain {
     /// # Errors
     /// [`ChainError::Unavailable`] while [`crate::MAX_SUBSCRIPTIONS`] accounts are listened to.
     pub fn subscribe(&self, address: Address) -> Result<watch::Receiver<Option<TransactionId>>, ChainError> {
-        self.news.subscribe(address)
+        self.running.news.subscribe(address)
     }
 
     /// Where all coins are. Looks at every account.
@@ -253,7 +292,7 @@ impl LocalChain {
     /// [`ChainError::NotFound`], [`ChainError::Root`] or [`ChainError::FeeOverPrice`] for a root that cannot be used,
     /// [`ChainError::Unavailable`].
     pub async fn follow_root(&self, address: Address) -> Result<RootedChain, ChainError> {
-        let news = Arc::clone(&self.news);
+        let news = Arc::clone(&self.running.news);
         let root =
             self.call(move |node| Ok(news.follow_root(address, read_root(address, &node.core)?))).await?;
         Ok(RootedChain { chain: self.clone(), root })
@@ -269,11 +308,11 @@ impl LocalChain {
             // Nobody may be waiting any more; the work is done all the same.
             let _ = answer.send(node.alive().and_then(|()| work(node)));
         });
-        self.calls.try_send(call).map_err(|error| match error {
+        self.running.calls.try_send(call).map_err(|error| match error {
             TrySendError::Full(_) => busy(format!("{MAX_WAITING_CALLS} calls wait for the chain already")),
-            TrySendError::Disconnected(_) => stopped(),
+            TrySendError::Disconnected(_) => ended(),
         })?;
-        answered.await.map_err(|_| stopped())?
+        answered.await.map_err(|_| ended())?
     }
 }
 
@@ -334,10 +373,6 @@ impl Chain for RootedChain {
 
 fn busy(reason: String) -> ChainError {
     ChainError::Unavailable { reason, retry_after: Some(RETRY_AFTER) }
-}
-
-fn stopped() -> ChainError {
-    ChainError::Unavailable { reason: "the embedded chain has ended".to_owned(), retry_after: None }
 }
 
 fn damaged(error: impl std::fmt::Display) -> ChainError {

@@ -27,7 +27,7 @@ mod node;
 mod store;
 pub mod toncenter;
 
-pub use chain::{LocalChain, RootedChain};
+pub use chain::{LocalChain, Moment, RootedChain};
 pub use config::{ChainConfig, ConfigError, GLOBAL_ID, VM_VERSION};
 pub use core::{
     Block, BlockError, BlockHeader, CommittedTransaction, Core, Draft, FAUCET_HASH, Fees, GETTER_GAS_LIMIT,

@@ -87,6 +87,8 @@ pub(crate) struct Node {
     production: Production,
     /// Why the chain cannot go on: its memory is ahead of its file.
     failed: Option<String>,
+    /// Whether somebody has closed it.
+    closed: bool,
     news: Arc<News>,
 }
 
@@ -112,17 +114,31 @@ pub enum OpenError {
     Thread(std::io::Error),
 }
 
-/// Opens the chain on a thread of its own. The thread ends when all senders are gone.
-pub(crate) fn start(options: &Options) -> Result<(SyncSender<Call>, Arc<News>), OpenError> {
+/// What handles have of a running chain.
+#[derive(Clone)]
+pub(crate) struct Running {
+    pub(crate) calls: SyncSender<Call>,
+    pub(crate) news: Arc<News>,
+    /// Loses its sender once the file is closed.
+    pub(crate) open: watch::Receiver<()>,
+}
+
+/// Opens the chain on a thread of its own. The thread ends when all senders are gone, or when it is closed.
+pub(crate) fn start(options: &Options) -> Result<Running, OpenError> {
     let node = Node::open(options)?;
     let news = Arc::clone(&node.news);
-    let (sender, receiver) = sync_channel(MAX_WAITING_CALLS);
+    let (calls, receiver) = sync_channel(MAX_WAITING_CALLS);
+    let (is_open, open) = watch::channel(());
     std::thread::Builder::new()
         .name("localchain".to_owned())
         .stack_size(STACK_BYTES)
-        .spawn(move || node.run(&receiver))
+        .spawn(move || {
+            node.run(&receiver);
+            // By now the file is closed.
+            drop(is_open);
+        })
         .map_err(OpenError::Thread)?;
-    Ok((sender, news))
+    Ok(Running { calls, news, open })
 }
 
 impl Node {
@@ -148,7 +164,7 @@ impl Node {
             Production::Every(interval) => Production::Every(interval.max(MIN_INTERVAL)),
             other => other,
         };
-        Ok(Self { core, store, time, moved, production, failed: None, news })
+        Ok(Self { core, store, time, moved, production, failed: None, closed: false, news })
     }
 
     fn run(mut self, calls: &Receiver<Call>) {
@@ -158,6 +174,10 @@ impl Node {
                 Ok(call) => call(&mut self),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
+            }
+            if self.closed {
+                self.news.end();
+                return;
             }
             let due = match self.production {
                 Production::Every(interval) => last_block.elapsed() >= interval,
@@ -198,6 +218,11 @@ impl Node {
     /// The time now, in Unix seconds; not before the newest block's.
     pub(crate) fn now(&self) -> u32 {
         base_time(self.time).saturating_add(self.moved).max(self.core.head().unix_time)
+    }
+
+    /// Has the thread end after the call that it is in.
+    pub(crate) const fn close(&mut self) {
+        self.closed = true;
     }
 
     pub(crate) fn move_clock(&mut self, seconds: u32) {
@@ -247,6 +272,10 @@ impl Node {
     }
 }
 
+pub(crate) fn ended() -> ChainError {
+    ChainError::Unavailable { reason: "the embedded chain has ended".to_owned(), retry_after: None }
+}
+
 fn base_time(source: TimeSource) -> u32 {
     match source {
         TimeSource::Fixed(now) => now,
@@ -265,12 +294,14 @@ struct Listeners {
     newest: HashMap<Address, TransactionId>,
     accounts: HashMap<Address, watch::Sender<Option<TransactionId>>>,
     roots: HashMap<Address, watch::Sender<Arc<RootConfig>>>,
+    ended: bool,
 }
 
 impl News {
     fn new(core: &Core) -> Self {
         let newest = core.newest_transactions().collect();
-        Self(Mutex::new(Listeners { newest, accounts: HashMap::new(), roots: HashMap::new() }))
+        let (accounts, roots) = (HashMap::new(), HashMap::new());
+        Self(Mutex::new(Listeners { newest, accounts, roots, ended: false }))
     }
 
     fn lock(&self) -> MutexGuard<'_, Listeners> {
@@ -283,6 +314,9 @@ impl News {
         address: Address,
     ) -> Result<watch::Receiver<Option<TransactionId>>, ChainError> {
         let mut listeners = self.lock();
+        if listeners.ended {
+            return Err(ended());
+        }
         if listeners.accounts.len() >= MAX_SUBSCRIPTIONS {
             listeners.accounts.retain(|_, sender| !sender.is_closed());
         }
@@ -299,6 +333,14 @@ impl News {
     pub(crate) fn follow_root(&self, address: Address, now: RootConfig) -> watch::Receiver<Arc<RootConfig>> {
         let mut listeners = self.lock();
         listeners.roots.entry(address).or_insert_with(|| watch::Sender::new(Arc::new(now))).subscribe()
+    }
+
+    /// Listeners learn that there will be nothing more.
+    fn end(&self) {
+        let mut listeners = self.lock();
+        listeners.ended = true;
+        listeners.accounts.clear();
+        listeners.roots.clear();
     }
 
     fn tell(&self, block: &Block, core: &Core) {

@@ -202,6 +202,28 @@ impl Store {
         Ok(self.0.query_row("SELECT * FROM blocks WHERE seqno = ?1", [seqno], header).optional()?)
     }
 
+    /// The first block up to `newest` for which `reached` holds. Once it holds, it must hold from there on.
+    pub(crate) fn first_block(
+        &self,
+        newest: u32,
+        reached: impl Fn(&BlockHeader) -> bool,
+    ) -> Result<Option<BlockHeader>, StoreError> {
+        let missing = |seqno| StoreError::Broken(format!("block {seqno} is missing"));
+        let (mut low, mut high, mut found) = (0, u64::from(newest) + 1, None);
+        while low < high {
+            let middle = low.midpoint(high);
+            // At most `newest`.
+            let seqno = u32::try_from(middle).unwrap_or(newest);
+            let block = self.block(seqno)?.ok_or_else(|| missing(seqno))?;
+            if reached(&block) {
+                (high, found) = (middle, Some(block));
+            } else {
+                low = middle + 1;
+            }
+        }
+        Ok(found)
+    }
+
     /// Transactions of that block in the order of execution, at most `limit`.
     pub(crate) fn block_transactions(
         &self,

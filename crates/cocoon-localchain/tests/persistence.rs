@@ -118,6 +118,29 @@ async fn a_file_that_is_in_use_or_not_a_chain_is_refused_with_advice() {
 }
 
 #[tokio::test]
+async fn a_closed_chain_lets_go_of_its_file_and_says_so_to_everybody() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("chain");
+    for round in 0..20 {
+        let chain = LocalChain::open(&options(&path, Production::OnMessage)).unwrap();
+        let other = chain.clone();
+        let mut news = other.subscribe(RECEIVER).unwrap();
+        chain.grant(RECEIVER, TON).await.unwrap();
+        chain.close().await;
+        // Nothing but the other process's lock is in the way of the file any more.
+        let reader = rusqlite::Connection::open(&path).unwrap();
+        reader.busy_timeout(std::time::Duration::ZERO).unwrap();
+        let blocks: u32 = reader.query_row("SELECT count(*) FROM blocks", [], |row| row.get(0)).unwrap();
+        assert_eq!(blocks, round + 2);
+
+        assert!(other.grant(RECEIVER, TON).await.unwrap_err().to_string().contains("has ended"));
+        assert!(other.subscribe(RECEIVER).is_err());
+        while news.changed().await.is_ok() {}
+        other.close().await;
+    }
+}
+
+#[tokio::test]
 async fn a_chain_whose_file_is_full_stops_and_is_whole_when_there_is_room_again() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("chain");
@@ -152,32 +175,44 @@ async fn reopen(path: &Path, production: Production) -> LocalChain {
         .unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// Not a test of its own: sends coins until it is killed, and says after each block what it was told.
+/// How many senders work at the same time, and how many times they are killed.
+const SENDERS: u32 = 4;
+const KILLS: u32 = 50;
+
+/// Not a test of its own: sends coins from several contracts until it is killed, and says of each message that the chain
+/// has taken which transaction it made.
 #[tokio::test]
 #[ignore = "the process that the next test kills"]
 async fn sender_until_killed() {
     let Some(path) = std::env::var_os(FILE) else { return };
     let chain = LocalChain::open(&options(Path::new(&path), Production::OnMessage)).unwrap();
-    let probe = probe(1);
-    if chain.head().await.unwrap().seqno == 0 {
+    let senders = (0..SENDERS).map(|number| send_without_end(chain.clone(), number));
+    futures_util::future::join_all(senders).await;
+}
+
+async fn send_without_end(chain: LocalChain, number: u32) {
+    let probe = probe(number);
+    if chain.account(probe.address).await.unwrap().0.balance_nanoton == 0 {
         chain.grant(probe.address, 1_000_000 * TON).await.unwrap();
     }
-    let state = chain.run_get_method(probe.address, method_id("state"), Vec::new()).await.unwrap();
-    let mut seqno = match state.stack.first() {
-        Some(cocoon_chain::StackItem::Int(seqno)) => u32::try_from(seqno.to_u64().unwrap()).unwrap(),
-        _ => 0,
-    };
+    let mut seqno = sent(&chain, number).await;
     loop {
         let send = (1, internal(RECEIVER, 1_000, false, None, &empty_cell()));
         chain.submit(probe.external(seqno, &[send])).await.unwrap();
         seqno += 1;
-        let head = chain.head().await.unwrap();
-        println!(
-            "told {} {} {seqno} {}",
-            head.seqno,
-            hex::encode(head.hash),
-            balance(&chain, RECEIVER).await
-        );
+        let made = chain.account(probe.address).await.unwrap().0.last_transaction.unwrap();
+        // One write for the line: a kill leaves it whole or not at all, but for the last.
+        println!("told {number} {seqno} {} {}", made.lt, hex::encode(made.hash));
+    }
+}
+
+/// How many messages the sender's contract has counted.
+async fn sent(chain: &LocalChain, number: u32) -> u32 {
+    let address = probe(number).address;
+    let state = chain.run_get_method(address, method_id("state"), Vec::new()).await.unwrap();
+    match state.stack.first() {
+        Some(cocoon_chain::StackItem::Int(seqno)) => u32::try_from(seqno.to_u64().unwrap()).unwrap(),
+        _ => 0,
     }
 }
 
@@ -186,33 +221,69 @@ async fn what_was_told_before_a_kill_is_there_after_it() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("chain");
     let mut runner = TestRunner::deterministic();
-    let mut last_told = 0;
-    for round in 0..25 {
+    let (mut told, mut last_total) = (Vec::new(), 0);
+    for round in 0..KILLS {
         let lines = (1..40_usize).new_tree(&mut runner).unwrap().current();
         let pause = (0..3_000_u64).new_tree(&mut runner).unwrap().current();
-        let told = run_and_kill(&path, lines, pause).await;
-        let [seqno, hash, sent, received] = &told[..] else { panic!("{told:?}") };
-
+        let new = run_and_kill(&path, lines, pause).await;
         let chain = LocalChain::open(&options(&path, Production::OnMessage)).unwrap();
-        let blocks = check_blocks(&chain).await;
-        let block = &blocks[seqno.parse::<usize>().unwrap()];
-        assert_eq!(hex::encode(block.hash), *hash, "round {round}");
-        let balance = balance(&chain, RECEIVER).await;
-        assert!(balance >= received.parse().unwrap(), "round {round}: what was told as received is there");
-        let state = chain.run_get_method(probe(1).address, method_id("state"), Vec::new()).await.unwrap();
-        let Some(cocoon_chain::StackItem::Int(counted)) = state.stack.first() else { panic!("{state:?}") };
-        let counted = counted.to_u64().unwrap();
-        assert!(counted >= sent.parse().unwrap(), "round {round}: no message is forgotten");
-        assert_eq!(balance, counted * 1_000, "round {round}: nothing is paid twice");
-        assert_eq!(chain.supply().await.unwrap().total_nanoton(), SUPPLY_NANOTON);
-        assert!(counted > last_told, "round {round}: the chain went on");
-        last_told = counted;
-        drop(chain);
+        for transaction in &new {
+            check_told(&chain, transaction, round).await;
+        }
+        told.extend(new);
+
+        let mut total = 0;
+        for number in 0..SENDERS {
+            total += u64::from(sent(&chain, number).await);
+        }
+        assert_eq!(balance(&chain, RECEIVER).await, total * 1_000, "round {round}: nothing is paid twice");
+        assert!(total >= told.len() as u64 && total > last_total, "round {round}: the chain went on");
+        assert_eq!(chain.supply().await.unwrap().total_nanoton(), SUPPLY_NANOTON, "round {round}");
+        last_total = total;
+        if round % 10 == 9 {
+            check_blocks(&chain).await;
+        }
+        chain.close().await;
+    }
+    let chain = LocalChain::open(&options(&path, Production::OnMessage)).unwrap();
+    for transaction in &told {
+        check_told(&chain, transaction, KILLS).await;
     }
 }
 
-/// Starts the sender, reads so many lines, waits so many microseconds, kills it, and gives the last line's words.
-async fn run_and_kill(path: &Path, lines: usize, pause_us: u64) -> Vec<String> {
+/// What a sender said.
+struct Told {
+    sender: u32,
+    sent: u32,
+    lt: u64,
+    hash: String,
+}
+
+impl Told {
+    /// `None` for a line that the kill cut off.
+    fn read(line: &str) -> Option<Self> {
+        let mut words = line.strip_prefix("told ")?.split(' ');
+        let mut next = || words.next();
+        let told = Self {
+            sender: next()?.parse().ok()?,
+            sent: next()?.parse().ok()?,
+            lt: next()?.parse().ok()?,
+            hash: next()?.to_owned(),
+        };
+        (told.hash.len() == 64).then_some(told)
+    }
+}
+
+async fn check_told(chain: &LocalChain, told: &Told, round: u32) {
+    let address = probe(told.sender).address;
+    let made = chain.history(address, told.lt, told.lt - 1, 1).await.unwrap();
+    let hash = made.first().map(|made| hex::encode(made.hash));
+    assert_eq!(hash.as_ref(), Some(&told.hash), "round {round}: what was told is there");
+    assert!(sent(chain, told.sender).await >= told.sent, "round {round}: no message is forgotten");
+}
+
+/// Starts the senders, reads so many lines, waits so many microseconds, kills them, and gives what they said.
+async fn run_and_kill(path: &Path, lines: usize, pause_us: u64) -> Vec<Told> {
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "sender_until_killed", "--ignored", "--nocapture"])
         .env(FILE, path)
@@ -221,12 +292,13 @@ async fn run_and_kill(path: &Path, lines: usize, pause_us: u64) -> Vec<String> {
         .spawn()
         .unwrap();
     let output = BufReader::new(child.stdout.take().unwrap());
-    let mut told = output.lines().map_while(Result::ok).filter(|line| line.starts_with("told "));
-    let last = told.by_ref().take(lines).last().unwrap();
+    let mut told = output.lines().map_while(Result::ok).filter_map(|line| Told::read(&line));
+    let mut all: Vec<Told> = told.by_ref().take(lines).collect();
     tokio::time::sleep(std::time::Duration::from_micros(pause_us)).await;
     child.kill().unwrap();
     child.wait().unwrap();
     // Lines that were written before the kill count too.
-    let last = told.filter(|line| line.split(' ').count() == 5).last().unwrap_or(last);
-    last.split(' ').skip(1).map(str::to_owned).collect()
+    all.extend(told);
+    assert!(all.len() >= lines, "the senders ended by themselves");
+    all
 }

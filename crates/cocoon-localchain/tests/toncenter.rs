@@ -27,15 +27,25 @@ impl Server {
         let chain = LocalChain::open(&options).unwrap();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        tokio::spawn(axum::serve(listener, toncenter::routes(chain.clone())).into_future());
+        let routes = toncenter::routes(chain.clone()).merge(toncenter::control_routes(chain.clone()));
+        tokio::spawn(axum::serve(listener, routes).into_future());
         Self { chain, address }
     }
 
     async fn ask(&self, head: &str, body: &[u8]) -> (u16, Value) {
+        let (head, body) = self.exchange(head, body).await;
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        (status, serde_json::from_str(&body).unwrap())
+    }
+
+    /// The answer's head, in small letters, and its body.
+    async fn exchange(&self, head: &str, body: &[u8]) -> (String, String) {
         let mut stream = TcpStream::connect(self.address).await.unwrap();
         let head = format!(
-            "{head} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
-            body.len()
+            "{} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {}{}\r\n\r\n",
+            head.lines().next().unwrap(),
+            body.len(),
+            head.lines().skip(1).map(|line| format!("\r\n{line}")).collect::<String>()
         );
         stream.write_all(head.as_bytes()).await.unwrap();
         // A server that refuses early does not read the rest.
@@ -44,8 +54,7 @@ impl Server {
         let _ = stream.read_to_end(&mut answer).await;
         let answer = String::from_utf8(answer).unwrap();
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-        (status, serde_json::from_str(body).unwrap())
+        (head.to_lowercase(), body.to_owned())
     }
 
     async fn get(&self, path: &str) -> (u16, Value) {
@@ -111,6 +120,93 @@ async fn a_message_is_taken_and_its_transactions_are_told() {
 }
 
 #[tokio::test]
+async fn a_message_leads_to_the_transactions_that_sent_and_received_it() {
+    let server = Server::start().await;
+    let (probe, receiver) = (probe(1), Address::basechain([3; 32]));
+    server.chain.grant(probe.address, 50 * TON).await.unwrap();
+    // Many before it and after it.
+    for seqno in 0..5 {
+        let send = |nanoton| (1, internal(receiver, nanoton, false, None, &empty_cell()));
+        server.chain.submit(probe.external(seqno, &[send(1), send(2), send(3)])).await.unwrap();
+    }
+    let address = |address: Address| address.to_raw_string();
+    let path = format!("getTransactions?address={}&limit=10", address(probe.address));
+    let sent = server.get(&path).await.1["result"][2].clone();
+    let message = &sent["out_msgs"][1];
+    assert_eq!(message["value"], "2");
+    let params = json!({
+        "source": address(probe.address), "destination": address(receiver), "created_lt": message["created_lt"],
+    });
+    assert_eq!(server.post("tryLocateSourceTx", &params).await.1["result"], sent);
+    let received = server.post("tryLocateResultTx", &params).await.1["result"].clone();
+    assert_eq!(received["in_msg"], *message);
+    assert_eq!(server.post("tryLocateTx", &params).await.1["result"], received);
+
+    let mut wrong = params.clone();
+    wrong["destination"] = json!(address(probe.address));
+    for method in ["tryLocateTx", "tryLocateSourceTx"] {
+        assert_eq!(server.post(method, &wrong).await.0, 404, "{method}");
+        assert_eq!(server.post(method, &json!({ "source": params["source"] })).await.0, 422, "{method}");
+    }
+    let mut never = params;
+    never["created_lt"] = json!("9000000000000000000");
+    assert_eq!(server.post("tryLocateResultTx", &never).await.0, 404);
+}
+
+#[tokio::test]
+async fn a_block_is_found_by_its_number_and_by_either_time() {
+    let server = Server::start().await;
+    let receiver = Address::basechain([3; 32]);
+    for _ in 0..20 {
+        server.chain.grant(receiver, TON).await.unwrap();
+        server.chain.advance(10).await.unwrap();
+    }
+    let head = server.chain.head().await.unwrap();
+    let look_up = async |query: String| {
+        let (status, answer) = server.get(&format!("lookupBlock?workchain=0&{query}")).await;
+        (status == 200).then(|| u32::try_from(answer["result"]["seqno"].as_u64().unwrap()).unwrap())
+    };
+    for seqno in 0..=head.seqno {
+        let block = server.chain.block(seqno).await.unwrap().unwrap();
+        assert_eq!(look_up(format!("seqno={seqno}")).await, Some(seqno));
+        for lt in [block.start_lt, block.end_lt] {
+            assert_eq!(look_up(format!("lt={lt}")).await, Some(seqno));
+        }
+        let after = look_up(format!("lt={}", block.end_lt + 1)).await;
+        assert_eq!(after, (seqno < head.seqno).then_some(seqno + 1));
+        let at_its_time = look_up(format!("unixtime={}", block.unix_time)).await.unwrap();
+        let first = server.chain.block(at_its_time).await.unwrap().unwrap();
+        assert!(at_its_time <= seqno && first.unix_time == block.unix_time);
+    }
+    assert_eq!(look_up("unixtime=0".to_owned()).await, Some(0));
+    assert_eq!(look_up(format!("unixtime={}", head.unix_time + 1)).await, None);
+    assert_eq!(look_up(String::new()).await, None);
+}
+
+#[tokio::test]
+async fn a_page_of_any_site_may_ask_the_api_and_no_page_the_faucet() {
+    let server = Server::start().await;
+    let (head, _) = server.exchange("GET /api/v2/getMasterchainInfo\norigin: https://x.example", b"").await;
+    assert!(head.contains("access-control-allow-origin: *"), "{head}");
+    let (head, _) = server.exchange("GET /api/v2/noSuchMethod", b"").await;
+    assert!(head.starts_with("http/1.1 404") && head.contains("access-control-allow-origin: *"), "{head}");
+    let ask = "access-control-request-method: POST\naccess-control-request-headers: content-type,x-ton-client-version\n\
+               access-control-request-private-network: true\norigin: https://x.example";
+    let (head, body) = server.exchange(&format!("OPTIONS /api/v2/jsonRPC\n{ask}"), b"").await;
+    assert!(head.starts_with("http/1.1 204") && body.is_empty(), "{head}");
+    for words in [
+        "allow-headers: content-type",
+        "x-ton-client-version",
+        "allow-methods: get, post",
+        "allow-private-network: true",
+    ] {
+        assert!(head.contains(words), "{head}");
+    }
+    let (head, _) = server.exchange(&format!("OPTIONS /localchain/grant\n{ask}"), b"").await;
+    assert!(!head.contains("access-control"), "{head}");
+}
+
+#[tokio::test]
 async fn requests_over_the_limit_are_refused_before_they_are_read() {
     let server = Server::start().await;
     let (status, answer) = server.ask("POST /api/v2/sendBoc", &vec![b'x'; 10_000_000]).await;
@@ -139,7 +235,7 @@ fn strange() -> impl Strategy<Value = Value> {
 
 #[test]
 fn whatever_is_asked_there_is_an_answer_and_the_chain_goes_on() {
-    const METHODS: [&str; 16] = [
+    const METHODS: [&str; 18] = [
         "getMasterchainInfo",
         "getAddressInformation",
         "getAddressBalance",
@@ -151,13 +247,15 @@ fn whatever_is_asked_there_is_an_answer_and_the_chain_goes_on() {
         "sendBocReturnHash",
         "getBlockHeader",
         "lookupBlock",
+        "tryLocateTx",
+        "tryLocateSourceTx",
         "shards",
         "getBlockTransactions",
         "estimateFee",
         "jsonRPC",
         "other",
     ];
-    const NAMES: [&str; 17] = [
+    const NAMES: [&str; 21] = [
         "address",
         "limit",
         "lt",
@@ -175,6 +273,10 @@ fn whatever_is_asked_there_is_an_answer_and_the_chain_goes_on() {
         "body",
         "init_code",
         "init_data",
+        "unixtime",
+        "source",
+        "destination",
+        "created_lt",
     ];
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let server = runtime.block_on(Server::start());

@@ -3,12 +3,15 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use cocoon_chain::{AccountState, AccountStatus, StackItem};
+use cocoon_ton::Address;
 use serde_json::{Value, json};
 
 use super::params::Params;
 use super::{ApiError, shapes, stack};
 use crate::core::BlockHeader;
-use crate::{Draft, ExternalMessage, LocalChain, MAX_EXTERNAL_MESSAGE_BYTES, method_id};
+use crate::{
+    Draft, ExternalMessage, LocalChain, MAX_EXTERNAL_MESSAGE_BYTES, Moment, decode_transaction, method_id,
+};
 
 /// How many transactions are answered when a request does not say.
 const DEFAULT_TRANSACTIONS: usize = 10;
@@ -17,6 +20,9 @@ const MAX_TRANSACTIONS: usize = 100;
 /// How many transactions of a block are answered when a request does not say, and at most.
 const DEFAULT_BLOCK_TRANSACTIONS: usize = 40;
 const MAX_BLOCK_TRANSACTIONS: usize = 10_000;
+/// How many times [`MAX_TRANSACTIONS`] are looked through for the one that a message made. Messages are delivered in the
+/// order of their logical times, so few come before it.
+const MAX_LOCATE_PAGES: usize = 100;
 
 /// Code hashes of the standard wallets.
 const WALLETS: [(&str, &str); 4] = [
@@ -43,10 +49,9 @@ pub(super) async fn call(chain: &LocalChain, method: &str, params: &Params) -> R
         }
         "estimateFee" => estimate_fee(chain, params).await,
         "getBlockHeader" => block_header(chain, params).await,
-        "lookupBlock" => {
-            let (block, masterchain) = block(chain, params).await?;
-            Ok(shapes::block_id(&block, masterchain))
-        }
+        "lookupBlock" => look_up_block(chain, params).await,
+        "tryLocateTx" | "tryLocateResultTx" => locate_result(chain, params).await,
+        "tryLocateSourceTx" => locate_source(chain, params).await,
         "shards" => shards(chain, params).await,
         "getBlockTransactions" => block_transactions(chain, params).await,
         _ => Err(unknown(method)),
@@ -206,8 +211,8 @@ async fn estimate_fee(chain: &LocalChain, params: &Params) -> Result<Value, ApiE
     }))
 }
 
-/// The block that a request names, and whether as one of the masterchain.
-async fn block(chain: &LocalChain, params: &Params) -> Result<(BlockHeader, bool), ApiError> {
+/// Whether a request is about the masterchain.
+fn in_masterchain(params: &Params) -> Result<bool, ApiError> {
     let masterchain = match params.required_number::<i32>("workchain")? {
         -1 => true,
         0 => false,
@@ -219,9 +224,77 @@ async fn block(chain: &LocalChain, params: &Params) -> Result<(BlockHeader, bool
     {
         return Err(ApiError::parameter("shard", format!("the only shard here is {}", shapes::SHARD)));
     }
+    Ok(masterchain)
+}
+
+/// The block that a request names, and whether as one of the masterchain.
+async fn block(chain: &LocalChain, params: &Params) -> Result<(BlockHeader, bool), ApiError> {
+    let masterchain = in_masterchain(params)?;
     let seqno = params.required_number::<u32>("seqno")?;
     let found = chain.block(seqno).await?.ok_or_else(|| not_found(seqno))?;
     Ok((found, masterchain))
+}
+
+/// By its number, or the first one that ends at a logical time or at a Unix time, or after it.
+async fn look_up_block(chain: &LocalChain, params: &Params) -> Result<Value, ApiError> {
+    let moment = match (params.get("seqno"), params.number("lt")?, params.number("unixtime")?) {
+        (None, Some(lt), _) => Moment::Logical(lt),
+        (None, None, Some(time)) => Moment::Unix(time),
+        (Some(_), ..) | (None, None, None) => {
+            let (block, masterchain) = block(chain, params).await?;
+            return Ok(shapes::block_id(&block, masterchain));
+        }
+    };
+    let masterchain = in_masterchain(params)?;
+    let found = chain.block_from(moment).await?;
+    let found = found
+        .ok_or_else(|| ApiError::new(500, "LITE_SERVER_NOTREADY: ltdb: block not found: no block yet"))?;
+    Ok(shapes::block_id(&found, masterchain))
+}
+
+/// The message that a request names: its source, its destination, and its logical time.
+fn named_message(params: &Params) -> Result<(Address, Address, u64), ApiError> {
+    let created_lt = params.required_number::<u64>("created_lt")?;
+    Ok((params.address("source")?, params.address("destination")?, created_lt))
+}
+
+fn not_located() -> ApiError {
+    ApiError::new(404, "no transaction with that message")
+}
+
+/// The transaction that a message made at its destination.
+async fn locate_result(chain: &LocalChain, params: &Params) -> Result<Value, ApiError> {
+    let (source, destination, created_lt) = named_message(params)?;
+    let mut after_lt = created_lt;
+    for _ in 0..MAX_LOCATE_PAGES {
+        let page = chain.transactions_since(destination, after_lt, MAX_TRANSACTIONS).await?;
+        let Some(last) = page.last() else { break };
+        after_lt = last.id.lt;
+        let made = page.iter().find(|made| {
+            made.in_message
+                .as_ref()
+                .is_some_and(|message| message.source == Some(source) && message.created_lt == created_lt)
+        });
+        if let Some(made) = made {
+            let lt = made.id.lt;
+            let found = chain.history(destination, lt, lt.saturating_sub(1), 1).await?;
+            return shapes::transaction(found.first().ok_or_else(not_located)?);
+        }
+    }
+    Err(not_located())
+}
+
+/// The transaction that sent a message: the last one of its source before the message.
+async fn locate_source(chain: &LocalChain, params: &Params) -> Result<Value, ApiError> {
+    let (source, destination, created_lt) = named_message(params)?;
+    let found = chain.history(source, created_lt, 0, 1).await?;
+    let found = found.first().ok_or_else(not_located)?;
+    let made = decode_transaction(found).map_err(|error| ApiError::new(500, error.to_string()))?;
+    let sent = made
+        .out_messages
+        .iter()
+        .any(|message| message.destination == Some(destination) && message.created_lt == created_lt);
+    if sent { shapes::transaction(found) } else { Err(not_located()) }
 }
 
 async fn block_header(chain: &LocalChain, params: &Params) -> Result<Value, ApiError> {

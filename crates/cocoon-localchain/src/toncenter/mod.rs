@@ -4,8 +4,11 @@
 //! parameters as a JSON object, and `POST /api/v2/jsonRPC` with `method` and `params`. Answers are
 //! `{"ok":true,"result":...}`, or `{"ok":false,"error":...,"code":...}` with the code as HTTP status.
 //!
+//! Pages in a browser may ask whatever site they are of, as there, so that wallets for the browser work.
+//!
 //! [`control_routes`] adds what no public network has: a faucet and a clock that can be moved.
 
+mod browser;
 mod methods;
 mod params;
 mod shapes;
@@ -34,6 +37,7 @@ pub fn routes(chain: LocalChain) -> Router {
         .route("/api/v2/jsonRPC", post(json_rpc))
         .route("/api/v2/{method}", get(by_query).post(by_body))
         .layer(DefaultBodyLimit::max(MAX_REQUEST_BYTES))
+        .layer(axum::middleware::from_fn(browser::permit))
         .with_state(chain)
 }
 
