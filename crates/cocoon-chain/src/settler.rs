@@ -7,17 +7,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use cocoon_settle::{FundsNeeded, Plan, Transfer, WalletFunds};
-use cocoon_ton::wallet::{MODE_IGNORE_ERRORS, MODE_PAY_FEES_SEPARATELY, OutMessage, Wallet};
+use cocoon_settle::{FundsNeeded, Plan, Transfer, WORTH_FETCHING_NANOTON, WalletFunds};
+use cocoon_ton::wallet::{MODE_CARRY_ALL, MODE_IGNORE_ERRORS, MODE_PAY_FEES_SEPARATELY, OutMessage, Wallet};
 use cocoon_ton::{Address, SigningKey};
 use tokio::sync::watch;
 
-use crate::wallet::{SendError, Sent, WalletDriver, WalletView};
 use crate::Chain;
+use crate::wallet::{SendError, Sent, WalletDriver, WalletView};
 
 /// How a node's settlement stands.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct SettlementStatus {
+    /// The wallet.
+    pub wallet: Address,
     /// The wallet's coins, when last seen.
     pub balance_nanoton: Option<u64>,
     /// What the wallet lacks.
@@ -45,6 +47,15 @@ pub struct Step {
     pub exit_code: Option<i32>,
 }
 
+/// The wallet's coins were sent to its owner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Emptied {
+    /// Who has them now.
+    pub owner: Address,
+    /// All that the wallet had, the fee included, in nanoton.
+    pub nanoton: u64,
+}
+
 /// A node's wallet with its status.
 #[derive(Debug)]
 pub struct Settler {
@@ -55,8 +66,17 @@ pub struct Settler {
 impl Settler {
     /// Works with `wallet`, which `key` controls.
     pub fn new(chain: Arc<dyn Chain>, wallet: Wallet, key: SigningKey) -> Self {
-        let driver = WalletDriver::new(chain, wallet, key);
-        Self { driver, status: watch::Sender::new(SettlementStatus::default()) }
+        let status = SettlementStatus {
+            wallet: wallet.address(),
+            balance_nanoton: None,
+            needs: None,
+            hold: None,
+            error: None,
+            seen_unix_time: None,
+            sent: 0,
+            fees_nanoton: 0,
+        };
+        Self { driver: WalletDriver::new(chain, wallet, key), status: watch::Sender::new(status) }
     }
 
     /// The wallet's address.
@@ -111,6 +131,28 @@ impl Settler {
             status.fees_nanoton = status.fees_nanoton.saturating_add(sent.transaction.fee_nanoton);
         });
         Ok(steps(plan.transfers, &sent))
+    }
+
+    /// Sends all of the wallet's coins to its owner. `None` where it has no owner, or less than is worth the fee.
+    ///
+    /// # Errors
+    /// As [`Self::carry_out`]; [`SendError::PublishedWalletLow`] where only the owner's own message brings the coins out.
+    pub async fn empty(&self) -> Result<Option<Emptied>, SendError> {
+        let view = self.settled().await?;
+        let owner = self.driver.wallet().owner();
+        let Some(owner) = owner.filter(|_| view.balance_nanoton >= WORTH_FETCHING_NANOTON) else {
+            return Ok(None);
+        };
+        let message = OutMessage {
+            to: owner,
+            value_nanoton: 0,
+            bounce: false,
+            mode: MODE_CARRY_ALL | MODE_IGNORE_ERRORS,
+            init: None,
+            body: None,
+        };
+        self.driver.send(&view, vec![message]).await?;
+        Ok(Some(Emptied { owner, nanoton: view.balance_nanoton }))
     }
 
     fn note(&self, plan: &Plan) {

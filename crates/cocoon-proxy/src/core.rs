@@ -4,20 +4,21 @@
 //! is given back, except appending to the log, which keeps the order of the records and waits for nothing.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::{Bytes, BytesMut};
 use cocoon_chain::Chain;
 use cocoon_net::{Ended, Endpoint, MonotonicClock, SecureStream, pump};
-use cocoon_session::proxy::{ClientFunds, ConnId, Proxy, ProxyEvent, RequestEnd};
+use cocoon_session::proxy::{ClientChainState, ConnId, Proxy, ProxyEvent, RequestEnd};
 use cocoon_session::{Time, Violation};
 use cocoon_store::{SqliteStore, Store, StoreError};
 use cocoon_ton::address::Address;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::next_conn;
+use crate::settle::SettlementReport;
 
 /// Over so many records that wait for the log, no new requests are taken.
 const MAX_UNLOGGED: usize = 100_000;
@@ -61,6 +62,10 @@ pub(crate) struct Core {
     tasks: TaskTracker,
     stop: CancellationToken,
     quiet: Notify,
+    /// Why the proxy stopped by itself.
+    failure: OnceLock<String>,
+    /// What settlement has reached, where there is any.
+    settlement: OnceLock<watch::Receiver<SettlementReport>>,
 }
 
 impl Core {
@@ -81,7 +86,17 @@ impl Core {
             snapshot_at,
             draining: false,
         });
-        Self { machine, store, chain, clock: MonotonicClock::start(), tasks, stop, quiet: Notify::new() }
+        Self {
+            machine,
+            store,
+            chain,
+            clock: MonotonicClock::start(),
+            tasks,
+            stop,
+            quiet: Notify::new(),
+            failure: OnceLock::new(),
+            settlement: OnceLock::new(),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Machine> {
@@ -152,7 +167,7 @@ impl Core {
                     // What is not in the log must never be signed for, so the proxy ends here; a restart goes on from the log.
                     machine.failed = true;
                     tracing::error!(%error, "the log cannot be written; stopping");
-                    self.stop.cancel();
+                    self.fail(format!("the ledger cannot be written: {error}"));
                     return;
                 }
             }
@@ -173,14 +188,8 @@ impl Core {
         let found = self.chain.client_state(contract).await;
         self.run(|proxy, _| match found {
             Ok(view) => {
-                let root = self.chain.subscribe_root().borrow().clone();
-                let funds = view.state.map(|state| ClientFunds {
-                    nanoton: state.balance_nanoton.saturating_add(
-                        state.tokens_used.saturating_mul(root.params.price_per_token_nanoton),
-                    ),
-                    secret_hash: state.secret_hash,
-                });
-                proxy.client_found(conn, funds);
+                let price = self.chain.subscribe_root().borrow().params.price_per_token_nanoton;
+                proxy.client_found(conn, view.state.map(|state| ClientChainState::new(&state, price)));
             }
             Err(error) => {
                 tracing::warn!(conn = conn.0, %contract, %error, "cannot look up a client's contract");
@@ -200,7 +209,7 @@ impl Core {
             }
             if let Some(error) = state.failure {
                 tracing::error!(%error, "the log failed; stopping");
-                self.stop.cancel();
+                self.fail(format!("the ledger cannot be written: {error}"));
                 return;
             }
             if durable.changed().await.is_err() {
@@ -261,8 +270,30 @@ impl Core {
         }
     }
 
-    pub(crate) async fn stopped(&self) {
+    /// Waits until the proxy stops; why, where it did so by itself.
+    pub(crate) async fn stopped(&self) -> Option<String> {
         self.stop.cancelled().await;
+        self.failure.get().cloned()
+    }
+
+    /// Ends the proxy for a reason that waiting does not mend.
+    pub(crate) fn fail(&self, why: String) {
+        // The first reason is the cause of the others.
+        let _ = self.failure.set(why);
+        self.stop.cancel();
+    }
+
+    pub(crate) fn set_settlement(&self, report: watch::Receiver<SettlementReport>) {
+        // Set once, at the start.
+        let _ = self.settlement.set(report);
+    }
+
+    pub(crate) fn settlement(&self) -> Option<watch::Receiver<SettlementReport>> {
+        self.settlement.get().cloned()
+    }
+
+    pub(crate) fn store(&self) -> Arc<SqliteStore> {
+        Arc::clone(&self.store)
     }
 
     pub(crate) fn stop(&self) {

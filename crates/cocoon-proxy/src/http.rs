@@ -11,10 +11,11 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Json};
 use axum::routing::get;
 use cocoon_net::{PageListener, PageStream};
+use cocoon_ton::contracts::ContractStatus;
 use serde_json::{Value, json};
 
-use crate::books;
 use crate::core::Core;
+use crate::{SettlementReport, books};
 
 /// The bounded listener in the form that the server takes.
 struct Pages(PageListener);
@@ -59,6 +60,7 @@ async fn health(State(core): State<Arc<Core>>) -> impl IntoResponse {
 }
 
 async fn stats(State(core): State<Arc<Core>>) -> Json<Value> {
+    let settlement = core.settlement().map(|report| settlement(&report.borrow()));
     Json(core.look(|proxy| {
         let stats = proxy.stats();
         let books = books(proxy.ledger());
@@ -86,11 +88,49 @@ async fn stats(State(core): State<Arc<Core>>) -> Json<Value> {
             },
             "clients": proxy.client_connections(),
             "workers": workers.collect::<Vec<_>>(),
+            "settlement": settlement,
         })
     }))
 }
 
+/// What settlement has reached. Amounts are in nanoton.
+fn settlement(report: &SettlementReport) -> Value {
+    let status = |status: ContractStatus| match status {
+        ContractStatus::Open => "open",
+        ContractStatus::Closing => "closing",
+        ContractStatus::Closed => "closed",
+    };
+    let contracts = report.instances.iter().map(|instance| {
+        json!({
+            "contract": instance.contract.map(|contract| contract.to_string()),
+            "params_version": instance.params_version,
+            "status": instance.status.map(status),
+            "held_nanoton": instance.held_nanoton,
+            "balance_nanoton": instance.balance_nanoton,
+            "stake_nanoton": instance.stake_nanoton,
+            "unlock_unix_time": instance.unlock_unix_time,
+            "commit_seqno": instance.commit_seqno,
+            "finished": instance.finished,
+        })
+    });
+    let wallet = &report.wallet;
+    json!({
+        "wallet": wallet.wallet.to_string(),
+        "balance_nanoton": wallet.balance_nanoton,
+        "needs": wallet.needs.map(|needs| json!({
+            "message": needs.to_string(), "missing_nanoton": needs.missing_nanoton, "link": needs.link(),
+        })),
+        "hold": wallet.hold,
+        "error": wallet.error,
+        "seen_unix_time": wallet.seen_unix_time,
+        "messages_sent": wallet.sent,
+        "fees_nanoton": wallet.fees_nanoton,
+        "contracts": contracts.collect::<Vec<_>>(),
+    })
+}
+
 async fn metrics(State(core): State<Arc<Core>>) -> impl IntoResponse {
+    let report = core.settlement().map(|report| report.borrow().clone());
     let text = core.look(|proxy| {
         let stats = proxy.stats();
         let books = books(proxy.ledger());
@@ -158,6 +198,29 @@ async fn metrics(State(core): State<Arc<Core>>) -> impl IntoResponse {
             "What the proxy keeps of it, in nanoton.",
             books.kept.nano(),
         );
+        if let Some(report) = report {
+            let newest = report.instances.last();
+            let held = newest.map_or(0, |instance| instance.held_nanoton);
+            let stake = newest.map_or(0, |instance| instance.stake_nanoton);
+            let wallet = report.wallet.balance_nanoton.unwrap_or(0);
+            write("cocoon_proxy_wallet_nanoton", "gauge", "Coins of the proxy's wallet, in nanoton.", wallet);
+            write(
+                "cocoon_proxy_contract_nanoton",
+                "gauge",
+                "Coins that the proxy contract holds, in nanoton.",
+                held,
+            );
+            write("cocoon_proxy_stake_nanoton", "gauge", "Stake of the proxy contract, in nanoton.", stake);
+            let fees = report.wallet.fees_nanoton;
+            write(
+                "cocoon_proxy_wallet_fees_nanoton_total",
+                "counter",
+                "Fees of the wallet, in nanoton.",
+                fees,
+            );
+            let short = u64::from(report.wallet.needs.is_some());
+            write("cocoon_proxy_funds_needed", "gauge", "1 while the wallet lacks coins.", short);
+        }
         text
     });
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text)

@@ -5,6 +5,8 @@
 
 mod core;
 mod http;
+mod settle;
+mod wind_up;
 
 use std::io;
 use std::net::SocketAddr;
@@ -24,12 +26,16 @@ use cocoon_ton::contracts::{CodeMissing, proxy_address};
 use cocoon_ton::root::RootConfig;
 use ed25519_dalek::SigningKey;
 use rand::RngCore as _;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use zeroize::Zeroizing;
 
 use crate::core::{Core, Role};
+use crate::settle::{Identity, Settlement};
+
+pub use crate::settle::{InstanceStatus, SettlementConfig, SettlementError, SettlementReport};
+pub use crate::wind_up::{Rest, WindUpStep, wind_up};
 
 /// How often the state machine's time-outs are looked at.
 const TICK: Duration = Duration::from_millis(50);
@@ -65,6 +71,8 @@ pub struct ProxyConfig {
     pub extensions: bool,
     /// The durable log.
     pub store: PathBuf,
+    /// How to settle on chain; `None` on a chain that moves nothing.
+    pub settlement: Option<SettlementConfig>,
     /// Limits on connections, and the proof of work asked for.
     pub listener: ListenerOptions,
 }
@@ -105,6 +113,9 @@ pub enum StartError {
     /// The policy is unusable.
     #[error(transparent)]
     Policy(#[from] PolicyError),
+    /// Settlement cannot begin.
+    #[error(transparent)]
+    Settlement(#[from] SettlementError),
 }
 
 /// The proxy's books, in sums.
@@ -143,24 +154,15 @@ pub async fn start(
     client_tls: TlsSettings,
     chain: Arc<dyn Chain>,
 ) -> Result<Proxy, StartError> {
-    let store_path = config.store.clone();
-    let (store, loaded) = tokio::task::spawn_blocking(move || {
-        let store = SqliteStore::open(store_path)?;
-        let loaded = store.load()?;
-        Ok::<_, StoreError>((store, loaded))
-    })
-    .await
-    .map_err(|_| StoreError::Closed)??;
-    let root = chain.subscribe_root().borrow().clone();
-    allow_images(&config, &worker_tls, &root)?;
-    let settings = settings(&config, root)?;
-    let contract = settings.contract;
-    let records = loaded.records.iter().map(|(position, bytes)| {
-        Record::decode(bytes).map_err(|error| StartError::Record { position: *position, error })
-    });
-    let records = records.collect::<Result<Vec<_>, _>>()?;
-    let snapshot = loaded.snapshot.as_ref().map(|(_, bytes)| bytes.as_ref());
-    let machine = cocoon_session::proxy::Proxy::restore(settings, snapshot, records)?;
+    allow_images(&config, &worker_tls, &chain.subscribe_root().borrow().clone())?;
+    let stop = CancellationToken::new();
+    let tasks = TaskTracker::new();
+    let core = open(&config, Arc::clone(&chain), &tasks, &stop).await?;
+    let contract = core.look(|proxy| *proxy.contract());
+    let settlement = match &config.settlement {
+        Some(settlement) => Some(open_settlement(&config, settlement, &core, &chain, false).await?),
+        None => None,
+    };
 
     let bind = |address: SocketAddr, what, tls: TlsSettings| {
         let options = config.listener.clone();
@@ -177,20 +179,74 @@ pub async fn start(
     let http_listener = PageListener::bind(config.http).await.map_err(listen)?;
     let http = http_listener.local_addr().map_err(listen)?;
 
-    let stop = CancellationToken::new();
     let accepting = stop.child_token();
-    let tasks = TaskTracker::new();
-    let snapshot_at = loaded.snapshot.as_ref().map_or(0, |(position, _)| *position);
-    let (store, log_chain) = (Arc::new(store), Arc::clone(&chain));
-    let core = Arc::new(Core::new(machine, store, log_chain, tasks.clone(), stop.clone(), snapshot_at));
     tasks.spawn(accept(Arc::clone(&core), worker_listener, Role::Worker, accepting.clone()));
     tasks.spawn(accept(Arc::clone(&core), client_listener, Role::Client, accepting.clone()));
     tasks.spawn(stop.clone().run_until_cancelled_owned(http::serve(http_listener, Arc::clone(&core))));
-    tasks.spawn(stop.clone().run_until_cancelled_owned(tick(Arc::clone(&core))));
-    tasks.spawn(stop.clone().run_until_cancelled_owned(Arc::clone(&core).follow_log()));
+    if let Some(settlement) = settlement {
+        core.set_settlement(settlement.report());
+        let failing = Arc::clone(&core);
+        tasks.spawn(stop.clone().run_until_cancelled_owned(async move {
+            let error = settlement.run().await;
+            tracing::error!(%error, "settlement cannot go on; stopping");
+            failing.fail(error.to_string());
+        }));
+    }
     let following = follow_root(Arc::clone(&core), config, worker_tls, chain);
     tasks.spawn(stop.clone().run_until_cancelled_owned(following));
     Ok(Proxy { core, http, workers, clients, contract, accepting, tasks, _stop: stop.drop_guard() })
+}
+
+/// Reads the books, and starts what keeps them.
+async fn open(
+    config: &ProxyConfig,
+    chain: Arc<dyn Chain>,
+    tasks: &TaskTracker,
+    stop: &CancellationToken,
+) -> Result<Arc<Core>, StartError> {
+    let store_path = config.store.clone();
+    let (store, loaded) = tokio::task::spawn_blocking(move || {
+        let store = SqliteStore::open(store_path)?;
+        let loaded = store.load()?;
+        Ok::<_, StoreError>((store, loaded))
+    })
+    .await
+    .map_err(|_| StoreError::Closed)??;
+    let root = chain.subscribe_root().borrow().clone();
+    let settings = settings(config, root)?;
+    let records = loaded.records.iter().map(|(position, bytes)| {
+        Record::decode(bytes).map_err(|error| StartError::Record { position: *position, error })
+    });
+    let records = records.collect::<Result<Vec<_>, _>>()?;
+    let snapshot = loaded.snapshot.as_ref().map(|(_, bytes)| bytes.as_ref());
+    let machine = cocoon_session::proxy::Proxy::restore(settings, snapshot, records)?;
+    let snapshot_at = loaded.snapshot.as_ref().map_or(0, |(position, _)| *position);
+    let core = Core::new(machine, Arc::new(store), chain, tasks.clone(), stop.clone(), snapshot_at);
+    let core = Arc::new(core);
+    tasks.spawn(stop.clone().run_until_cancelled_owned(tick(Arc::clone(&core))));
+    tasks.spawn(stop.clone().run_until_cancelled_owned(Arc::clone(&core).follow_log()));
+    Ok(core)
+}
+
+async fn open_settlement(
+    config: &ProxyConfig,
+    settlement: &SettlementConfig,
+    core: &Arc<Core>,
+    chain: &Arc<dyn Chain>,
+    leaving: bool,
+) -> Result<Settlement, StartError> {
+    let identity = Identity {
+        key: SigningKey::from_bytes(&config.key_seed),
+        owner: config.owner,
+        root: config.root_address,
+        wallet: settlement.wallet.address(),
+    };
+    let (core, chain, settlement) = (Arc::clone(core), Arc::clone(chain), settlement.clone());
+    let opened = tokio::task::spawn_blocking(move || {
+        let store = core.store();
+        Settlement::open(core, chain, store, settlement, identity, leaving)
+    });
+    Ok(opened.await.map_err(|_| StoreError::Closed)??)
 }
 
 impl Proxy {
@@ -224,10 +280,16 @@ impl Proxy {
         self.core.look(|proxy| books(proxy.ledger()))
     }
 
-    /// Waits until the proxy stops by itself, because its log failed: what is not logged must never be signed for. A restart
-    /// goes on from the log.
-    pub async fn stopped(&self) {
-        self.core.stopped().await;
+    /// Waits until the proxy stops by itself, and says why: its log failed, and what is not logged must never be signed
+    /// for, or its log is older than what was committed on chain.
+    pub async fn stopped(&self) -> String {
+        self.core.stopped().await.unwrap_or_else(|| "it was stopped".to_owned())
+    }
+
+    /// What settlement has reached, now and as it changes; `None` on a chain that moves nothing.
+    #[must_use]
+    pub fn settlement(&self) -> Option<watch::Receiver<SettlementReport>> {
+        self.core.settlement()
     }
 
     /// Takes no new connections and requests, gives those under way ten seconds, then closes everything and makes the log
@@ -263,6 +325,7 @@ fn settings(config: &ProxyConfig, root: Arc<RootConfig>) -> Result<ProxySettings
         owner: config.owner,
         contract,
         wallet: config.wallet,
+        root_address: config.root_address,
         tariff: tariff(&root),
         root,
         is_test: config.is_test,
@@ -311,7 +374,17 @@ async fn follow_root(core: Arc<Core>, config: ProxyConfig, worker_tls: TlsSettin
             continue;
         }
         let tariff = tariff(&root);
-        core.run(|proxy, _| proxy.set_root(root, tariff));
+        match core
+            .run(|proxy, _| proxy.set_root(root, tariff).map(|changed| changed.then(|| *proxy.contract())))
+        {
+            Ok(None) => {}
+            Ok(Some(contract)) => {
+                tracing::info!(%contract, "the network's parameters changed; all contracts are new ones");
+            }
+            Err(error) => {
+                tracing::error!(%error, "the new root configuration cannot be used; the old one stays")
+            }
+        }
     }
 }
 

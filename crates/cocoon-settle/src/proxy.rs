@@ -157,7 +157,7 @@ struct Planner<'a, B> {
 }
 
 impl<B: Books> Planner<'_, B> {
-    fn to_proxy(&mut self, value_nanoton: u64, body: Body, purpose: Purpose) {
+    fn tell_proxy(&mut self, value_nanoton: u64, body: Body, purpose: Purpose) {
         let to = self.view.contract;
         self.plan.send(Transfer { to, value_nanoton, init: None, body, purpose });
     }
@@ -181,7 +181,7 @@ impl<B: Books> Planner<'_, B> {
         });
         if stake > 0 {
             let body = Body::IncreaseProxyStake { query_id, amount: stake, excesses_to };
-            self.to_proxy(
+            self.tell_proxy(
                 stake.saturating_add(COMMISSION_NANOTON),
                 body,
                 Purpose::AddStake { amount: stake },
@@ -199,7 +199,7 @@ impl<B: Books> Planner<'_, B> {
         if lacking > 0 {
             let body = Body::IncreaseProxyStake { query_id, amount: lacking, excesses_to };
             let value = lacking.saturating_add(COMMISSION_NANOTON);
-            self.to_proxy(value, body, Purpose::AddStake { amount: lacking });
+            self.tell_proxy(value, body, Purpose::AddStake { amount: lacking });
         }
         if state.stake_nanoton < self.view.min_stake_nanoton {
             self.plan.hold = Some(Hold::new("the proxy's stake is below what the root asks for"));
@@ -210,7 +210,7 @@ impl<B: Books> Planner<'_, B> {
         if state.balance_nanoton >= self.policy.withdraw_at_nanoton.max(1) {
             let body = Body::ProxyPayout { query_id, excesses_to };
             let purpose = Purpose::TakeEarnings { amount: state.balance_nanoton };
-            self.to_proxy(COMMISSION_NANOTON, body, purpose);
+            self.tell_proxy(COMMISSION_NANOTON, body, purpose);
         }
         self.commit();
     }
@@ -263,7 +263,7 @@ impl<B: Books> Planner<'_, B> {
         if self.view.position > position && (due <= self.view.now || !self.plan.transfers.is_empty()) {
             let seqno = seqno.saturating_add(1);
             let body = save_state(self.view.query_id, seqno, self.view.position);
-            self.to_proxy(1, body, Purpose::Commit { seqno });
+            self.tell_proxy(1, body, Purpose::Commit { seqno });
         } else if self.view.position > position {
             self.plan.wait_until(due);
         }
@@ -271,7 +271,7 @@ impl<B: Books> Planner<'_, B> {
 
     fn start_close(&mut self) {
         let body = self.books.close_proxy(&self.view.contract, false);
-        self.to_proxy(COMMISSION_NANOTON, body, Purpose::CloseProxy);
+        self.tell_proxy(COMMISSION_NANOTON, body, Purpose::CloseProxy);
         self.refund_all();
     }
 
@@ -321,7 +321,7 @@ impl<B: Books> Planner<'_, B> {
             self.plan.wait_until(unlock);
         } else if nobody_left {
             let body = self.books.close_proxy(&self.view.contract, true);
-            self.to_proxy(COMMISSION_NANOTON, body, Purpose::CompleteClose);
+            self.tell_proxy(COMMISSION_NANOTON, body, Purpose::CompleteClose);
         }
     }
 
@@ -337,7 +337,7 @@ impl<B: Books> Planner<'_, B> {
             return;
         }
         let (query_id, excesses_to) = (self.view.query_id, self.view.wallet);
-        self.to_proxy(COMMISSION_NANOTON, Body::ProxyPayout { query_id, excesses_to }, Purpose::TakeRest);
+        self.tell_proxy(COMMISSION_NANOTON, Body::ProxyPayout { query_id, excesses_to }, Purpose::TakeRest);
     }
 }
 

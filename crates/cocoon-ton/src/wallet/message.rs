@@ -10,6 +10,8 @@ use crate::contracts::StateInit;
 pub const MODE_PAY_FEES_SEPARATELY: u8 = 1;
 /// Mode: a message that cannot be sent is left out.
 pub const MODE_IGNORE_ERRORS: u8 = 2;
+/// Mode: carry all the coins that the wallet has, whatever the message's value says.
+pub const MODE_CARRY_ALL: u8 = 128;
 
 /// Bits of a cell.
 const CELL_BITS: u16 = 1023;

@@ -1,0 +1,410 @@
+//! One proxy contract: what its history told, and the accounts that hang on it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use cocoon_chain::{Chain, ChainError, MAX_TRANSACTIONS_PER_CALL, Message, Transaction};
+use cocoon_ledger::Ledger;
+use cocoon_session::proxy::ClientChainState;
+use cocoon_settle::proxy::{ClientAccount, Commits, WorkerAccount, committed_position};
+use cocoon_ton::cell::{decode_boc, encode_boc};
+use cocoon_ton::contracts::{
+    ClientState, CodeMissing, ContractStatus, ProxyState, StateInit, WorkerState, client_state_init,
+    proxy_state_init,
+};
+use cocoon_ton::message::{Body, ClientCounters, ClientRequest};
+use cocoon_ton::{Address, RootParams, SigningKey};
+use serde::{Deserialize, Serialize};
+
+use super::{SettlementError, expected};
+use crate::core::Core;
+
+/// Accounts whose state is asked for in one round; the rest follows in the next.
+const MAX_LOOKUPS: usize = 64;
+/// Largest stored parameters, in bytes.
+const MAX_PARAMS_BYTES: usize = 256 * 1024;
+
+/// Who the proxy is, whatever the parameters.
+#[derive(Clone)]
+pub(crate) struct Identity {
+    /// Signs payment orders.
+    pub(crate) key: SigningKey,
+    /// The proxy's owner.
+    pub(crate) owner: Address,
+    /// The root contract.
+    pub(crate) root: Address,
+    /// The wallet, whose commits count.
+    pub(crate) wallet: Address,
+}
+
+/// What is known of one proxy contract.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct InstanceStatus {
+    /// The proxy contract.
+    pub contract: Option<Address>,
+    /// Version of the root's parameters that it belongs to.
+    pub params_version: u32,
+    /// Its state; `None` where it is not deployed, or was not read yet.
+    pub status: Option<ContractStatus>,
+    /// All coins that it holds, its clients' included.
+    pub held_nanoton: u64,
+    /// What its owner may take out.
+    pub balance_nanoton: u64,
+    /// Its stake.
+    pub stake_nanoton: u64,
+    /// When the next step of closing is possible, in Unix seconds; 0 while it is open.
+    pub unlock_unix_time: u32,
+    /// Number of the newest commit of the books.
+    pub commit_seqno: u32,
+    /// Nothing is left to do with it.
+    pub finished: bool,
+}
+
+/// A client's account as far as the chain has shown it.
+#[derive(Debug, Clone)]
+struct Known {
+    /// `None`: not deployed.
+    state: Option<ClientState>,
+    held_nanoton: u64,
+    /// Logical time of the news. Older news changes nothing.
+    lt: u64,
+}
+
+/// What a round needs to plan.
+pub(super) struct Synced {
+    pub(super) state: Option<ProxyState>,
+    pub(super) held_nanoton: u64,
+    pub(super) clients: Vec<ClientAccount>,
+    pub(super) workers: Vec<WorkerAccount>,
+    /// There is more to look up.
+    pub(super) more: bool,
+}
+
+pub(super) struct Instance {
+    identity: Identity,
+    pub(super) params: RootParams,
+    pub(super) contract: Address,
+    pub(super) init: StateInit,
+    /// Logical time of the newest transaction that was read.
+    pub(super) cursor: u64,
+    pub(super) commits: Commits,
+    pub(super) finished: bool,
+    clients: HashMap<Address, Known>,
+    workers: HashMap<Address, WorkerAccount>,
+    status: InstanceStatus,
+    saved: AtomicBool,
+}
+
+/// An instance as stored.
+#[derive(Serialize, Deserialize)]
+struct Record {
+    contract: String,
+    params: String,
+    cursor: u64,
+    commit_seqno: u32,
+    commit_position: u64,
+    commit_unix_time: u64,
+    finished: bool,
+}
+
+impl Instance {
+    pub(super) fn new(params: RootParams, identity: &Identity) -> Result<Self, CodeMissing> {
+        let key = identity.key.verifying_key().to_bytes();
+        let init = proxy_state_init(&params, &identity.root, &identity.owner, &key)?;
+        let contract = init.address();
+        let status = InstanceStatus {
+            contract: Some(contract),
+            params_version: params.params_version,
+            ..InstanceStatus::default()
+        };
+        Ok(Self {
+            identity: identity.clone(),
+            params,
+            contract,
+            init,
+            cursor: 0,
+            commits: Commits::default(),
+            finished: false,
+            clients: HashMap::new(),
+            workers: HashMap::new(),
+            status,
+            saved: AtomicBool::new(false),
+        })
+    }
+
+    /// Whether nothing was ever seen of it on the chain.
+    pub(super) fn fresh(&self) -> bool {
+        self.cursor == 0
+    }
+
+    pub(super) fn saved(&self) -> bool {
+        self.saved.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn mark_saved(&self) {
+        self.saved.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn status(&self) -> InstanceStatus {
+        let (commit_seqno, finished) = (self.commits.seqno, self.finished);
+        InstanceStatus { commit_seqno, finished, ..self.status.clone() }
+    }
+
+    /// Reads what is new in the contract's history, then the contract, then the accounts that may need something.
+    pub(super) async fn sync(
+        &mut self,
+        chain: &dyn Chain,
+        core: &Arc<Core>,
+        winding_up: bool,
+    ) -> Result<Synced, SettlementError> {
+        loop {
+            let news =
+                chain.transactions_since(self.contract, self.cursor, MAX_TRANSACTIONS_PER_CALL).await?;
+            for transaction in &news {
+                self.take(transaction, core);
+            }
+            if news.len() < MAX_TRANSACTIONS_PER_CALL {
+                break;
+            }
+        }
+        let account = chain.account_state(self.contract).await?;
+        let read = |data| {
+            ProxyState::from_data(data)
+                .map_err(|source| ChainError::UnexpectedData { address: self.contract, source })
+        };
+        let state = account.data.as_ref().map(read).transpose()?;
+        let state = state.map(|state| expected(self.contract, state, &self.identity)).transpose()?;
+        self.status.held_nanoton = account.balance_nanoton;
+        self.status.status = state.as_ref().map(|state| state.status);
+        if let Some(state) = &state {
+            self.status.balance_nanoton = state.balance_nanoton;
+            self.status.stake_nanoton = state.stake_nanoton;
+            self.status.unlock_unix_time = state.unlock_unix_time;
+        }
+        let winding_up =
+            winding_up || state.as_ref().is_some_and(|state| state.status != ContractStatus::Open);
+        let more = self.look_up(chain, core, winding_up).await?;
+        Ok(Synced {
+            held_nanoton: account.balance_nanoton,
+            state,
+            clients: self.accounts(core),
+            workers: self.workers.values().cloned().collect(),
+            more,
+        })
+    }
+
+    /// Takes in one transaction of the proxy contract.
+    fn take(&mut self, transaction: &Transaction, core: &Arc<Core>) {
+        self.cursor = self.cursor.max(transaction.id.lt);
+        self.saved.store(false, Ordering::Relaxed);
+        let Some(message) = &transaction.in_message else { return };
+        let Some(source) = message.source.filter(|_| !message.bounced) else { return };
+        match Body::parse(&message.body) {
+            Body::ClientProxyRequest { owner, counters, request, .. } => {
+                self.take_notice(source, owner, &counters, request, message, core);
+            }
+            Body::SaveState { seqno, unique_hash, .. } if source == self.identity.wallet => {
+                // Numbers rise; a lower one would be an older commit that came late.
+                if seqno > self.commits.seqno {
+                    let position = committed_position(&unique_hash);
+                    self.commits = Commits { seqno, position, unix_time: transaction.unix_time };
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// A client contract's notice. Anybody can send a message of that form: only the contract that follows from
+    /// the owner named in it counts.
+    fn take_notice(
+        &mut self,
+        source: Address,
+        owner: Address,
+        counters: &ClientCounters,
+        request: Option<ClientRequest>,
+        message: &Message,
+        core: &Arc<Core>,
+    ) {
+        let key = self.identity.key.verifying_key().to_bytes();
+        let genuine = client_state_init(&self.params, &owner, &self.contract, &key)
+            .is_ok_and(|init| init.address() == source);
+        if !genuine {
+            tracing::debug!(%source, %owner, "a notice from an account that is no client contract of this proxy");
+            return;
+        }
+        let state = ClientState {
+            owner,
+            proxy: self.contract,
+            proxy_public_key: key,
+            status: counters.status,
+            balance_nanoton: counters.balance,
+            stake_nanoton: counters.stake,
+            tokens_used: counters.tokens_used,
+            unlock_unix_time: 0,
+            secret_hash: counters.secret_hash,
+            params: self.params.clone(),
+        };
+        let chain_state = chain_state(&state);
+        let known = self.clients.get(&source);
+        if known.is_none_or(|known| known.lt < message.created_lt) {
+            let held_nanoton =
+                known.map_or(cocoon_settle::ACCOUNT_RESERVE_NANOTON, |known| known.held_nanoton);
+            let known = Known { state: Some(state), held_nanoton, lt: message.created_lt };
+            self.clients.insert(source, known);
+            core.run(|proxy, _| proxy.client_seen(&source, chain_state));
+        }
+        if let Some(ClientRequest::Register { nonce }) = request {
+            core.run(|proxy, _| proxy.client_registered(&source, nonce.cast_signed(), chain_state));
+        }
+    }
+
+    /// Asks for the accounts that the books know and that no notice told about, at most [`MAX_LOOKUPS`] of them.
+    /// Says whether some are left.
+    async fn look_up(
+        &mut self,
+        chain: &dyn Chain,
+        core: &Arc<Core>,
+        winding_up: bool,
+    ) -> Result<bool, SettlementError> {
+        let (clients, workers) = core.look(|proxy| {
+            let ledger = proxy.ledger();
+            let clients = ledger.clients().map(|(id, _)| Address::basechain(id.0));
+            let workers = ledger.workers().map(|(id, _)| Address::basechain(id.0));
+            let unknown: Vec<_> = clients.filter(|contract| !self.clients.contains_key(contract)).collect();
+            let workers: Vec<_> = if winding_up {
+                workers.filter(|contract| !self.workers.contains_key(contract)).collect()
+            } else {
+                Vec::new()
+            };
+            (unknown, workers)
+        });
+        let left = clients.len() + workers.len() > MAX_LOOKUPS;
+        for contract in clients.into_iter().take(MAX_LOOKUPS) {
+            self.look_up_client(chain, core, contract).await?;
+        }
+        for contract in workers.into_iter().take(MAX_LOOKUPS) {
+            let account = chain.account_state(contract).await?;
+            let state = match &account.data {
+                Some(data) => WorkerState::from_data(data)
+                    .map(Some)
+                    .map_err(|source| ChainError::UnexpectedData { address: contract, source })?,
+                None => None,
+            };
+            let state = state.filter(|state| state.proxy == self.contract);
+            let held_nanoton = account.balance_nanoton;
+            self.workers.insert(contract, WorkerAccount { contract, state, held_nanoton });
+        }
+        if winding_up {
+            // What was closed meanwhile shows by asking again.
+            self.workers.retain(|_, worker| {
+                worker.state.as_ref().is_none_or(|state| state.status == ContractStatus::Closed)
+            });
+        }
+        Ok(left)
+    }
+
+    async fn look_up_client(
+        &mut self,
+        chain: &dyn Chain,
+        core: &Arc<Core>,
+        contract: Address,
+    ) -> Result<(), SettlementError> {
+        let account = chain.account_state(contract).await?;
+        let state = match &account.data {
+            Some(data) => ClientState::from_data(data)
+                .map(Some)
+                .map_err(|source| ChainError::UnexpectedData { address: contract, source })?,
+            None => None,
+        };
+        // Another proxy contract's client is that instance's business.
+        let state = state.filter(|state| state.proxy == self.contract);
+        if let Some(state) = &state {
+            let chain_state = chain_state(state);
+            core.run(|proxy, _| proxy.client_seen(&contract, chain_state));
+        }
+        let lt = account.last_transaction.map_or(0, |last| last.lt);
+        self.clients.insert(contract, Known { state, held_nanoton: account.balance_nanoton, lt });
+        Ok(())
+    }
+
+    /// Clients that may need a charge or a refund.
+    fn accounts(&self, core: &Arc<Core>) -> Vec<ClientAccount> {
+        core.look(|proxy| {
+            let ledger = proxy.ledger();
+            let open = self.clients.iter().filter(|(_, known)| {
+                known.state.as_ref().is_some_and(|state| state.status != ContractStatus::Closed)
+            });
+            open.map(|(&contract, known)| ClientAccount {
+                contract,
+                state: known.state.clone(),
+                held_nanoton: known.held_nanoton,
+                signed_tokens: ledger.chargeable(&cocoon_ledger::ClientId(*contract.hash())).0,
+            })
+            .collect()
+        })
+    }
+
+    /// Whether some client's use is to be charged, by what is known.
+    pub(super) fn charge_is_due(&self, ledger: &Ledger, percent: u64) -> bool {
+        ledger.clients().any(|(id, _)| {
+            let known = self.clients.get(&Address::basechain(id.0));
+            let Some(state) = known.and_then(|known| known.state.as_ref()) else { return known.is_none() };
+            let uncharged = ledger.chargeable(id).0.saturating_sub(state.tokens_used);
+            let credit = state.balance_nanoton.min(state.stake_nanoton);
+            let used = uncharged.saturating_mul(state.params.price_per_token_nanoton);
+            state.status == ContractStatus::Open && uncharged > 0 && used >= credit / 100 * percent
+        })
+    }
+}
+
+fn chain_state(state: &ClientState) -> ClientChainState {
+    ClientChainState::new(state, state.params.price_per_token_nanoton)
+}
+
+/// The stored form of a list of instances.
+pub(super) fn write_list(instances: &[Instance]) -> Bytes {
+    let records: Vec<_> = instances
+        .iter()
+        .map(|instance| Record {
+            contract: instance.contract.to_raw_string(),
+            params: hex::encode(encode_boc(&instance.params.cell_for_root())),
+            cursor: instance.cursor,
+            commit_seqno: instance.commits.seqno,
+            commit_position: instance.commits.position,
+            commit_unix_time: instance.commits.unix_time,
+            finished: instance.finished,
+        })
+        .collect();
+    // Texts and numbers only: serialising them cannot fail.
+    serde_json::to_vec(&records).unwrap_or_default().into()
+}
+
+/// Reads the stored form.
+pub(super) fn read_list(bytes: &[u8], identity: &Identity) -> Result<Vec<Instance>, SettlementError> {
+    let damaged = |what: &dyn std::fmt::Display| SettlementError::Damaged(what.to_string());
+    let records: Vec<Record> = serde_json::from_slice(bytes).map_err(|error| damaged(&error))?;
+    let read = |record: Record| {
+        let params = hex::decode(&record.params).map_err(|error| damaged(&error))?;
+        let cell = decode_boc(&params, MAX_PARAMS_BYTES).map_err(|error| damaged(&error))?;
+        let params = RootParams::from_cell(&cell).map_err(|error| damaged(&error))?;
+        let mut instance = Instance::new(params, identity)?;
+        if instance.contract.to_raw_string() != record.contract {
+            return Err(SettlementError::Damaged(format!(
+                "the proxy contract {} does not belong to this key, owner and root",
+                record.contract
+            )));
+        }
+        instance.cursor = record.cursor;
+        instance.commits = Commits {
+            seqno: record.commit_seqno,
+            position: record.commit_position,
+            unix_time: record.commit_unix_time,
+        };
+        instance.finished = record.finished;
+        instance.mark_saved();
+        Ok(instance)
+    };
+    records.into_iter().map(read).collect()
+}
