@@ -22,7 +22,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 #[derive(Debug, Clone)]
 pub enum WindUpStep {
     /// A message was sent, and has arrived.
-    Sent(Step),
+    Sent(Box<Step>),
     /// A delay of a contract runs.
     Waiting {
         /// Until this chain time, in Unix seconds.
@@ -72,7 +72,7 @@ pub async fn wind_up(
             }
             Err(error) => return Err(error.into()),
         };
-        steps.into_iter().for_each(|step| progress(WindUpStep::Sent(step)));
+        steps.into_iter().for_each(|step| progress(WindUpStep::Sent(Box::new(step))));
         let rest = settlement.rest();
         // Who comes late has half a year; nobody waits for that here.
         let only_late = rest.iter().all(|left| left.status == Some(ContractStatus::Closed));

@@ -205,12 +205,12 @@ impl Instance {
             Body::ClientProxyRequest { owner, counters, request, .. } => {
                 self.take_notice(source, owner, &counters, request, message, core);
             }
-            Body::SaveState { seqno, unique_hash, .. } if source == self.identity.wallet => {
-                // Numbers rise; a lower one would be an older commit that came late.
-                if seqno > self.commits.seqno {
-                    let position = committed_position(&unique_hash);
-                    self.commits = Commits { seqno, position, unix_time: transaction.unix_time };
-                }
+            // Numbers rise; a lower one would be an older commit that came late.
+            Body::SaveState { seqno, unique_hash, .. }
+                if source == self.identity.wallet && seqno > self.commits.seqno =>
+            {
+                let position = committed_position(&unique_hash);
+                self.commits = Commits { seqno, position, unix_time: transaction.unix_time };
             }
             _ => {}
         }
