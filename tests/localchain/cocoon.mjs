@@ -444,7 +444,7 @@ await compareConfigurations();
 for (let number = seed; number < seed + programs; number += 1) await program(number);
 const unheard = Object.entries(OP).filter(([, op]) => !operations.has(op));
 if (programs >= 10 && steps >= 40) {
-  assert.ok(unheard.length <= 3, `never heard: ${unheard.map(([name]) => name)}`);
+  assert.ok(unheard.length <= 6, `never heard: ${unheard.map(([name]) => name)}`);
   for (const [name, number] of Object.entries(tally)) assert.ok(number > 0, `no ${name}`);
 }
 const codes = (map) => (
