@@ -1,10 +1,15 @@
 //! The chain as nodes see it: accounts, transactions, get-methods, messages, and the root contract's configuration.
 //!
 //! [`Chain`] is the one trait behind which every way to reach a chain stands. [`StaticChain`] is the simplest: a root
-//! configuration from a file, and balances simulated as published nodes do in test mode. Implementations with heavy
-//! dependencies are crates of their own.
+//! configuration from a file, and balances simulated as published nodes do in test mode. [`ToncenterChain`] asks a server
+//! that speaks toncenter's HTTP API: a public network's or an embedded chain's. Implementations with heavy dependencies
+//! are crates of their own.
 
+mod decode;
+mod root;
+pub mod settler;
 mod static_chain;
+pub mod toncenter;
 mod types;
 pub mod wallet;
 
@@ -16,7 +21,10 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 
+pub use decode::{DecodeError, DecodedTransaction, decode_transaction};
+pub use root::read_root;
 pub use static_chain::{SIMULATED_CONTRACT_BALANCE_NANOTON, StaticChain, TestModeClient};
+pub use toncenter::{ToncenterChain, ToncenterOptions};
 pub use types::{
     AccountState, AccountStatus, BlockRef, Compute, ContractView, GetMethodResult, Message, MessageHash,
     SkipReason, StackInt, StackItem, Transaction, TransactionId,
@@ -145,6 +153,18 @@ pub enum ChainError {
         /// What is wrong with it.
         source: RootConfigError,
     },
+    /// The root contract belongs to the other kind of network.
+    #[error(
+        "{origin} says that it belongs to a {} network, but this node is set up for a {} one; \
+         set the right root contract or the right network",
+        network(*.is_test), network(!*.is_test)
+    )]
+    OtherNetwork {
+        /// The root contract.
+        origin: String,
+        /// What it says: whether coins are worth nothing there.
+        is_test: bool,
+    },
     /// The prices of the root configuration contradict each other.
     #[error(
         "{origin}: worker_fee_per_token ({worker_fee_nanoton}) is over price_per_token ({price_nanoton}): \
@@ -166,4 +186,8 @@ pub enum ChainError {
         /// What the operating system said.
         source: std::io::Error,
     },
+}
+
+const fn network(is_test: bool) -> &'static str {
+    if is_test { "test" } else { "main" }
 }

@@ -17,6 +17,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::io::AsyncReadExt as _;
 use tokio::sync::watch;
 
+use crate::root::checked;
 use crate::types::{
     AccountState, AccountStatus, BlockRef, ContractView, GetMethodResult, MessageHash, StackItem,
     Transaction, TransactionId,
@@ -244,20 +245,6 @@ async fn load(path: &Path) -> Result<RootConfig, ChainError> {
     let config = RootConfig::from_published_json(&text)
         .map_err(|source| ChainError::Root { origin: origin.clone(), source })?;
     checked(config, &origin)
-}
-
-/// The ledger keeps the difference of price and fee for the proxy, so the fee must not be larger.
-fn checked(config: RootConfig, origin: &str) -> Result<RootConfig, ChainError> {
-    let price_nanoton = config.params.price_per_token_nanoton;
-    let worker_fee_nanoton = config.params.worker_fee_per_token_nanoton;
-    if worker_fee_nanoton > price_nanoton {
-        return Err(ChainError::FeeOverPrice {
-            origin: origin.to_owned(),
-            price_nanoton,
-            worker_fee_nanoton,
-        });
-    }
-    Ok(config)
 }
 
 fn now() -> BlockRef {

@@ -3,9 +3,10 @@
 //! Amounts are in nanoton, times in Unix seconds, logical times as TON counts them.
 
 use cocoon_ton::{Address, Cell};
+use num_bigint::{BigInt, Sign};
 
 /// A block of the masterchain, or what stands for one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct BlockRef {
     /// Sequence number; 0 where there are no blocks.
     pub seqno: u32,
@@ -210,6 +211,26 @@ impl StackInt {
         let fits = high.iter().all(|&byte| byte == extension) && (number < 0) == self.negative;
         fits.then_some(number)
     }
+
+    /// The number as one that can be computed with and written in any base.
+    pub fn to_big(&self) -> BigInt {
+        let low = BigInt::from_bytes_be(Sign::Plus, &self.low);
+        if self.negative { low - (BigInt::from(1) << 256_u32) } else { low }
+    }
+
+    /// The number; `None` for one that does not fit 257 signed bits.
+    pub fn from_big(number: &BigInt) -> Option<Self> {
+        let negative = number.sign() == Sign::Minus;
+        let low = if negative { number + (BigInt::from(1) << 256_u32) } else { number.clone() };
+        let (sign, bytes) = low.to_bytes_be();
+        let start = 32_usize.checked_sub(bytes.len())?;
+        if sign == Sign::Minus {
+            return None;
+        }
+        let mut padded = [0; 32];
+        padded[start..].copy_from_slice(&bytes);
+        Some(Self { negative, low: padded })
+    }
 }
 
 impl From<u64> for StackInt {
@@ -247,6 +268,18 @@ mod tests {
         let hash = StackInt::from_unsigned([0xff; 32]);
         assert_eq!((hash.to_u64(), hash.to_i64()), (None, None));
         assert_eq!(hash.to_unsigned(), Some([0xff; 32]));
+    }
+
+    #[test]
+    fn numbers_keep_their_value_to_the_ends_of_the_range() {
+        let most = StackInt::from_unsigned([0xff; 32]);
+        let least = StackInt::from_twos_complement(true, [0; 32]);
+        for number in [StackInt::from(0_u64), StackInt::from(-1_i64), StackInt::from(u64::MAX), most, least] {
+            assert_eq!(StackInt::from_big(&number.to_big()), Some(number));
+        }
+        assert_eq!(StackInt::from(-5_i64).to_big(), BigInt::from(-5));
+        assert_eq!(least.to_big(), -(BigInt::from(1) << 256_u32));
+        assert_eq!(StackInt::from_big(&(BigInt::from(1) << 256_u32)), None);
     }
 
     #[test]

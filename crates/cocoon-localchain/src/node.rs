@@ -380,14 +380,5 @@ fn tell_root(sender: &watch::Sender<Arc<RootConfig>>, address: Address, core: &C
 /// The root configuration in the data of the account at `address`.
 pub(crate) fn read_root(address: Address, core: &Core) -> Result<RootConfig, ChainError> {
     let account = core.account(address).map_err(|error| ChainError::BadAnswer(error.to_string()))?;
-    let data = account.data.ok_or_else(|| ChainError::NotFound(format!("a root contract at {address}")))?;
-    let origin = format!("the root contract {address}");
-    let config = RootConfig::from_state(&data)
-        .map_err(|source| ChainError::Root { origin: origin.clone(), source })?;
-    let (price_nanoton, worker_fee_nanoton) =
-        (config.params.price_per_token_nanoton, config.params.worker_fee_per_token_nanoton);
-    if worker_fee_nanoton > price_nanoton {
-        return Err(ChainError::FeeOverPrice { origin, price_nanoton, worker_fee_nanoton });
-    }
-    Ok(config)
+    cocoon_chain::read_root(address, account.data.as_ref())
 }

@@ -35,7 +35,6 @@ pub use getter::{GETTER_GAS_LIMIT, GetterError, method_id};
 pub use stack::{MAX_STACK_DEPTH, MAX_STACK_ITEMS};
 
 pub(crate) use account::{named, to_cell};
-pub(crate) use stack::{int_from_big, int_to_big};
 
 /// All coins there are, in nanoton: five billion TON. Fits 63 bits.
 pub const SUPPLY_NANOTON: u64 = 5_000_000_000 * cocoon_ton::NANOTON_PER_TON;

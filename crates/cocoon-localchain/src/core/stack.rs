@@ -1,7 +1,6 @@
 //! Values of get-methods, between the virtual machine's form and the one that callers see.
 
 use cocoon_chain::{StackInt, StackItem};
-use num_bigint::{BigInt, Sign};
 use tycho_types::cell::{Cell, CellBuilder, CellSliceParts};
 use tycho_types::error::Error;
 use tycho_vm::{OwnedCellSlice, RcStackValue, SafeRc, Stack, StackValue, StackValueType};
@@ -45,7 +44,7 @@ fn item_to_vm(item: &StackItem, depth: usize, budget: &mut Budget) -> Result<RcS
     budget.take(depth)?;
     Ok(match item {
         StackItem::Null => Stack::make_null(),
-        StackItem::Int(number) => SafeRc::new_dyn_value(int_to_big(number)),
+        StackItem::Int(number) => SafeRc::new_dyn_value(number.to_big()),
         StackItem::Cell(cell) => SafeRc::new_dyn_value(cell.clone()),
         StackItem::Slice(cell) => {
             SafeRc::new_dyn_value(OwnedCellSlice::from(CellSliceParts::from(cell.clone())))
@@ -61,7 +60,9 @@ fn item_to_vm(item: &StackItem, depth: usize, budget: &mut Budget) -> Result<RcS
 fn item_from_vm(value: &dyn StackValue, depth: usize, budget: &mut Budget) -> Result<StackItem, GetterError> {
     budget.take(depth)?;
     if let Some(number) = value.as_int() {
-        return int_from_big(number).map(StackItem::Int).ok_or(GetterError::Unrepresentable("a number"));
+        return StackInt::from_big(number)
+            .map(StackItem::Int)
+            .ok_or(GetterError::Unrepresentable("a number"));
     }
     if let Some(cell) = value.as_cell() {
         return Ok(StackItem::Cell(cell.clone()));
@@ -88,42 +89,4 @@ fn slice_to_cell(slice: &OwnedCellSlice) -> Result<Cell, Error> {
     let mut builder = CellBuilder::new();
     builder.store_slice(slice.apply())?;
     builder.build()
-}
-
-/// The number as the machine computes with it.
-pub(crate) fn int_to_big(number: &StackInt) -> BigInt {
-    let low = BigInt::from_bytes_be(Sign::Plus, number.low_bytes());
-    if number.is_negative() { low - (BigInt::from(1) << 256_u32) } else { low }
-}
-
-/// `None` for what does not fit 257 signed bits.
-pub(crate) fn int_from_big(number: &BigInt) -> Option<StackInt> {
-    let negative = number.sign() == Sign::Minus;
-    let low = if negative { number + (BigInt::from(1) << 256_u32) } else { number.clone() };
-    let (sign, bytes) = low.to_bytes_be();
-    let start = 32_usize.checked_sub(bytes.len())?;
-    if sign == Sign::Minus {
-        return None;
-    }
-    let mut padded = [0; 32];
-    padded[start..].copy_from_slice(&bytes);
-    Some(StackInt::from_twos_complement(negative, padded))
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn numbers_keep_their_value_to_the_ends_of_the_range() {
-        let most = StackInt::from_unsigned([0xff; 32]);
-        let least = StackInt::from_twos_complement(true, [0; 32]);
-        for number in [StackInt::from(0_u64), StackInt::from(-1_i64), StackInt::from(u64::MAX), most, least] {
-            assert_eq!(int_from_big(&int_to_big(&number)), Some(number));
-        }
-        assert_eq!(int_to_big(&StackInt::from(-5_i64)), BigInt::from(-5));
-        assert_eq!(int_to_big(&least), -(BigInt::from(1) << 256_u32));
-        assert_eq!(int_from_big(&(BigInt::from(1) << 256_u32)), None);
-    }
 }

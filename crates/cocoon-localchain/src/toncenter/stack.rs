@@ -10,7 +10,6 @@ use serde_json::{Value, json};
 
 use super::ApiError;
 use super::params::decode_base64;
-use crate::core::{int_from_big, int_to_big};
 use crate::{MAX_EXTERNAL_MESSAGE_BYTES, MAX_STACK_ITEMS};
 
 /// Longest number in a request, in characters: 257 bits have 78 decimal digits and a sign.
@@ -52,7 +51,7 @@ fn read_number(value: &Value) -> Result<StackInt, ApiError> {
     };
     let magnitude = magnitude.filter(|number| number.sign() != Sign::Minus);
     let number = magnitude.map(|number| if negative { -number } else { number });
-    number.and_then(|number| int_from_big(&number)).ok_or_else(|| bad("not a number of 257 bits"))
+    number.and_then(|number| StackInt::from_big(&number)).ok_or_else(|| bad("not a number of 257 bits"))
 }
 
 fn read_cell(value: &Value) -> Result<Cell, ApiError> {
@@ -90,7 +89,7 @@ fn write_entry(item: &StackItem) -> Value {
         }
         StackItem::Int(number) => json!({
             "@type": "tvm.stackEntryNumber",
-            "number": { "@type": "tvm.numberDecimal", "number": int_to_big(number).to_string() },
+            "number": { "@type": "tvm.numberDecimal", "number": number.to_big().to_string() },
         }),
         StackItem::Cell(cell) => json!({
             "@type": "tvm.stackEntryCell",
@@ -111,7 +110,7 @@ fn write_entry(item: &StackItem) -> Value {
 }
 
 fn hexadecimal(number: &StackInt) -> String {
-    let number = int_to_big(number);
+    let number = number.to_big();
     let sign = if number.sign() == Sign::Minus { "-" } else { "" };
     format!("{sign}0x{}", number.magnitude().to_str_radix(16))
 }
