@@ -259,8 +259,11 @@ impl LocalChain {
     /// [`ChainError::Unavailable`], [`ChainError::BadAnswer`].
     pub async fn account(&self, address: Address) -> Result<(AccountState, Option<[u8; 32]>), ChainError> {
         self.call(move |node| {
-            let state =
+            let mut state =
                 node.core.account(address).map_err(|error| ChainError::BadAnswer(error.to_string()))?;
+            // The account is as it would be at this moment. The newest block may be old: where nothing happens, no block
+            // is made, and who signs for a minute from its time on would sign for the past.
+            state.at.unix_time = node.now().into();
             Ok((state, node.core.frozen_hash(address)))
         })
         .await

@@ -83,7 +83,7 @@ pub(super) fn account(state: &AccountState, frozen_hash: Option<[u8; 32]>, at: &
         "last_transaction_id": transaction_id(state.last_transaction),
         "block_id": block_id(at, true),
         "frozen_hash": frozen_hash.map(|hash| STANDARD.encode(hash)).unwrap_or_default(),
-        "sync_utime": at.unix_time,
+        "sync_utime": state.at.unix_time,
         "state": status(state.status),
     })
 }
