@@ -78,8 +78,7 @@ async fn a_body_over_the_limit_is_refused_and_one_at_the_limit_is_not() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_balance_that_does_not_cover_the_request_is_402() {
-    let client =
-        TestModeClient { balance_nanoton: 1000 * PRICE, stake_nanoton: 0, ..TestModeClient::default() };
+    let client = TestModeClient { balance_nanoton: 1000 * PRICE, ..TestModeClient::default() };
     let network = Network::start(Plan { client, ..Plan::default() }, vec![answers()]).await;
     let reply = network.client().await.post(&ask(&json!({"max_tokens": 100_000}))).await;
     assert_eq!(reply.error().0, 402, "{}", reply.text());

@@ -8,7 +8,9 @@ use crate::units::{Nanoton, Overflow};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ReserveError {
     /// The client's free funds do not cover the amount.
-    #[error("balance too low: {needed} needed, {available} available; top up the client contract")]
+    #[error(
+        "balance too low: {needed} needed, {available} available; top up the client contract, or raise its stake"
+    )]
     InsufficientFunds {
         /// What the reservation costs at most.
         needed: Nanoton,

@@ -1,23 +1,26 @@
 //! Client nodes, and those who call through them: patient, slow, absent-minded or gone.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use cocoon_ledger::{Coefficient, PeerCounters, reservation};
 use cocoon_session::client::{ClientEvent, ClientSession, ClientSettings, Submission};
-use cocoon_session::proxy::ClientFunds;
+use cocoon_session::proxy::ClientChainState;
 use cocoon_session::{INITIAL_CREDIT_BYTES, ProxyTerms, RequestFailure, Time, Violation};
-use cocoon_ton::OrderKind;
+use cocoon_ton::contracts::ContractStatus;
+use cocoon_ton::{Address, OrderKind, RootConfig};
 use cocoon_wire::codec::{ByteStr, to_boxed};
 use cocoon_wire::tl::http;
+use sha2::{Digest as _, Sha256};
 
 use crate::Sabotage;
 use crate::checks::{Breach, CallId, short};
 use crate::engine::Prompt;
 use crate::network::{MODELS, Network, TARIFF};
 use crate::rng::Rng;
-use crate::world::{Event, Step, World, chain_funds};
+use crate::world::{Event, Step, World};
 
 /// Calls that a client has open at a time.
 const MAX_CALLS: usize = 40;
@@ -41,7 +44,7 @@ pub(crate) struct Call {
 #[derive(Debug)]
 pub(crate) struct ClientNode {
     settings: ClientSettings,
-    session: Option<(u64, ClientSession)>,
+    pub(crate) session: Option<(u64, ClientSession)>,
     terms: Option<ProxyTerms>,
     /// What the proxy has shown, as the node saved it.
     pub(crate) counters: PeerCounters,
@@ -53,6 +56,11 @@ pub(crate) struct ClientNode {
     pub(crate) right_secret: bool,
     /// Lifetime funds in nanoton.
     funds: u64,
+    /// Tokens charged on chain.
+    pub(crate) tokens_used: u64,
+    pub(crate) status: ContractStatus,
+    /// Its owner wants its coins back; it then comes back as another client.
+    pub(crate) leaving: bool,
     /// Calls answered in full by an engine, with the connection that carried them.
     answered: Vec<(u64, CallId)>,
     /// How the last call ended: whether an engine answered it, and its status.
@@ -71,13 +79,44 @@ impl ClientNode {
             on_chain: network.trusts_long() || rng.chance(70),
             right_secret: rng.chance(70),
             funds: if rng.chance(80) { 1 << 50 } else { rng.range(0, 20_000_000) },
+            tokens_used: 0,
+            status: ContractStatus::Open,
+            leaving: false,
             answered: Vec::new(),
             last_end: None,
         }
     }
 
-    pub(crate) fn funds(&self) -> ClientFunds {
-        chain_funds(self.funds, &self.settings.secret, self.right_secret)
+    /// What the chain shows of it. The stake is never smaller than the balance, so it does not bind.
+    pub(crate) fn chain_state(&self) -> ClientChainState {
+        let price = TARIFF.price_per_token.0;
+        let balance_nanoton = self.funds.saturating_sub(self.tokens_used.saturating_mul(price));
+        let secret_hash =
+            if self.right_secret { Sha256::digest(&self.settings.secret).into() } else { [0; 32] };
+        ClientChainState {
+            status: self.status,
+            balance_nanoton,
+            stake_nanoton: self.funds,
+            tokens_used: self.tokens_used,
+            price_per_token_nanoton: price,
+            secret_hash,
+        }
+    }
+
+    /// The contract that the last proxy it was ready with has for it.
+    pub(crate) fn contract(&self) -> Option<Address> {
+        self.terms.as_ref().map(|terms| terms.pair_contract)
+    }
+
+    /// Learns of a root configuration; connections to come use it.
+    pub(crate) fn set_root(&mut self, root: Arc<RootConfig>) {
+        self.settings.root = root;
+    }
+
+    /// Whether its connection has the contract of the newest parameters.
+    pub(crate) fn is_with(&self, contract: &Address) -> bool {
+        let terms = self.session.as_ref().and_then(|(_, session)| session.terms());
+        terms.is_some_and(|terms| terms.contract == *contract)
     }
 
     pub(crate) fn is_rich(&self) -> bool {
@@ -146,11 +185,16 @@ impl World<'_> {
         match event {
             ClientEvent::Ready(terms) => {
                 let node = &mut self.clients[client];
+                if node.contract().is_some_and(|known| known != terms.pair_contract) {
+                    // Another contract has counters of its own.
+                    node.counters = PeerCounters::default();
+                    node.tokens_used = 0;
+                }
                 node.terms = Some(terms);
                 node.counters.begin_connection();
                 Ok(())
             }
-            ClientEvent::RegistrationNeeded { nonce, contract } => {
+            ClientEvent::RegistrationNeeded { nonce, contract, .. } => {
                 self.after(500, 4_000, Event::Registered { client, contract, nonce });
                 Ok(())
             }
@@ -169,7 +213,9 @@ impl World<'_> {
                 self.checks.shown(&mut node.counters, &counters, terms, OrderKind::ChargeClient)?;
                 request.map_or(Ok(()), |(id, _)| self.checks.client_notice(id))
             }
-            ClientEvent::Models(_) => Ok(()),
+            ClientEvent::RefundGranted { order } => self.refund_granted(client, &order),
+            // It asks again.
+            ClientEvent::RefundRejected { .. } | ClientEvent::Models(_) => Ok(()),
         }
     }
 
@@ -295,6 +341,10 @@ impl World<'_> {
     /// What callers do now and then.
     pub(crate) fn act(&mut self, client: usize) -> Step {
         if self.calm {
+            return Ok(());
+        }
+        if self.clients[client].leaving && self.rng.chance(70) {
+            self.after(20, 1_500, Event::Act(client));
             return Ok(());
         }
         if self.rng.chance(15) {

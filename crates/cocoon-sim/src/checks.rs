@@ -37,6 +37,8 @@ pub struct Checks {
     /// The call behind each id that a worker saw; the first one is the ledger's.
     attempts: BTreeMap<[u8; 32], CallId>,
     charged: BTreeSet<RequestId>,
+    /// Final counts of accounts that were closed.
+    closed: BTreeMap<ClientId, u64>,
     durable_clients: BTreeMap<ClientId, u64>,
     durable_workers: BTreeMap<WorkerId, u64>,
     client_notices: BTreeSet<CallId>,
@@ -151,7 +153,10 @@ impl Checks {
     /// # Errors
     /// A request is charged a second time, or over its bound.
     pub fn recorded(&mut self, record: &Record) -> Result<(), Breach> {
-        let Change::Charge { request, tokens, .. } = &record.change else { return Ok(()) };
+        let Change::Charge { request, client, tokens, .. } = &record.change else { return Ok(()) };
+        if self.closed.contains_key(client) {
+            return breach(format!("client {} is charged after its account was closed", short(&client.0)));
+        }
         if !self.charged.insert(*request) {
             return breach(format!("request {} was charged twice", short(&request.0)));
         }
@@ -159,6 +164,23 @@ impl Checks {
         match call {
             Some(call) if tokens.0 > call.bound => {
                 breach(format!("{} tokens were charged where {} are reserved", tokens.0, call.bound))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The proxy signed that a client's contract be closed at this count.
+    ///
+    /// # Errors
+    /// The count is not what is durable, or differs from that of an order before.
+    pub fn closed(&mut self, client: ClientId, tokens: u64) -> Result<(), Breach> {
+        let (durable, _) = self.durable_totals(&client.0);
+        if tokens != durable {
+            return breach(format!("a client is closed at {tokens} tokens where {durable} are durable"));
+        }
+        match self.closed.insert(client, tokens) {
+            Some(before) if before != tokens => {
+                breach(format!("a client was closed at {before} tokens, and is closed again at {tokens}"))
             }
             _ => Ok(()),
         }

@@ -1,13 +1,14 @@
 //! Worker nodes and their engines, which answer in every shape, or not at all.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use cocoon_ledger::{Coefficient, PeerCounters, TokenCounts, Tokens, adjust_exact};
 use cocoon_session::proxy::RequestEnd;
 use cocoon_session::worker::{Work, WorkerEvent, WorkerSession, WorkerSettings};
 use cocoon_session::{ErrorCode, ProxyTerms, RequestFailure, Time, Violation};
-use cocoon_ton::OrderKind;
+use cocoon_ton::{Address, OrderKind, RootConfig};
 use cocoon_wire::codec::ByteStr;
 use cocoon_wire::tl::{TokensUsed, http};
 
@@ -154,6 +155,17 @@ impl WorkerNode {
         (self.settings.model.clone(), self.settings.coefficient, !self.settings.paused)
     }
 
+    /// Learns of a root configuration; connections to come use it.
+    pub(crate) fn set_root(&mut self, root: Arc<RootConfig>) {
+        self.settings.root = root;
+    }
+
+    /// Whether its connection has the contract of the newest parameters.
+    pub(crate) fn is_with(&self, contract: &Address) -> bool {
+        let terms = self.session.as_ref().and_then(|(_, session)| session.terms());
+        terms.is_some_and(|terms| terms.contract == *contract)
+    }
+
     /// The worker as ledger and log name it.
     pub(crate) fn account(&self) -> Option<[u8; 32]> {
         self.terms.as_ref().map(|terms| *terms.pair_contract.hash())
@@ -257,6 +269,10 @@ impl World<'_> {
         let node = &mut self.workers[worker];
         match event {
             WorkerEvent::Compare(terms) => {
+                if node.terms.as_ref().is_some_and(|known| known.pair_contract != terms.pair_contract) {
+                    // Another contract has counters of its own.
+                    node.counters = PeerCounters::default();
+                }
                 node.terms = Some(terms);
                 node.counters = saved(node.counters)?;
                 let known = node.counters;

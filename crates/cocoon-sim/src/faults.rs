@@ -32,7 +32,7 @@ impl World<'_> {
             }
             (6..=7, _) => self.crash_node(node)?,
             (8, _) if self.proxy.is_some() => self.crash_proxy(),
-            _ => {}
+            _ => self.chain_moves()?,
         }
         Ok(())
     }
@@ -98,8 +98,12 @@ impl World<'_> {
     }
 
     pub(crate) fn drained(&self) -> bool {
-        let clients = self.clients.iter().all(|client| client.is_ready() && client.calls.is_empty());
-        let workers = self.workers.iter().all(WorkerNode::is_idle);
+        let contract = self.network.contract();
+        let clients = self
+            .clients
+            .iter()
+            .all(|client| client.is_with(&contract) && !client.leaving && client.calls.is_empty());
+        let workers = self.workers.iter().all(|worker| worker.is_idle() && worker.is_with(&contract));
         let proxy = self.proxy.as_ref().is_some_and(|proxy| {
             let ledger = proxy.ledger();
             let workers = proxy.workers().iter().filter(|worker| worker.ready).count() == self.workers.len();
@@ -135,6 +139,9 @@ impl World<'_> {
         if proxy.in_flight() > 0 || ledger.reservations() > 0 {
             return Err(Breach(format!("left after the end: {}", self.leftovers())));
         }
+        self.check_closed()?;
+        let Some(proxy) = &self.proxy else { return Err(Breach("the proxy is down".into())) };
+        let ledger = proxy.ledger();
         for client in &self.clients {
             let account = client.account();
             let charged =

@@ -6,12 +6,14 @@
 //! over, the invariants in [`checks`] are held against what happens. The same [`Options`] always give the same history.
 //!
 //! - [`checks`]: what must hold.
-//! - `world`: the scheduler, and the proxy with its log; `lines`: the connections at work; `faults`: storm and calm.
+//! - `world`: the scheduler, and the proxy with its log; `lines`: the connections at work; `faults`: storm and calm;
+//!   `chain`: clients that leave, charges that reach the chain, parameters that change.
 //! - `caller`: client nodes and those who call through them.
 //! - `engine`: worker nodes and their engines.
 //! - `wire`, `store`, `rng`: the outside world.
 
 mod caller;
+mod chain;
 pub mod checks;
 mod engine;
 mod faults;
@@ -86,6 +88,12 @@ pub struct Summary {
     pub cuts: u64,
     /// Answers that a slow or absent reader held back.
     pub held_back: u64,
+    /// Clients that left with a refund order.
+    pub refunds: u64,
+    /// Charges that reached the chain.
+    pub settled: u64,
+    /// Changes of the network's parameters.
+    pub switches: u64,
 }
 
 impl std::ops::AddAssign for Summary {
@@ -101,6 +109,9 @@ impl std::ops::AddAssign for Summary {
         self.crashes += other.crashes;
         self.cuts += other.cuts;
         self.held_back += other.held_back;
+        self.refunds += other.refunds;
+        self.settled += other.settled;
+        self.switches += other.switches;
     }
 }
 
@@ -109,7 +120,7 @@ impl std::fmt::Display for Summary {
         write!(
             f,
             "{} events, {} s, {} requests: {} completed, {} refused, {} failed, {} cancelled; \
-             {} charges, {} crashes, {} cuts, {} held back",
+             {} charges, {} crashes, {} cuts, {} held back, {} refunds, {} settled, {} switches",
             self.events,
             self.seconds,
             self.submitted,
@@ -120,7 +131,10 @@ impl std::fmt::Display for Summary {
             self.charges,
             self.crashes,
             self.cuts,
-            self.held_back
+            self.held_back,
+            self.refunds,
+            self.settled,
+            self.switches
         )
     }
 }

@@ -33,7 +33,10 @@ impl World<'_> {
             Node::Client(_) => proxy.add_client(ConnId(id), now),
             _ => proxy.add_worker(ConnId(id), now),
         }
-        self.wires.insert(id, Wire::new(node, quality, now));
+        let mut wire = Wire::new(node, quality, now);
+        let leaves = matches!(node, Node::Client(client) if self.clients[client].leaving);
+        wire.excused = leaves || self.unlearned > 0;
+        self.wires.insert(id, wire);
         let random = self.rng.next_u64();
         match node {
             Node::Client(client) => self.clients[client].connected(id, now, random),
@@ -163,11 +166,15 @@ impl World<'_> {
         self.lose_node_end(id, &violation.to_string())
     }
 
-    /// Between honest nodes nothing but silence of a bad connection ends a connection.
+    /// Between honest nodes nothing but silence of a bad connection ends a connection, unless the chain has changed.
     pub(crate) fn judge(&mut self, id: u64, who: &str, violation: &Violation) -> Step {
         self.tell(&format!("{who} closes connection {id}: {violation}"));
         let silence = matches!(violation, Violation::Silent(_) | Violation::NoAnswer(_));
         if silence && self.wires.get(&id).is_none_or(|wire| wire.disturbed) {
+            return Ok(());
+        }
+        let refused = matches!(violation, Violation::Mismatch(_) | Violation::Refused { .. });
+        if refused && self.wires.get(&id).is_none_or(|wire| wire.excused) {
             return Ok(());
         }
         Err(Breach(format!("the {who}'s end of connection {id} saw a violation: {violation}")))

@@ -6,7 +6,7 @@ use cocoon_ledger::{Multiplier, PricePerToken, Tariff};
 use cocoon_session::client::ClientSettings;
 use cocoon_session::proxy::ProxySettings;
 use cocoon_session::worker::WorkerSettings;
-use cocoon_ton::{Address, RootConfig, SigningKey, proxy_address};
+use cocoon_ton::{Address, RootConfig, SigningKey, VerifyingKey, proxy_address};
 use zeroize::Zeroizing;
 
 use crate::checks::Breach;
@@ -52,6 +52,28 @@ impl Network {
         Ok(Self { root, root_address, key, owner, contract, extensions, trust_long })
     }
 
+    /// The chain shows other parameters from now on: all contracts get new addresses. Prices stay.
+    pub(crate) fn change_params(&mut self) -> Result<(), Breach> {
+        let mut root = self.root.as_ref().clone();
+        root.version += 1;
+        root.params.min_client_stake_nanoton += 1;
+        let key = self.key.verifying_key().to_bytes();
+        self.contract = proxy_address(&root.params, &self.root_address, &self.owner, &key)
+            .map_err(|why| Breach(why.to_string()))?;
+        self.root = Arc::new(root);
+        Ok(())
+    }
+
+    /// The proxy's contract by the newest parameters.
+    pub(crate) fn contract(&self) -> Address {
+        self.contract
+    }
+
+    /// The key that signs orders.
+    pub(crate) fn key(&self) -> VerifyingKey {
+        self.key.verifying_key()
+    }
+
     /// Whether the proxy lets clients in that are not registered on chain.
     pub(crate) fn trusts_long(&self) -> bool {
         self.trust_long
@@ -64,6 +86,7 @@ impl Network {
             owner: self.owner,
             contract: self.contract,
             wallet: self.owner,
+            root_address: self.root_address,
             root: Arc::clone(&self.root),
             tariff: TARIFF,
             is_test: true,

@@ -52,6 +52,8 @@ pub(crate) struct Lane {
     pending: Bytes,
     flight: VecDeque<Bytes>,
     in_flight: usize,
+    /// Nothing departs any more.
+    cut: bool,
     last_arrival: Time,
     /// At the receiver: possibly an incomplete frame.
     pub(crate) received: BytesMut,
@@ -60,7 +62,7 @@ pub(crate) struct Lane {
 impl Lane {
     /// Room for bytes of the sender; zero where it has to wait.
     pub(crate) fn room(&self, window: usize) -> usize {
-        let room = window.saturating_sub(self.in_flight);
+        let room = if self.cut { 0 } else { window.saturating_sub(self.in_flight) };
         if self.pending.is_empty() && room >= window / 4 { room } else { 0 }
     }
 
@@ -71,6 +73,9 @@ impl Lane {
     /// Puts what fits under way; gives the times of arrival.
     pub(crate) fn depart(&mut self, quality: Quality, now: Time, rng: &mut Rng, all: bool) -> Vec<Time> {
         let mut arrivals = Vec::new();
+        if self.cut {
+            self.pending.clear();
+        }
         while !self.pending.is_empty() {
             let room = if all { usize::MAX } else { quality.window.saturating_sub(self.in_flight) };
             // As TCP does: no crumbs while more can wait.
@@ -112,7 +117,7 @@ impl Lane {
             last.truncate(half);
         }
         self.pending = Bytes::new();
-        self.in_flight = usize::MAX;
+        self.cut = true;
     }
 }
 
@@ -131,6 +136,8 @@ pub(crate) struct Wire {
     pub(crate) disturbed: bool,
     /// Nothing arrives any more.
     pub(crate) broken: bool,
+    /// Its client leaves, or parameters change: the ends may refuse each other.
+    pub(crate) excused: bool,
 }
 
 impl Wire {
@@ -144,6 +151,7 @@ impl Wire {
             proxy_end: true,
             disturbed: quality.rate < 5_000,
             broken: false,
+            excused: false,
         }
     }
 

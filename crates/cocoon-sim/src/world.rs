@@ -3,11 +3,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use cocoon_ledger::{Change, Nanoton, Record};
+use cocoon_ledger::{Change, Record};
 use cocoon_session::Time;
-use cocoon_session::proxy::{ClientFunds, ConnId, Proxy, ProxyEvent};
-use cocoon_ton::Address;
-use sha2::{Digest as _, Sha256};
+use cocoon_session::proxy::{ConnId, Proxy, ProxyEvent};
+use cocoon_ton::{Address, SignedPayment};
 
 use crate::caller::ClientNode;
 use crate::checks::{Breach, CallId, Checks};
@@ -51,6 +50,12 @@ pub(crate) enum Event {
     Chain { life: u64, conn: ConnId },
     /// A registration reaches the chain.
     Registered { client: usize, contract: Address, nonce: i64 },
+    /// The proxy's driver goes on with a client whose contract is closing on chain.
+    Wind { client: usize, contract: Address },
+    /// A client that wants to leave asks the proxy for its refund.
+    AskRefund(usize),
+    /// A node sees the newest root configuration.
+    Root(Node),
     /// A node connects.
     Dial(Node),
     /// A node starts again.
@@ -85,6 +90,10 @@ pub(crate) struct World<'a> {
     pub(crate) proxy: Option<Proxy>,
     pub(crate) proxy_life: u64,
     pub(crate) store: Store,
+    /// How many nodes have not seen the newest parameters.
+    pub(crate) unlearned: usize,
+    /// Contracts of clients that were closed, and the orders that close them.
+    pub(crate) closed: BTreeMap<Address, SignedPayment>,
     pub(crate) trace: Box<dyn FnMut(&str) + 'a>,
 }
 
@@ -113,6 +122,8 @@ impl<'a> World<'a> {
             proxy: None,
             proxy_life: 0,
             store: Store::default(),
+            unlearned: 0,
+            closed: BTreeMap::new(),
             trace,
         };
         world.start_proxy()?;
@@ -206,6 +217,9 @@ impl<'a> World<'a> {
             Event::Commit { life, position } => self.commit(life, position)?,
             Event::Chain { life, conn } => self.chain_answers(life, conn)?,
             Event::Registered { client, contract, nonce } => self.registered(client, &contract, nonce)?,
+            Event::Wind { client, contract } => self.wind(client, contract)?,
+            Event::AskRefund(client) => self.ask_refund(client)?,
+            Event::Root(node) => self.learn_root(node)?,
             Event::Dial(node) => self.dial(node),
             Event::Restart(Node::Proxy) => self.start_proxy()?,
             Event::Restart(node) => self.restart(node),
@@ -347,9 +361,9 @@ impl<'a> World<'a> {
             Node::Client(client) => self.clients.get(client),
             _ => None,
         });
-        let funds = client.filter(|client| client.on_chain).map(ClientNode::funds);
+        let state = client.filter(|client| client.on_chain).map(ClientNode::chain_state);
         if let Some(proxy) = &mut self.proxy {
-            proxy.client_found(conn, funds);
+            proxy.client_found(conn, state);
         }
         self.after_proxy()
     }
@@ -358,16 +372,10 @@ impl<'a> World<'a> {
         let Some(node) = self.clients.get_mut(client) else { return Ok(()) };
         node.on_chain = true;
         node.right_secret = true;
-        let funds = node.funds();
+        let state = node.chain_state();
         if let Some(proxy) = &mut self.proxy {
-            proxy.client_registered(contract, nonce, funds);
+            proxy.client_registered(contract, nonce, state);
         }
         self.after_proxy()
     }
-}
-
-/// What the chain shows of a client.
-pub(crate) fn chain_funds(funds: u64, secret: &[u8], right_secret: bool) -> ClientFunds {
-    let secret_hash = if right_secret { Sha256::digest(secret).into() } else { [0; 32] };
-    ClientFunds { nanoton: Nanoton(funds).0, secret_hash }
 }

@@ -50,6 +50,19 @@ fn a_call_ends_once_and_in_time() {
 }
 
 #[test]
+fn a_closed_account_stays_at_its_final_count() {
+    let mut checks = submitted();
+    assert!(checks.closed(ClientId(PAIR), 1).is_err(), "closed above what is durable");
+    checks.durable(&charge(1, 10, 10));
+    assert!(checks.closed(ClientId(PAIR), 9).is_err(), "closed below what is durable");
+    checks.closed(ClientId(PAIR), 10).unwrap();
+    checks.closed(ClientId(PAIR), 10).unwrap();
+    assert!(checks.recorded(&charge(2, 1, 11)).is_err(), "charged after its end");
+    checks.durable(&charge(2, 1, 11));
+    assert!(checks.closed(ClientId(PAIR), 11).is_err(), "closed at two counts");
+}
+
+#[test]
 fn an_answer_is_what_one_engine_wrote() {
     let mut checks = submitted();
     checks.wrote(&ATTEMPT, b"half", false);

@@ -18,6 +18,10 @@ fn every_invariant_holds_in_the_first_histories() {
     let seen = [total.completed, total.refused, total.failed, total.cancelled, total.charges];
     assert!(seen.iter().all(|&count| count > 50), "the histories are too tame: {total}");
     assert!(
+        total.refunds > 5 && total.settled > 5 && total.switches > 5,
+        "the histories are too tame: {total}"
+    );
+    assert!(
         total.crashes > 10 && total.cuts > 10 && total.held_back > 50,
         "the histories are too tame: {total}"
     );

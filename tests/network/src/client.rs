@@ -365,7 +365,9 @@ impl Shared {
                 self.state.send_modify(|state| state.terms = Some(terms.clone()));
                 return;
             }
-            ClientEvent::RegistrationNeeded { .. } => return,
+            ClientEvent::RegistrationNeeded { .. }
+            | ClientEvent::RefundGranted { .. }
+            | ClientEvent::RefundRejected { .. } => return,
             ClientEvent::Payment { request, counters } => {
                 let notice = Notice { request: *request, counters: counters.clone() };
                 self.state.send_modify(|state| state.notices.push(notice));
