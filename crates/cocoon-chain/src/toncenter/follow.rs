@@ -1,5 +1,6 @@
 //! The task that asks again and again what is new.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,7 +21,8 @@ pub(super) async fn follow(
     poll_every: Duration,
 ) {
     let first = Arc::clone(&sender.borrow());
-    let mut follower = Follower { server, root, sender, first, is_silent: false, is_root_refused: false };
+    let mut follower =
+        Follower { server, root, sender, first, failing: HashSet::new(), is_root_refused: false };
     // The root was read a moment ago, so waiting comes first.
     loop {
         let next = Instant::now() + poll_every;
@@ -30,7 +32,9 @@ pub(super) async fn follow(
             }
         }
         follower.poll(root).await;
-        for address in follower.server.listened_to() {
+        let listened_to = follower.server.listened_to();
+        follower.failing.retain(|failing| *failing == root || listened_to.contains(failing));
+        for address in listened_to {
             if address != root {
                 follower.poll(address).await;
             }
@@ -43,8 +47,8 @@ struct Follower {
     root: Address,
     sender: watch::Sender<Arc<RootConfig>>,
     first: Arc<RootConfig>,
-    /// Whether the last poll failed, which is said once.
-    is_silent: bool,
+    /// Accounts whose last poll failed. The first one is told, and that there is none any more.
+    failing: HashSet<Address>,
     /// Whether the root contract's last state was not taken, which is said once.
     is_root_refused: bool,
 }
@@ -54,18 +58,21 @@ impl Follower {
         // The account's listeners hear of it on the way.
         match self.server.account(address).await {
             Ok(state) => {
-                if std::mem::take(&mut self.is_silent) {
+                if self.failing.remove(&address) && self.failing.is_empty() {
                     tracing::info!("the chain answers again");
                 }
                 if address == self.root {
                     self.take_root(&state);
                 }
             }
-            Err(error) if !self.is_silent => {
-                self.is_silent = true;
-                tracing::warn!(%address, %error, "the chain cannot be polled; what is known stays in force");
+            Err(error) => {
+                if self.failing.is_empty() {
+                    tracing::warn!(%address, %error, "the chain cannot be polled; what is known stays in force");
+                } else {
+                    tracing::debug!(%address, %error, "the chain still cannot be polled");
+                }
+                self.failing.insert(address);
             }
-            Err(error) => tracing::debug!(%address, %error, "the chain still cannot be polled"),
         }
     }
 

@@ -92,7 +92,8 @@ impl Walk<'_> {
             let mut params = json!({
                 "address": self.account.to_raw_string(),
                 "limit": PAGE,
-                "to_lt": self.after_lt.to_string(),
+                // Signed at the server's.
+                "to_lt": self.after_lt.min(i64::MAX.unsigned_abs()).to_string(),
                 "archival": self.archival,
             });
             if let Some(next) = self.next {

@@ -152,12 +152,11 @@ impl Http {
 /// The result, or what the server says instead of one. Some put the code only into the body, and the error into the
 /// result.
 fn result_of(status: StatusCode, body: &[u8]) -> Result<Box<RawValue>, Failure> {
+    if status.is_redirection() {
+        return Err(Failure::nonsense("the server sends us elsewhere; set the URL that it moved to"));
+    }
     let frame: Frame<'_> = match serde_json::from_slice(body) {
         Ok(frame) => frame,
-        Err(_) if status.is_redirection() => {
-            let reason = "the server sends us elsewhere; set the URL that it moved to";
-            return Err(Failure::nonsense(reason));
-        }
         Err(_) if !status.is_success() => {
             return Err(Failure::told(status.as_u16(), "not in the API's form"));
         }
@@ -205,6 +204,7 @@ mod tests {
             (403, r#"{"ok":false,"error":"API key does not exist","code":403}"#, Kind::Key, "does not exist"),
             (502, "<html>Bad Gateway</html>", Kind::Server, "502"),
             (301, "", Kind::Nonsense, "elsewhere"),
+            (307, r#"{"ok":true,"result":1}"#, Kind::Nonsense, "elsewhere"),
             (200, "", Kind::Nonsense, "form"),
             (200, "{}", Kind::Nonsense, "neither"),
             (200, r#"{"ok":true}"#, Kind::Nonsense, "neither"),
