@@ -1,4 +1,5 @@
-//! The operator's page of a worker: /health, /metrics, /jsonstats; and, by POST, /pause, /resume and /coefficient.
+//! The operator's page of a worker: /health, /metrics, /jsonstats; and, by POST, /pause, /resume, /coefficient and
+//! /payout.
 //!
 //! No page in the operator's browser can steer the worker: steering asks for `Content-Type: application/json`, which a
 //! page cannot send to another site without asking, and refuses requests with an `Origin`, which browsers put on
@@ -17,10 +18,13 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Json};
 use axum::routing::{get, post};
 use cocoon_net::{PageListener, PageStream};
+use cocoon_settle::WORTH_FETCHING_NANOTON;
+use cocoon_ton::contracts::ContractStatus;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::{COEFFICIENT_LIMIT, Shared};
+use crate::settle::{ProxyDue, SettlementView};
+use crate::{COEFFICIENT_LIMIT, NoSettlement, Shared};
 
 /// The request is not a web page's.
 #[derive(Debug)]
@@ -51,6 +55,18 @@ struct NewCoefficient {
     coefficient: u32,
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Payout {
+    /// Below this, in nanoton, a payout is not wanted.
+    #[serde(default = "worth_fetching")]
+    from_nanoton: u64,
+}
+
+const fn worth_fetching() -> u64 {
+    WORTH_FETCHING_NANOTON
+}
+
 /// The bounded listener in the form that the server takes.
 struct Pages(PageListener);
 
@@ -75,6 +91,7 @@ pub(crate) async fn serve(listener: PageListener, shared: Arc<Shared>) {
         .route("/pause", post(pause))
         .route("/resume", post(resume))
         .route("/coefficient", post(set_coefficient))
+        .route("/payout", post(pay_out))
         .with_state(shared);
     if let Err(error) = axum::serve(Pages(listener), router).await {
         tracing::error!(%error, "the operator's HTTP server ended");
@@ -123,7 +140,48 @@ fn state(shared: &Shared) -> Value {
         },
         "answer_bytes": counts.answer_bytes.load(Ordering::Relaxed),
         "earned": {"tokens": earned.tokens.get(), "nanoton": earned.nanoton.nano()},
+        "settlement": shared.settlement.as_ref().map(|settlement| settlement_json(shared, &settlement.view())),
     })
+}
+
+fn settlement_json(shared: &Shared, view: &SettlementView) -> Value {
+    let needs = view.needs.as_ref().map(|needs| {
+        json!({
+            "words": needs.to_string(),
+            "purpose": needs.purpose.to_string(),
+            "missing_nanoton": needs.missing_nanoton,
+            "link": needs.link(),
+        })
+    });
+    json!({
+        "wallet": view.wallet.to_wire_string(shared.config.is_testnet),
+        "balance_nanoton": view.balance_nanoton,
+        "needs": needs,
+        "error": view.error,
+        "proxies": due_json(shared, &view.proxies),
+    })
+}
+
+fn due_json(shared: &Shared, proxies: &[ProxyDue]) -> Vec<Value> {
+    let one = |due: &ProxyDue| {
+        let status = match (due.proxy_status, due.paid_tokens) {
+            (_, None) => "unknown",
+            (None, Some(_)) => "missing",
+            (Some(ContractStatus::Open), _) => "open",
+            (Some(ContractStatus::Closing), _) => "closing",
+            (Some(ContractStatus::Closed), _) => "closed",
+        };
+        json!({
+            "proxy": due.proxy.to_wire_string(shared.config.is_testnet),
+            "contract": due.contract.to_wire_string(shared.config.is_testnet),
+            "status": status,
+            "signed_tokens": due.signed_tokens,
+            "paid_tokens": due.paid_tokens,
+            "due_nanoton": due.due_nanoton(),
+            "error": due.error,
+        })
+    };
+    proxies.iter().map(one).collect()
 }
 
 async fn metrics(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
@@ -174,6 +232,20 @@ async fn metrics(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
         earned.tokens.get(),
     );
     write("cocoon_worker_earned_nanoton", "gauge", "What they are worth, in nanoton.", earned.nanoton.nano());
+    if let Some(settlement) = &shared.settlement {
+        let view = settlement.view();
+        let sum = |part: fn(&ProxyDue) -> Option<u64>| {
+            view.proxies.iter().filter_map(part).fold(0, u64::saturating_add)
+        };
+        let due = sum(ProxyDue::due_nanoton);
+        write("cocoon_worker_due_nanoton", "gauge", "Signed and not yet paid, in nanoton.", due);
+        let paid = sum(ProxyDue::paid_nanoton);
+        write("cocoon_worker_paid_nanoton", "gauge", "Paid to the owner, in nanoton.", paid);
+        if let Some(balance) = view.balance_nanoton {
+            let help = "Coins of the wallet that pays fees, in nanoton.";
+            write("cocoon_worker_wallet_nanoton", "gauge", help, balance);
+        }
+    }
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text)
 }
 
@@ -206,6 +278,19 @@ async fn set_coefficient(
     }
     shared.set_coefficient(new.coefficient);
     Ok(Json(state(&shared)))
+}
+
+async fn pay_out(
+    _: NoWebPage,
+    State(shared): State<Arc<Shared>>,
+    Json(asked): Json<Payout>,
+) -> Result<(StatusCode, Json<Value>), (StatusCode, Json<Value>)> {
+    let Some(settlement) = &shared.settlement else {
+        return Err((StatusCode::CONFLICT, Json(json!({"error": NoSettlement.to_string()}))));
+    };
+    let proxies = settlement.pay_out(asked.from_nanoton);
+    let answer = json!({"from_nanoton": asked.from_nanoton, "proxies": due_json(&shared, &proxies)});
+    Ok((StatusCode::ACCEPTED, Json(answer)))
 }
 
 #[cfg(test)]

@@ -2,10 +2,16 @@
 //!
 //! - [`link`](self): one task per proxy keeps a connection to it (`link.rs`).
 //! - [`work`](self): one task per request: engine, metering, answer (`work.rs`).
-//! - [`http`](self): the operator's page: health, metrics, pause, resume, price (`http.rs`).
+//! - [`http`](self): the operator's page: health, metrics, pause, resume, price, payout (`http.rs`).
+//! - [`channel`](self): what is kept of each proxy over restarts (`channel.rs`).
+//! - [`settle`](self): one task turns what proxies have signed into coins (`settle.rs`).
+//! - [`leave`]: the same with the node stopped, and the way out for the wallet's coins.
 
+mod channel;
 mod http;
+mod leave;
 mod link;
+mod settle;
 mod work;
 
 use std::collections::HashMap;
@@ -19,7 +25,7 @@ use std::time::Duration;
 use cocoon_attest::PolicyError;
 use cocoon_chain::Chain;
 use cocoon_engine::Engine;
-use cocoon_ledger::{AdjustedTokens, Nanoton, PeerCounters};
+use cocoon_ledger::{AdjustedTokens, Nanoton};
 use cocoon_net::{DialOptions, MonotonicClock, PageListener, TlsSettings};
 use cocoon_session::Time;
 use cocoon_store::{SqliteStore, Store, StoreError};
@@ -28,6 +34,12 @@ use cocoon_ton::root::RootConfig;
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
+
+use channel::Channels;
+pub use channel::MAX_CHANNELS;
+pub use leave::{LeaveConfig, LeaveError, Left, Rest, leave};
+use settle::Settlement;
+pub use settle::{NoSettlement, ProxyDue, SettlementConfig, SettlementView};
 
 /// How long a shutdown waits for requests under way.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -39,7 +51,7 @@ pub const COEFFICIENT_LIMIT: u32 = 1_000_000_000;
 /// What a worker needs to know.
 #[derive(Debug, Clone)]
 pub struct WorkerConfig {
-    /// Where operators look and steer: /health, /metrics, /jsonstats, /pause, /resume, /coefficient.
+    /// Where operators look and steer: /health, /metrics, /jsonstats, /pause, /resume, /coefficient, /payout.
     pub http: SocketAddr,
     /// Worker ports of proxies, `host:port`; empty: those that the root configuration lists.
     pub proxies: Vec<String>,
@@ -63,8 +75,10 @@ pub struct WorkerConfig {
     pub check_proxy_hashes: bool,
     /// How to dial.
     pub dial: DialOptions,
-    /// Where the counters of each proxy are kept.
+    /// Where the counters and the newest order of each proxy are kept.
     pub store: PathBuf,
+    /// How orders are turned into coins; `None` where the chain moves none.
+    pub settlement: Option<SettlementConfig>,
     /// Whether to start without taking requests.
     pub paused: bool,
 }
@@ -96,7 +110,7 @@ pub enum StartError {
 pub struct Earned {
     /// Adjusted tokens.
     pub tokens: AdjustedTokens,
-    /// What they are worth at the present fee.
+    /// What they are worth, each at the fee of its contract.
     pub nanoton: Nanoton,
 }
 
@@ -118,7 +132,8 @@ struct Shared {
     engine: Arc<dyn Engine>,
     store: Arc<SqliteStore>,
     clock: MonotonicClock,
-    counters: Mutex<HashMap<Address, PeerCounters>>,
+    channels: Arc<Channels>,
+    settlement: Option<Arc<Settlement>>,
     links: Mutex<HashMap<String, Arc<link::Link>>>,
     active: AtomicUsize,
     paused: AtomicBool,
@@ -138,10 +153,6 @@ impl Shared {
         self.chain.subscribe_root().borrow().clone()
     }
 
-    fn counters(&self) -> MutexGuard<'_, HashMap<Address, PeerCounters>> {
-        self.counters.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn links(&self) -> MutexGuard<'_, HashMap<String, Arc<link::Link>>> {
         self.links.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -152,9 +163,13 @@ impl Shared {
     }
 
     fn earned(&self) -> Earned {
-        let tokens = self.counters().values().fold(0u64, |sum, counters| sum.saturating_add(counters.db()));
-        let fee = self.root().params.worker_fee_per_token_nanoton;
-        Earned { tokens: AdjustedTokens(tokens), nanoton: Nanoton(tokens.saturating_mul(fee)) }
+        let (mut tokens, mut nanoton) = (0_u64, 0_u64);
+        for channel in self.channels.list() {
+            let earned = channel.books().counters.db();
+            tokens = tokens.saturating_add(earned);
+            nanoton = nanoton.saturating_add(earned.saturating_mul(channel.terms.fee_nanoton()));
+        }
+        Earned { tokens: AdjustedTokens(tokens), nanoton: Nanoton(nanoton) }
     }
 
     /// Whether every request is done, and every answer all out.
@@ -189,7 +204,7 @@ pub struct Worker {
 /// # Errors
 /// Says what stands in the way; nothing keeps running then.
 pub async fn start(
-    config: WorkerConfig,
+    mut config: WorkerConfig,
     tls: TlsSettings,
     chain: Arc<dyn Chain>,
     engine: Arc<dyn Engine>,
@@ -203,13 +218,15 @@ pub async fn start(
         ));
     }
     let path = config.store.clone();
-    let store = tokio::task::spawn_blocking(move || SqliteStore::open(path))
-        .await
-        .map_err(|_| StoreError::Closed)??;
+    let (store, channels) = open_store(path).await?;
     let listen = |error| StartError::Listen { address: config.http, error };
     let listener = PageListener::bind(config.http).await.map_err(listen)?;
     let http = listener.local_addr().map_err(listen)?;
     let stop = CancellationToken::new();
+    let settlement = config
+        .settlement
+        .take()
+        .map(|config| Arc::new(Settlement::new(config, Arc::clone(&chain), Arc::clone(&channels))));
     let shared = Arc::new(Shared {
         paused: AtomicBool::new(config.paused),
         coefficient: AtomicU32::new(config.coefficient),
@@ -217,9 +234,10 @@ pub async fn start(
         tls,
         chain,
         engine,
-        store: Arc::new(store),
+        store,
         clock: MonotonicClock::start(),
-        counters: Mutex::default(),
+        channels,
+        settlement,
         links: Mutex::default(),
         active: AtomicUsize::new(0),
         ready: watch::Sender::new(0),
@@ -229,7 +247,20 @@ pub async fn start(
     });
     shared.tasks.spawn(stop.clone().run_until_cancelled_owned(http::serve(listener, Arc::clone(&shared))));
     link::follow_root(&shared)?;
+    if let Some(settlement) = &shared.settlement {
+        shared.tasks.spawn(stop.clone().run_until_cancelled_owned(Arc::clone(settlement).run()));
+    }
     Ok(Worker { shared, http, _stop: stop.drop_guard() })
+}
+
+/// Opens the store and reads what it knows of proxies.
+async fn open_store(path: PathBuf) -> Result<(Arc<SqliteStore>, Arc<Channels>), StoreError> {
+    let opening = tokio::task::spawn_blocking(move || {
+        let store = Arc::new(SqliteStore::open(&path)?);
+        let channels = Channels::load(Arc::clone(&store), &path)?;
+        Ok((store, Arc::new(channels)))
+    });
+    opening.await.map_err(|_| StoreError::Closed)?
 }
 
 impl Worker {
@@ -249,6 +280,22 @@ impl Worker {
     #[must_use]
     pub fn earned(&self) -> Earned {
         self.shared.earned()
+    }
+
+    /// How settlement stands; `None` where there is none.
+    #[must_use]
+    pub fn settlement(&self) -> Option<SettlementView> {
+        self.shared.settlement.as_ref().map(|settlement| settlement.view())
+    }
+
+    /// Asks for everything that a proxy owes to be paid now, where that is worth at least so much
+    /// ([`cocoon_settle::WORTH_FETCHING_NANOTON`] is sensible). What cannot be paid at once is paid as soon as it can.
+    /// Gives what each proxy owes, as last seen.
+    ///
+    /// # Errors
+    /// The worker was started without a settlement.
+    pub fn pay_out(&self, from_nanoton: u64) -> Result<Vec<ProxyDue>, NoSettlement> {
+        self.shared.settlement.as_ref().map(|settlement| settlement.pay_out(from_nanoton)).ok_or(NoSettlement)
     }
 
     /// Takes no requests for now, or takes them again. Those under way go on.
@@ -281,6 +328,7 @@ impl Worker {
         self.shared.stop.cancel();
         self.shared.tasks.close();
         self.shared.tasks.wait().await;
+        self.shared.channels.flush();
         let store = Arc::clone(&self.shared.store);
         if let Ok(Err(error)) = tokio::task::spawn_blocking(move || store.close()).await {
             tracing::error!(%error, "the counters were not closed cleanly");

@@ -6,20 +6,15 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use cocoon_attest::PolicyError;
-use cocoon_ledger::PeerCounters;
 use cocoon_net::{Backoff, Ended, Endpoint, dial, pump};
 use cocoon_session::worker::{WorkerEvent, WorkerSession, WorkerSettings};
 use cocoon_session::{PaymentCounters, ProxyTerms, RequestFailure, Time};
-use cocoon_store::{Store as _, StoreError};
 use cocoon_ton::root::RootConfig;
-use cocoon_ton::{
-    VerifyingKey,
-    payment::{OrderKind, SignedPayment},
-};
 use std::sync::atomic::Ordering;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use crate::channel::Channel;
 use crate::{Shared, work};
 
 /// How often the session's time-outs are looked at.
@@ -42,7 +37,9 @@ pub(crate) struct Running {
 struct Machine {
     session: WorkerSession,
     running: HashMap<[u8; 32], Arc<Running>>,
-    terms: Option<ProxyTerms>,
+    /// The root configuration that the proxy's terms are checked against.
+    root: Arc<RootConfig>,
+    channel: Option<Arc<Channel>>,
     verified: Option<Bytes>,
     ready: bool,
     broken: Option<String>,
@@ -148,6 +145,7 @@ async fn serve(
     stop: &CancellationToken,
 ) -> Ended {
     let config = &shared.config;
+    let root = shared.root();
     let settings = WorkerSettings {
         owner: config.owner,
         model: config.model.clone(),
@@ -157,7 +155,7 @@ async fn serve(
         max_active: config.max_active,
         is_test: config.is_test,
         is_testnet: config.is_testnet,
-        root: shared.root(),
+        root: Arc::clone(&root),
         root_address: config.root_address,
         extensions: config.extensions,
     };
@@ -165,7 +163,8 @@ async fn serve(
         machine: Mutex::new(Machine {
             session: WorkerSession::new(settings, shared.now(), rand::random()),
             running: HashMap::new(),
-            terms: None,
+            root,
+            channel: None,
             verified: None,
             ready: false,
             broken: None,
@@ -252,12 +251,8 @@ impl Link {
     ) {
         match event {
             WorkerEvent::Compare(terms) => {
-                let known = known_counters(shared, &terms);
-                machine.terms = Some(terms);
-                match known.map(|known| machine.session.compare(known, now)) {
-                    Ok(Ok(())) => {}
-                    Ok(Err(violation)) => machine.broken = Some(violation.to_string()),
-                    Err(error) => machine.broken = Some(error),
+                if let Err(why) = compare(shared, machine, &terms, now) {
+                    machine.broken = Some(why);
                 }
             }
             WorkerEvent::Ready => {
@@ -299,57 +294,29 @@ impl Link {
     }
 }
 
-/// What this proxy showed before, from memory or the store.
-fn known_counters(shared: &Shared, terms: &ProxyTerms) -> Result<PeerCounters, String> {
-    if let Some(known) = shared.counters().get(&terms.contract) {
-        return Ok(*known);
+/// Compares what this proxy shows with what it showed before.
+fn compare(shared: &Shared, machine: &mut Machine, terms: &ProxyTerms, now: Time) -> Result<(), String> {
+    let channel = shared.channels.at(terms, &machine.root, &shared.config.owner)?;
+    if let Some(why) = channel.refusal() {
+        return Err(why);
     }
-    let stored = shared.store.get(&store_key(terms)).map_err(|error| error.to_string())?;
-    let known = stored.map_or(Ok(PeerCounters::default()), |bytes| PeerCounters::decode(&bytes));
-    let known = known.map_err(|error| format!("the stored counters are damaged: {error}"))?;
-    shared.counters().insert(terms.contract, known);
-    Ok(known)
-}
-
-fn store_key(terms: &ProxyTerms) -> String {
-    format!("proxy/{}/{}", terms.contract.to_raw_string(), terms.pair_contract.to_raw_string())
+    let known = channel.books().counters;
+    machine.channel = Some(channel);
+    machine.session.compare(known, now).map_err(|violation| violation.to_string())
 }
 
 /// Checks what a proxy says it owes us, and keeps it.
 fn note_payment(shared: &Shared, machine: &mut Machine, counters: &PaymentCounters) -> Result<(), String> {
-    let Some(terms) = machine.terms.clone() else { return Ok(()) };
-    let mut signed = None;
-    if let Some(order) = &counters.signed
-        && machine.verified.as_ref() != Some(order)
+    let Some(channel) = &machine.channel else { return Ok(()) };
+    let mut order = None;
+    if let Some(signed) = &counters.signed
+        && machine.verified.as_ref() != Some(signed)
     {
-        let key =
-            VerifyingKey::from_bytes(&terms.public_key).map_err(|_| "the proxy's key is no Ed25519 key")?;
-        let payment = SignedPayment::parse(order).map_err(|error| error.to_string())?;
-        let tokens = payment
-            .verify(&key, OrderKind::PayWorker, &terms.pair_contract)
-            .map_err(|error| format!("the proxy's payment order does not verify: {error}"))?;
-        signed = Some(tokens);
-        machine.verified = Some(order.clone());
+        order = Some(channel.terms.verify(signed)?);
+        machine.verified = Some(signed.clone());
     }
-    let mut all = shared.counters();
-    let known = all.entry(terms.contract).or_default();
-    let before = *known;
-    // The session checked the counters already, and lets `max` fall back where a new connection begins.
-    known.begin_connection();
-    known
-        .observe(counters.db_tokens, counters.max_tokens, signed)
-        .map_err(|error| format!("the proxy's books went back: {error}"))?;
-    if *known != before {
-        let value = Bytes::from(known.encode());
-        drop(all);
-        // Losing the newest counters, in a crash or where the disk does not keep up, is harmless: the proxy shows them again.
-        if let Err(error) = shared.store.put(&store_key(&terms), value).map(drop)
-            && error != StoreError::QueueFull
-        {
-            tracing::error!(%error, "a proxy's counters cannot be stored; after a restart it is believed anew");
-        }
-    }
-    Ok(())
+    shared.channels.note(channel, counters, order)?;
+    channel.refusal().map_or(Ok(()), Err)
 }
 
 struct Wire {

@@ -207,6 +207,7 @@ impl Network {
             check_proxy_hashes: false,
             dial: DialOptions { max_difficulty: 8, timeout: Duration::from_secs(10) },
             store: dir.join(format!("worker-{number}.db")),
+            settlement: None,
             paused: false,
         }
     }

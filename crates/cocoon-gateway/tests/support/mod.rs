@@ -238,6 +238,7 @@ impl Network {
                 check_proxy_hashes: false,
                 dial: dial(),
                 store: dir.path().join(format!("worker{number}.sqlite")),
+                settlement: None,
                 paused: false,
             };
             let tls = tls("fake_tdx", Policy::fake_tdx());
@@ -313,6 +314,7 @@ async fn proxy(plan: &Plan, number: usize, clients: &str, store: PathBuf, chain:
         trust_long_authorization: false,
         extensions: plan.extensions,
         store,
+        settlement: None,
         listener: ListenerOptions { accept, ..ListenerOptions::default() },
     };
     let worker_tls = tls("fake_tdx", Policy::fake_tdx());
@@ -339,6 +341,7 @@ async fn gateway(plan: &Plan, dir: &TempDir, proxies: &[Proxy], chain: &Arc<Stat
         check_proxy_hashes: plan.check_proxy_hashes,
         dial: dial(),
         store: dir.path().join("gateway.sqlite"),
+        settlement: None,
         limits: plan.limits,
     };
     cocoon_gateway::start(config, tls("none", Policy::fake_tdx()), chain.clone()).await.unwrap()
