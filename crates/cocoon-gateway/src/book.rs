@@ -13,6 +13,8 @@ use cocoon_store::{SqliteStore, Store, StoreError};
 use cocoon_ton::Address;
 use serde::{Deserialize, Serialize};
 
+use crate::settle::Records;
+
 /// How often changes are written.
 pub(crate) const FLUSH_EVERY: Duration = Duration::from_millis(100);
 /// Proxies remembered. Each costs about 250 bytes of the store's largest value.
@@ -24,6 +26,7 @@ const MAX_MODEL_BYTES: usize = 200;
 
 const PEERS_KEY: &str = "gateway/peers";
 const DISPUTES_KEY: &str = "gateway/disputes";
+const CHANNELS_KEY: &str = "gateway/channels";
 
 /// A proxy as far as money goes: its key, and the contract between it and us.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -227,6 +230,17 @@ impl Book {
             }
         }
         Ok(())
+    }
+
+    /// What is remembered of the channels on chain. Waits for the disk.
+    pub(crate) fn load_channels(&self) -> Result<Records, BookLoadError> {
+        let Some(bytes) = self.store.get(CHANNELS_KEY)? else { return Ok(Records::default()) };
+        Records::from_json(&bytes).map_err(|detail| BookLoadError::Content { key: CHANNELS_KEY, detail })
+    }
+
+    /// Writes that, and waits until it is durable.
+    pub(crate) async fn store_channels(&self, records: &Records) -> Result<(), StoreError> {
+        self.store.put(CHANNELS_KEY, records.to_json().into())?.await
     }
 
     /// Stops writing. Waits for the disk.

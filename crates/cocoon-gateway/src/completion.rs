@@ -300,6 +300,14 @@ struct Asked<'a> {
 }
 
 impl Asked<'_> {
+    /// Why no proxy takes the request.
+    fn no_proxy(&self) -> Failure {
+        match self.shared.settlement.as_ref().and_then(|settlement| settlement.needs()) {
+            Some(needs) => Failure::new(Kind::Funds, &needs.to_string()),
+            None => Failure::new(Kind::Proxy, "no proxy is connected; see /health"),
+        }
+    }
+
     /// Finds a proxy that answers.
     async fn send(&self) -> Result<(Exchange, wire::Response, Instant), Failure> {
         let deadline = self.started + self.prepared.timeout;
@@ -325,7 +333,7 @@ impl Asked<'_> {
             }
             tried.push(connection);
         }
-        Err(last.unwrap_or_else(|| Failure::new(Kind::Proxy, "no proxy is connected; see /health")))
+        Err(last.unwrap_or_else(|| self.no_proxy()))
     }
 
     /// Asks one proxy, up to the head of the answer.

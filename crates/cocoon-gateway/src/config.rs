@@ -10,6 +10,8 @@ use cocoon_session::client::MAX_QUERY_BYTES;
 use cocoon_ton::Address;
 use zeroize::Zeroizing;
 
+use crate::settle::{MIN_SECRET_BYTES, SettlementConfig};
+
 /// Bytes of a request that are left for its headers and framing beside the body.
 pub(crate) const HEADER_ALLOWANCE_BYTES: usize = 64 * 1024;
 
@@ -39,8 +41,35 @@ pub struct GatewayConfig {
     pub dial: DialOptions,
     /// SQLite file that remembers the proxies' counters and what was disputed.
     pub store: PathBuf,
+    /// How to pay; its wallet must be [`Self::wallet`]. `None` for a chain on which nothing moves.
+    pub settlement: Option<SettlementConfig>,
     /// Limits on requests and connections.
     pub limits: GatewayLimits,
+}
+
+impl GatewayConfig {
+    /// Says what of the settlement makes no sense.
+    pub(crate) fn check_settlement(&self) -> Result<(), String> {
+        let Some(settlement) = &self.settlement else { return Ok(()) };
+        let wallet = settlement.wallet.address();
+        if wallet != self.wallet {
+            return Err(format!("it pays from {wallet}, but proxies are told the wallet {}", self.wallet));
+        }
+        if settlement.key.verifying_key().as_bytes() != settlement.wallet.public_key() {
+            return Err(format!("its key is not that of the wallet {wallet}"));
+        }
+        if self.secret.len() < MIN_SECRET_BYTES {
+            return Err(format!(
+                "whoever knows the client's secret can spend the channels' coins; it needs at least \
+                 {MIN_SECRET_BYTES} random bytes, not {}",
+                self.secret.len()
+            ));
+        }
+        if settlement.poll.is_zero() {
+            return Err("poll must be above 0".to_owned());
+        }
+        Ok(())
+    }
 }
 
 impl std::fmt::Debug for GatewayConfig {
@@ -55,6 +84,7 @@ impl std::fmt::Debug for GatewayConfig {
             .field("extensions", &self.extensions)
             .field("check_proxy_hashes", &self.check_proxy_hashes)
             .field("store", &self.store)
+            .field("settlement", &self.settlement)
             .field("limits", &self.limits)
             .finish_non_exhaustive()
     }

@@ -11,18 +11,21 @@ use cocoon_net::{Ended, Endpoint, MonotonicClock, PeerIdentity, SecureStream, pu
 use cocoon_session::client::{ClientEvent, ClientSession, ClientSettings, ModelOffers, Submission};
 use cocoon_session::{ErrorCode, PaymentCounters, ProxyTerms, RequestFailure, Time};
 use cocoon_ton::payment::{OrderKind, SignedPayment};
-use cocoon_ton::{Address, VerifyingKey};
+use cocoon_ton::{Address, RootConfig, VerifyingKey};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::Shared;
 use crate::book::PeerKey;
 use crate::exchange::{AnswerQueue, Ending, Event, Exchange};
+use crate::settle::{Channel, Presence};
 
 /// How often time-outs are looked at.
 const TICK: Duration = Duration::from_millis(50);
 /// Requests whose notice is still to be compared with their claim.
 const MAX_OPEN_CLAIMS: usize = 16_384;
+/// How often a proxy is asked for a refund until it grants one.
+const REFUND_EVERY: Duration = Duration::from_secs(5);
 
 /// What is known of the machine that a proxy runs on.
 #[derive(Debug, Clone)]
@@ -127,6 +130,10 @@ struct Notices {
     terms: Option<ProxyTerms>,
     /// The last signed order that was verified; consecutive notices often carry the same one.
     verified: Option<(Bytes, u64)>,
+    /// Our part in the channel on chain, as long as the connection lasts.
+    presence: Option<Presence>,
+    /// When the proxy may be asked for a refund again.
+    next_refund: Time,
 }
 
 /// One connection to a proxy.
@@ -137,6 +144,10 @@ pub(crate) struct Connection {
     pub(crate) in_flight: AtomicUsize,
     /// Set once requests can be sent.
     serving: OnceLock<ProxyTerms>,
+    /// The channel on chain, once the proxy has named it.
+    channel: OnceLock<Arc<Channel>>,
+    /// The root configuration of the handshake.
+    root: Arc<RootConfig>,
     models: RwLock<Arc<Vec<ModelOffers>>>,
     inner: Mutex<Inner>,
     notices: Mutex<Notices>,
@@ -155,12 +166,15 @@ impl Connection {
         close: CancellationToken,
     ) -> Arc<Self> {
         let clock = shared.clock;
+        let root = Arc::clone(&settings.root);
         let session = ClientSession::new(settings, Time(clock.micros()), rand::random());
         Arc::new(Self {
             address,
             attestation: Attestation::from(peer),
             in_flight: AtomicUsize::new(0),
             serving: OnceLock::new(),
+            channel: OnceLock::new(),
+            root,
             models: RwLock::default(),
             inner: Mutex::new(Inner {
                 session: Some(session),
@@ -205,12 +219,18 @@ impl Connection {
         };
         // The connection is over: what its last notices say counts, a fault in them changes nothing any more.
         let _ = self.take_notices(events);
+        self.notices().presence = None;
         why
     }
 
     /// The proxy's terms, once requests can be sent.
     pub(crate) fn terms(&self) -> Option<&ProxyTerms> {
         self.serving.get()
+    }
+
+    /// Whether requests should go this way.
+    pub(crate) fn takes_requests(&self) -> bool {
+        self.terms().is_some() && !self.channel.get().is_some_and(|channel| channel.is_leaving())
     }
 
     pub(crate) fn models(&self) -> Arc<Vec<ModelOffers>> {
@@ -272,9 +292,33 @@ impl Connection {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn notices(&self) -> MutexGuard<'_, Notices> {
+        self.notices.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn on_time(&self) -> Result<(), String> {
         let now = self.now();
-        self.step(|session| session.on_time(now).map_err(|violation| violation.to_string()))
+        let refund = self.is_refund_due(now);
+        self.step(|session| {
+            if refund && session.in_flight() == 0 {
+                session.request_refund(now).map_err(|violation| violation.to_string())?;
+            }
+            session.on_time(now).map_err(|violation| violation.to_string())
+        })
+    }
+
+    /// Whether to ask the proxy for what is left in the channel.
+    fn is_refund_due(&self, now: Time) -> bool {
+        if !self.channel.get().is_some_and(|channel| channel.is_leaving()) {
+            return false;
+        }
+        let mut notices = self.notices();
+        let due = notices.next_refund <= now
+            && notices.presence.as_ref().is_some_and(|presence| presence.wants_refund());
+        if due {
+            notices.next_refund = now.plus(REFUND_EVERY);
+        }
+        due
     }
 
     /// Lets the session work, then deals with what happened.
@@ -361,18 +405,30 @@ impl Connection {
         if events.is_empty() {
             return Ok(());
         }
-        let mut notices = self.notices.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut notices = self.notices();
         for event in events {
             match event {
                 ClientEvent::Ready(terms) => {
                     self.shared.book.begin_connection(Self::peer_key(&terms), !terms.extensions);
+                    if let Some(presence) = self.join(&mut notices, &terms) {
+                        presence.ready();
+                    }
                     notices.terms = Some(terms);
                 }
                 ClientEvent::Payment { counters, .. } => self.take_payment(&mut notices, &counters)?,
                 ClientEvent::Models(models) => {
                     *self.models.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(models);
                 }
-                ClientEvent::RegistrationNeeded { nonce, contract } => self.ask_to_register(nonce, &contract),
+                ClientEvent::RegistrationNeeded { nonce, contract, terms } => {
+                    match self.join(&mut notices, &terms) {
+                        Some(presence) => presence.register(nonce.cast_unsigned()),
+                        None => self.ask_to_register(nonce, &contract),
+                    }
+                }
+                ClientEvent::RefundGranted { order } => self.take_refund(&notices, &order)?,
+                ClientEvent::RefundRejected { active_queries } => {
+                    tracing::info!(proxy = %self.address, active_queries, "the proxy grants no refund yet");
+                }
                 // Delivered before.
                 ClientEvent::Head { .. }
                 | ClientEvent::Data { .. }
@@ -383,16 +439,44 @@ impl Connection {
         Ok(())
     }
 
+    /// Our part in the channel with this proxy; `None` where there is no settlement.
+    fn join<'a>(&self, notices: &'a mut Notices, terms: &ProxyTerms) -> Option<&'a Presence> {
+        if notices.presence.is_none() {
+            let settlement = self.shared.settlement.as_ref()?;
+            notices.presence = settlement.join(terms, &self.root);
+        }
+        let presence = notices.presence.as_ref()?;
+        self.channel.get_or_init(|| Arc::clone(presence.channel()));
+        Some(presence)
+    }
+
+    /// A refund must not charge for more than the proxy has told of.
+    fn take_refund(&self, notices: &Notices, order: &Bytes) -> Result<(), String> {
+        let (Some(terms), Some(presence)) = (&notices.terms, &notices.presence) else { return Ok(()) };
+        let refund = verify(order, terms, OrderKind::RefundClient)?;
+        let (tokens, known) =
+            (refund.order().tokens, self.shared.book.counters(&Self::peer_key(terms)).max());
+        if tokens > known {
+            return Err(format!("the proxy's refund charges for {tokens} tokens, but it told of {known}"));
+        }
+        tracing::info!(proxy = %self.address, tokens, "the proxy grants the refund");
+        presence.refund(refund);
+        Ok(())
+    }
+
     fn take_payment(&self, notices: &mut Notices, counters: &PaymentCounters) -> Result<(), String> {
         let Some(terms) = &notices.terms else {
             return Err("payment before the handshake is done".to_owned());
         };
+        let mut charges = None;
         let signed = match (&counters.signed, &notices.verified) {
             (None, _) => None,
             (Some(bytes), Some((known, tokens))) if bytes == known => Some(*tokens),
             (Some(bytes), _) => {
-                let tokens = verify(bytes, terms)?;
+                let charge = verify(bytes, terms, OrderKind::ChargeClient)?;
+                let tokens = charge.order().tokens;
                 notices.verified = Some((bytes.clone(), tokens));
+                charges = Some(charge);
                 Some(tokens)
             }
         };
@@ -409,6 +493,9 @@ impl Connection {
                 error.to_string()
             },
         )?;
+        if let (Some(charge), Some(presence)) = (charges, &notices.presence) {
+            presence.charge(charge);
+        }
         if self.serving.set(terms.clone()).is_ok() {
             tracing::info!(
                 proxy = %self.address,
@@ -433,12 +520,13 @@ impl Connection {
     }
 }
 
-/// Checks a signed order; what it is good for, in adjusted tokens.
-fn verify(bytes: &[u8], terms: &ProxyTerms) -> Result<u64, String> {
+/// Checks a signed order of that kind to our contract.
+fn verify(bytes: &[u8], terms: &ProxyTerms, kind: OrderKind) -> Result<SignedPayment, String> {
     let payment = SignedPayment::parse(bytes).map_err(|error| error.to_string())?;
     let key = VerifyingKey::from_bytes(&terms.public_key)
         .map_err(|_| "the proxy's public key is no Ed25519 key".to_owned())?;
-    payment.verify(&key, OrderKind::ChargeClient, &terms.pair_contract).map_err(|error| error.to_string())
+    payment.verify(&key, kind, &terms.pair_contract).map_err(|error| error.to_string())?;
+    Ok(payment)
 }
 
 impl Endpoint for Connection {

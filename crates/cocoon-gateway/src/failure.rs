@@ -25,6 +25,8 @@ pub(crate) enum Kind {
     NoWorker,
     TooDear,
     Balance,
+    /// No proxy serves us before coins have come to the wallet.
+    Funds,
     Invalid,
     TimedOut,
     Engine,
@@ -60,7 +62,7 @@ impl Failure {
             | Kind::TooDear
             | Kind::Balance
             | Kind::Proxy => true,
-            Kind::Invalid | Kind::TimedOut | Kind::Engine => false,
+            Kind::Funds | Kind::Invalid | Kind::TimedOut | Kind::Engine => false,
         }
     }
 
@@ -95,6 +97,12 @@ impl Failure {
             Kind::Balance => ApiError::insufficient_balance(format!(
                 "The balance at the proxy does not cover this request: {words}, or lower max_tokens."
             )),
+            Kind::Funds => ApiError::new(
+                402,
+                "insufficient_quota",
+                "insufficient_funds",
+                format!("No proxy is ready: {words}."),
+            ),
             Kind::Invalid => {
                 ApiError::invalid_request(None, "refused_by_network", format!("Refused: {words}."))
             }

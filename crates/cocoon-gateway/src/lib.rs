@@ -23,6 +23,7 @@ mod models;
 mod pool;
 mod price;
 mod server;
+mod settle;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -40,13 +41,19 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 pub use book::{BookLoadError, Spent};
+pub use cocoon_chain::settler::{Emptied, SettlementStatus, Step};
 pub use config::{GatewayConfig, GatewayLimits};
 pub use models::{Model, ModelDetails, ModelOffer, Price, ProxyDetails};
+pub use settle::{
+    ChannelReport, Channels, LeaveConfig, LeaveStep, Left, OperateError, ReadError, SettlementConfig,
+    SettlementReport, WalletEnd, deposit, leave, withdraw,
+};
 
 use book::{Book, FLUSH_EVERY};
 use debug_log::DebugLog;
 use metrics::Metrics;
 use pool::{Dialler, Pool};
+use settle::Settlement;
 
 /// Why a gateway did not start.
 #[derive(Debug, thiserror::Error)]
@@ -65,6 +72,9 @@ pub enum StartError {
     /// A limit makes no sense.
     #[error("the gateway's limits: {0}")]
     Limits(String),
+    /// The settlement makes no sense.
+    #[error("the gateway's settlement: {0}")]
+    Settlement(String),
     /// Image hashes shall be checked, but the policy asks for no evidence.
     #[error("the proxies' image hashes cannot be checked: {0}")]
     Policy(#[from] PolicyError),
@@ -81,6 +91,8 @@ pub(crate) struct Shared {
     pub(crate) book: Book,
     pub(crate) metrics: Metrics,
     pub(crate) debug_log: DebugLog,
+    /// `None` where nothing moves on chain.
+    pub(crate) settlement: Option<Arc<Settlement>>,
     /// For large bodies.
     pub(crate) room: Arc<Semaphore>,
 }
@@ -136,6 +148,7 @@ pub async fn start(
     chain: Arc<dyn Chain>,
 ) -> Result<Gateway, StartError> {
     config.limits.check().map_err(StartError::Limits)?;
+    config.check_settlement().map_err(StartError::Settlement)?;
     let root = chain.subscribe_root();
     if config.check_proxy_hashes {
         let hashes = root.borrow().proxy_hashes.clone();
@@ -144,9 +157,15 @@ pub async fn start(
     let listen_error = |source| StartError::Listen { address: config.http, source };
     let listener = TcpListener::bind(config.http).await.map_err(listen_error)?;
     let http = listener.local_addr().map_err(listen_error)?;
-    let path = config.store.clone();
-    let opened = tokio::task::spawn_blocking(move || Book::open(&path)).await;
-    let book = match opened {
+    let (path, settlement, secret) = (config.store.clone(), config.settlement.clone(), config.secret.clone());
+    let opened = tokio::task::spawn_blocking(move || {
+        let book = Book::open(&path)?;
+        let settlement =
+            settlement.map(|settlement| Settlement::open(settlement, &secret, chain, &book)).transpose()?;
+        Ok::<_, BookLoadError>((book, settlement.map(Arc::new)))
+    })
+    .await;
+    let (book, settlement) = match opened {
         Ok(opened) => opened?,
         // Opening panicked or the runtime is shutting down: neither says more.
         Err(error) => {
@@ -164,6 +183,7 @@ pub async fn start(
         book,
         metrics: Metrics::new(),
         debug_log: DebugLog::default(),
+        settlement: settlement.clone(),
         room: completion::room_for_bodies(),
     });
     let settings = ClientSettings {
@@ -181,6 +201,9 @@ pub async fn start(
     let (stop, abort, disconnect) =
         (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
     background.spawn(keep_books(Arc::clone(&shared), disconnect.clone()));
+    if let Some(settlement) = settlement {
+        background.spawn(settle::run(Arc::clone(&shared), settlement, disconnect.clone()));
+    }
     background.spawn(pool::keep_connected(Arc::clone(&shared), dialler, config.proxies, disconnect.clone()));
     background.spawn(server::serve(
         Arc::clone(&shared),
@@ -230,6 +253,12 @@ impl Gateway {
     #[must_use]
     pub fn spent(&self) -> Spent {
         self.shared.book.spent()
+    }
+
+    /// How the settlement stands, now and as it changes; `None` where nothing moves on chain.
+    #[must_use]
+    pub fn settlement(&self) -> Option<watch::Receiver<SettlementReport>> {
+        self.shared.settlement.as_ref().map(|settlement| settlement.report())
     }
 
     /// The models on offer now, as `/v1/models` tells them.

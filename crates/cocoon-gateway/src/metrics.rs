@@ -27,6 +27,11 @@ struct EndLabel {
     end: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ContractLabel {
+    contract: String,
+}
+
 #[derive(Debug)]
 pub(crate) struct Metrics {
     registry: Registry,
@@ -45,6 +50,10 @@ pub(crate) struct Metrics {
     proxies_ready: Gauge,
     spent_tokens: Gauge<u64, AtomicU64>,
     spent_nanoton: Gauge<u64, AtomicU64>,
+    wallet_nanoton: Gauge<u64, AtomicU64>,
+    committed_nanoton: Gauge<u64, AtomicU64>,
+    budget_nanoton: Gauge<u64, AtomicU64>,
+    channel_nanoton: Family<ContractLabel, Gauge<u64, AtomicU64>>,
 }
 
 impl Metrics {
@@ -68,6 +77,10 @@ impl Metrics {
             proxies_ready: Gauge::default(),
             spent_tokens: Gauge::default(),
             spent_nanoton: Gauge::default(),
+            wallet_nanoton: Gauge::default(),
+            committed_nanoton: Gauge::default(),
+            budget_nanoton: Gauge::default(),
+            channel_nanoton: Family::default(),
         };
         metrics.register();
         metrics
@@ -124,6 +137,26 @@ impl Metrics {
             "Cost of the tokens acknowledged by payment notices",
             self.spent_nanoton.clone(),
         );
+        registry.register(
+            "wallet_nanoton",
+            "Coins of the wallet, when last seen; 0 without settlement",
+            self.wallet_nanoton.clone(),
+        );
+        registry.register(
+            "committed_nanoton",
+            "Coins in channels and spent from them, as the chain shows",
+            self.committed_nanoton.clone(),
+        );
+        registry.register(
+            "budget_nanoton",
+            "What all channels together may ever take",
+            self.budget_nanoton.clone(),
+        );
+        registry.register(
+            "channel_nanoton",
+            "Coins in a channel, as the chain shows",
+            self.channel_nanoton.clone(),
+        );
     }
 
     pub(crate) fn request(&self, endpoint: &'static str, status: u16, to_head: Duration) {
@@ -142,10 +175,25 @@ impl Metrics {
     }
 
     /// The text form, with these figures of the moment.
-    pub(crate) fn text(&self, ready: usize, spent: &crate::Spent) -> String {
+    pub(crate) fn text(
+        &self,
+        ready: usize,
+        spent: &crate::Spent,
+        settlement: Option<&crate::SettlementReport>,
+    ) -> String {
         self.proxies_ready.set(i64::try_from(ready).unwrap_or(i64::MAX));
         self.spent_tokens.set(spent.tokens.get());
         self.spent_nanoton.set(spent.nanoton.nano());
+        self.channel_nanoton.clear();
+        if let Some(report) = settlement {
+            self.wallet_nanoton.set(report.status.balance_nanoton.unwrap_or(0));
+            self.committed_nanoton.set(report.committed_nanoton);
+            self.budget_nanoton.set(report.budget_nanoton);
+            for channel in &report.channels {
+                let contract = channel.contract.to_string();
+                self.channel_nanoton.get_or_create(&ContractLabel { contract }).set(channel.balance_nanoton);
+            }
+        }
         let mut out = String::new();
         // Writing to a string cannot fail.
         let _ = text::encode(&mut out, &self.registry);
@@ -168,7 +216,7 @@ mod tests {
         metrics.request("chat", 200, Duration::from_millis(3));
         metrics.ended("complete", Duration::from_millis(5));
         metrics.disputed(DisputeReason::UsageDiffers);
-        let text = metrics.text(1, &crate::Spent::default());
+        let text = metrics.text(1, &crate::Spent::default(), None);
         for line in [
             "cocoon_gateway_requests_total{endpoint=\"chat\",status=\"200\"} 1",
             "cocoon_gateway_answers_total{end=\"complete\"} 1",

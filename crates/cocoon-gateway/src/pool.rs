@@ -48,8 +48,8 @@ impl Pool {
 
     /// Counts anew which connections are ready.
     pub(crate) fn changed(&self) {
-        let ready = self.all().iter().filter(|connection| connection.terms().is_some()).count();
-        self.ready.send_replace(ready);
+        let ready = self.all().iter().filter(|connection| connection.takes_requests()).count();
+        self.ready.send_if_modified(|known| std::mem::replace(known, ready) != ready);
     }
 
     /// The connection for a request: a ready one that was not tried, where possible one that offers the model and has
@@ -70,7 +70,7 @@ impl Pool {
             u8::from(!model.offers.iter().any(free))
         };
         let ready = |connection: &&Arc<Connection>| {
-            connection.terms().is_some() && !tried.iter().any(|tried| Arc::ptr_eq(tried, connection))
+            connection.takes_requests() && !tried.iter().any(|tried| Arc::ptr_eq(tried, connection))
         };
         let mut candidates = all.iter().filter(ready);
         let first = candidates.next()?;

@@ -225,7 +225,12 @@ fn health(shared: &Shared) -> Response<Body> {
 
 fn metrics(shared: &Shared) -> Response<Body> {
     let ready = *shared.pool.ready().borrow();
-    let text = shared.metrics.text(ready, &shared.book.spent());
+    let settlement = shared.settlement.as_ref().map(|settlement| settlement.report());
+    let text = shared.metrics.text(
+        ready,
+        &shared.book.spent(),
+        settlement.as_ref().map(|report| report.borrow()).as_deref(),
+    );
     let mut response = Response::new(Body::full(text.into()));
     let form = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
     response.headers_mut().insert(CONTENT_TYPE, form);
@@ -245,6 +250,7 @@ fn stats(shared: &Shared) -> serde_json::Value {
         "requests_in_flight": shared.metrics.in_flight.get(),
         "connections": shared.metrics.connections.get(),
         "spent": {"tokens": spent.tokens.get(), "nanoton": spent.nanoton.nano()},
+        "settlement": shared.settlement.as_ref().map(|settlement| settlement.report().borrow().to_json()),
         "proxies": proxies,
         "models": all_models(shared),
         "disputes": shared.book.disputes(SHOWN_DISPUTES),
@@ -258,7 +264,7 @@ fn proxy_stats(shared: &Shared, connection: &Connection) -> serde_json::Value {
         .unwrap_or_default();
     json!({
         "address": connection.address,
-        "ready": connection.terms().is_some(),
+        "ready": connection.takes_requests(),
         "identity": ProxyDetails::of(connection),
         "client_contract": connection.terms().map(|terms| terms.pair_contract.to_string()),
         "protocol_version": connection.terms().map(|terms| terms.proto_version),

@@ -151,6 +151,7 @@ pub async fn gateway(proxies: &[SocketAddr], dir: &Path, chain: Arc<StaticChain>
         check_proxy_hashes: false,
         dial: DialOptions { max_difficulty: 8, timeout: Duration::from_secs(10) },
         store: dir.join("gateway.db"),
+        settlement: None,
         limits: GatewayLimits { default_max_tokens: 100, ..GatewayLimits::default() },
     };
     cocoon_gateway::start(config, tls("none", Policy::any()), chain).await.unwrap()

@@ -1,0 +1,148 @@
+//! What the connections know of one channel, shared with the settlement: the newest signed orders, and the nonce that a
+//! proxy waits for.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use cocoon_ton::SignedPayment;
+use tokio::sync::Notify;
+
+/// One channel's live part. Its record is the settlement's own.
+#[derive(Debug)]
+pub(crate) struct Channel {
+    live: Mutex<Live>,
+    /// A charge for at least so many tokens makes something due on chain.
+    due_at_tokens: AtomicU64,
+    /// The channel is being closed.
+    leaving: AtomicBool,
+    wake: Arc<Notify>,
+}
+
+/// A copy of what is known at one moment.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Live {
+    /// Connections that use the channel.
+    pub(super) connections: usize,
+    /// The nonce to register, and the connection that asked for it.
+    pub(super) registration: Option<(u64, u64)>,
+    /// The newest charge, verified.
+    pub(super) charge: Option<SignedPayment>,
+    /// The refund, verified.
+    pub(super) refund: Option<SignedPayment>,
+}
+
+impl Channel {
+    pub(super) fn new(wake: Arc<Notify>) -> Self {
+        Self {
+            live: Mutex::default(),
+            due_at_tokens: AtomicU64::new(u64::MAX),
+            leaving: AtomicBool::new(false),
+            wake,
+        }
+    }
+
+    /// Whether no requests should go this way any more, and the proxy should be asked for what is left.
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_leaving(&self, leaving: bool) {
+        self.leaving.store(leaving, Ordering::Relaxed);
+    }
+
+    pub(super) fn set_due_at(&self, tokens: u64) {
+        self.due_at_tokens.store(tokens, Ordering::Relaxed);
+    }
+
+    pub(super) fn live(&self) -> Live {
+        *self.lock()
+    }
+
+    /// The nonce was sent to the chain.
+    pub(super) fn registered(&self, nonce: u64) {
+        let mut live = self.lock();
+        if live.registration.is_some_and(|(known, _)| known == nonce) {
+            live.registration = None;
+        }
+    }
+
+    pub(super) fn put_refund(&self, refund: SignedPayment) {
+        self.lock().refund = Some(refund);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Live> {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One connection's part in a channel. Dropping it says that the connection is over.
+#[derive(Debug)]
+pub(crate) struct Presence {
+    channel: Arc<Channel>,
+    connection: u64,
+}
+
+impl Presence {
+    pub(super) fn new(channel: Arc<Channel>, connection: u64) -> Self {
+        channel.lock().connections += 1;
+        channel.wake.notify_one();
+        Self { channel, connection }
+    }
+
+    pub(crate) fn channel(&self) -> &Arc<Channel> {
+        &self.channel
+    }
+
+    /// The proxy waits to see this nonce on chain.
+    pub(crate) fn register(&self, nonce: u64) {
+        self.channel.lock().registration = Some((nonce, self.connection));
+        self.channel.wake.notify_one();
+    }
+
+    /// The proxy has let us in: it waits for no nonce.
+    pub(crate) fn ready(&self) {
+        self.forget_nonce(&mut self.channel.lock());
+    }
+
+    /// A verified charge.
+    pub(crate) fn charge(&self, charge: SignedPayment) {
+        let tokens = charge.order().tokens;
+        {
+            let mut live = self.channel.lock();
+            if live.charge.is_some_and(|known| known.order().tokens >= tokens) {
+                return;
+            }
+            live.charge = Some(charge);
+        }
+        if tokens >= self.channel.due_at_tokens.load(Ordering::Relaxed) {
+            // Once is enough: the next round computes the next point.
+            self.channel.set_due_at(u64::MAX);
+            self.channel.wake.notify_one();
+        }
+    }
+
+    /// A verified refund.
+    pub(crate) fn refund(&self, refund: SignedPayment) {
+        self.channel.put_refund(refund);
+        self.channel.wake.notify_one();
+    }
+
+    /// Whether the proxy is to be asked for a refund: it was not granted yet.
+    pub(crate) fn wants_refund(&self) -> bool {
+        self.channel.is_leaving() && self.channel.lock().refund.is_none()
+    }
+
+    fn forget_nonce(&self, live: &mut Live) {
+        if live.registration.is_some_and(|(_, connection)| connection == self.connection) {
+            live.registration = None;
+        }
+    }
+}
+
+impl Drop for Presence {
+    fn drop(&mut self) {
+        let mut live = self.channel.lock();
+        live.connections = live.connections.saturating_sub(1);
+        self.forget_nonce(&mut live);
+    }
+}

@@ -1,0 +1,477 @@
+//! What an operator does with the channels while the gateway is stopped: get everything back, pay in, take out.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cocoon_chain::settler::{Emptied, Step};
+use cocoon_chain::wallet::SendError;
+use cocoon_chain::{Chain, ChainError, MAX_TRANSACTIONS_PER_CALL, Message, Transaction};
+use cocoon_settle::{ACCOUNT_RESERVE_NANOTON, COMMISSION_NANOTON, FundsNeeded, Plan, Purpose, Transfer};
+use cocoon_store::StoreError;
+use cocoon_ton::Address;
+use cocoon_ton::contracts::ContractStatus;
+use cocoon_ton::message::Body;
+
+use super::round::{Entry, RoundError};
+use super::{ReadError, Settlement, SettlementConfig};
+use crate::book::{Book, BookLoadError};
+
+/// How often the wallet is emptied at most: coins may come in between.
+const MAX_EMPTYINGS: usize = 8;
+/// Messages that are followed to see whether coins are still on their way.
+const MAX_FOLLOWED: usize = 64;
+/// Pages of an account's transactions that are looked through for one message.
+const MAX_PAGES: usize = 16;
+/// Longest pause while coins are on their way.
+const ARRIVAL_PAUSE: Duration = Duration::from_secs(2);
+
+/// What to get back, and how.
+#[derive(Debug, Clone)]
+pub struct LeaveConfig {
+    /// The gateway's store. No gateway may be running on it.
+    pub store: PathBuf,
+    /// The gateway's wallet; `poll` and `min_pause` say how often to look.
+    pub settlement: SettlementConfig,
+}
+
+/// A step on the way out.
+#[derive(Debug, Clone, PartialEq)]
+pub enum LeaveStep {
+    /// So many channels may hold coins.
+    Began {
+        /// How many.
+        channels: usize,
+    },
+    /// A message was sent.
+    Sent {
+        /// The client contract.
+        contract: Address,
+        /// Why.
+        purpose: Purpose,
+        /// What the contract said; 0 and 1 mean success. `None` where it was not seen.
+        exit_code: Option<i32>,
+    },
+    /// A delay runs: the proxy has this long to charge what was used.
+    Waiting {
+        /// The chain's time at its end, in Unix seconds.
+        until_unix_time: u64,
+        /// The chain's time now.
+        now_unix_time: u64,
+    },
+    /// The wallet cannot pay the fees. It goes on once it can.
+    NeedsFunds(FundsNeeded),
+    /// Something failed; it is tried again.
+    Retrying {
+        /// What failed.
+        error: String,
+        /// When.
+        after: Duration,
+    },
+    /// All channels are closed; their last coins are on their way to the wallet.
+    Arriving,
+    /// All coins of the wallet went to its owner.
+    Emptied(Emptied),
+}
+
+/// What came of it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Left {
+    /// What became of the wallet's coins.
+    pub wallet: WalletEnd,
+    /// Client contracts whose coins the proxy contract lacks, and how many, in nanoton. Leave again once it has some.
+    pub unpaid: Vec<(Address, u64)>,
+}
+
+/// What became of a wallet's coins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WalletEnd {
+    /// The owner has them.
+    Sent {
+        /// The owner.
+        owner: Address,
+        /// How many, in nanoton, fees included; 0 where there were none.
+        nanoton: u64,
+    },
+    /// The wallet has no owner but the holder of its key; the coins stay there.
+    NoOwner {
+        /// How many, in nanoton.
+        nanoton: u64,
+    },
+    /// A wallet of the published kind sends nothing for its key with less than 2 TON. Its owner gets the coins by sending
+    /// it a message with the text `w`.
+    OwnersTextNeeded {
+        /// The owner.
+        owner: Option<Address>,
+        /// How many, in nanoton.
+        nanoton: u64,
+    },
+}
+
+/// Which channels are meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Channels {
+    /// All that are open.
+    All,
+    /// The one of this client contract.
+    One(Address),
+}
+
+/// Why it could not be done.
+#[derive(Debug, thiserror::Error)]
+pub enum OperateError {
+    /// The store cannot be read.
+    #[error("the gateway's store: {0}")]
+    Book(#[from] BookLoadError),
+    /// The store cannot be written.
+    #[error("the gateway's store: {0}")]
+    Store(#[from] StoreError),
+    /// The chain or the wallet cannot.
+    #[error(transparent)]
+    Send(#[from] SendError),
+    /// What the chain shows cannot be.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// There is no such channel.
+    #[error("the gateway has no open channel {0}; /jsonstats and the logs name those that it has")]
+    UnknownChannel(Address),
+    /// There is no channel at all.
+    #[error("the gateway has no open channel; it opens one by itself when it meets a proxy")]
+    NoChannel,
+    /// The wallet has too few coins. Nothing was sent.
+    #[error("{0}")]
+    Funds(FundsNeeded),
+}
+
+impl From<ChainError> for OperateError {
+    fn from(error: ChainError) -> Self {
+        Self::Send(SendError::Chain(error))
+    }
+}
+
+impl From<RoundError> for OperateError {
+    fn from(error: RoundError) -> Self {
+        match error {
+            RoundError::Send(error) => Self::Send(error),
+            RoundError::Read(error) => Self::Read(error),
+            RoundError::Store(error) => Self::Store(error),
+        }
+    }
+}
+
+/// A gateway's money without the gateway.
+struct Till {
+    book: Arc<Book>,
+    settlement: Settlement,
+    owner: Option<Address>,
+    chain: Arc<dyn Chain>,
+}
+
+impl Till {
+    async fn open(config: LeaveConfig, chain: Arc<dyn Chain>) -> Result<Self, OperateError> {
+        let LeaveConfig { store, settlement } = config;
+        let owner = settlement.wallet.owner();
+        let opened = {
+            let chain = Arc::clone(&chain);
+            tokio::task::spawn_blocking(move || {
+                let book = Book::open(&store)?;
+                // No connections are made, so no secret is needed.
+                let settlement = Settlement::open(settlement, &[], chain, &book)?;
+                Ok((Arc::new(book), settlement))
+            })
+            .await
+        };
+        // Opening panicked or the runtime is shutting down: neither says more.
+        let (book, settlement) = opened.unwrap_or(Err(BookLoadError::Store(StoreError::Closed)))?;
+        Ok(Self { book, settlement, owner, chain })
+    }
+
+    async fn close(self) -> Result<(), OperateError> {
+        let book = self.book;
+        // As above.
+        tokio::task::spawn_blocking(move || book.close()).await.unwrap_or(Err(StoreError::Closed))?;
+        Ok(())
+    }
+
+    /// The open channels that are meant.
+    async fn open_channels(&self, which: Channels) -> Result<Vec<Entry>, OperateError> {
+        let view = self.settlement.settler.settled().await?;
+        let mut entries = self.settlement.look(&self.book, &view).await?;
+        entries.retain(|entry| {
+            let open = entry.shown.client.as_ref().is_some_and(|state| state.status == ContractStatus::Open);
+            open && match which {
+                Channels::All => true,
+                Channels::One(contract) => contract == entry.contract,
+            }
+        });
+        match which {
+            _ if !entries.is_empty() => Ok(entries),
+            Channels::One(contract) => Err(OperateError::UnknownChannel(contract)),
+            Channels::All => Err(OperateError::NoChannel),
+        }
+    }
+
+    /// Sends all transfers, as many at once as the wallet can.
+    async fn send(&self, mut transfers: Vec<Transfer>) -> Result<Vec<Step>, OperateError> {
+        let settler = &self.settlement.settler;
+        let mut steps = Vec::new();
+        while !transfers.is_empty() {
+            let view = settler.settled().await?;
+            let funds = settler.funds(&view);
+            let later = transfers.split_off(transfers.len().min(funds.max_messages));
+            let plan =
+                Plan { transfers: std::mem::replace(&mut transfers, later), ..Plan::default() }.fit(&funds);
+            if let Some(needs) = plan.needs {
+                return Err(OperateError::Funds(needs));
+            }
+            steps.extend(settler.carry_out(&view, plan).await?);
+        }
+        Ok(steps)
+    }
+
+    /// Sends all coins of the wallet to its owner.
+    async fn empty_wallet(&self, progress: &mut impl FnMut(LeaveStep)) -> Result<WalletEnd, OperateError> {
+        let settler = &self.settlement.settler;
+        let mut nanoton = 0_u64;
+        for _ in 0..MAX_EMPTYINGS {
+            match settler.empty().await {
+                Ok(Some(emptied)) => {
+                    progress(LeaveStep::Emptied(emptied));
+                    nanoton = nanoton.saturating_add(emptied.nanoton);
+                }
+                Ok(None) => break,
+                Err(SendError::PublishedWalletLow { have_nanoton, .. }) => {
+                    return Ok(WalletEnd::OwnersTextNeeded { owner: self.owner, nanoton: have_nanoton });
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(match self.owner {
+            Some(owner) => WalletEnd::Sent { owner, nanoton },
+            None => WalletEnd::NoOwner { nanoton: settler.settled().await?.balance_nanoton },
+        })
+    }
+
+    /// Whether all that came of the channels' newest transactions has arrived, so that no coins are on their way.
+    async fn all_arrived(&self) -> Result<bool, OperateError> {
+        let wallet = self.settlement.settler.address();
+        for (contract, proxy) in self.settlement.used_channels() {
+            let account = self.chain.account_state(contract).await?;
+            let Some(last) = account.last_transaction else { continue };
+            let newest = self.chain.transactions_since(contract, last.lt.saturating_sub(1), 1).await?;
+            let mut open: Vec<Transaction> = newest;
+            let mut followed = 0;
+            while let Some(transaction) = open.pop() {
+                for message in &transaction.out_messages {
+                    let Some(to) = message.destination.filter(|to| [wallet, contract, proxy].contains(to))
+                    else {
+                        continue;
+                    };
+                    followed += 1;
+                    if followed > MAX_FOLLOWED {
+                        continue;
+                    }
+                    match self.arrival(transaction.account, to, message).await? {
+                        Some(arrival) if to != wallet => open.push(arrival),
+                        Some(_) => {}
+                        None => return Ok(false),
+                    }
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// The transaction by which a message arrived.
+    async fn arrival(
+        &self,
+        from: Address,
+        to: Address,
+        message: &Message,
+    ) -> Result<Option<Transaction>, OperateError> {
+        let mut after_lt = message.created_lt.saturating_sub(1);
+        for _ in 0..MAX_PAGES {
+            let page = self.chain.transactions_since(to, after_lt, MAX_TRANSACTIONS_PER_CALL).await?;
+            let (full, last) = (page.len() >= MAX_TRANSACTIONS_PER_CALL, page.last().map(|last| last.id.lt));
+            let arrived = |transaction: &Transaction| {
+                let incoming = transaction.in_message.as_ref();
+                incoming.is_some_and(|incoming| {
+                    incoming.source == Some(from) && incoming.created_lt == message.created_lt
+                })
+            };
+            if let Some(found) = page.into_iter().find(arrived) {
+                return Ok(Some(found));
+            }
+            match last {
+                Some(lt) if full => after_lt = lt,
+                _ => break,
+            }
+        }
+        Ok(None)
+    }
+}
+
+impl Settlement {
+    /// Says that all channels are to be left.
+    fn leave_all(&self) -> usize {
+        let mut inner = self.lock();
+        let inner = &mut *inner;
+        let mut channels = 0;
+        for (contract, record) in &mut inner.records.by_contract {
+            if inner.channels.contains_key(contract) && record.finished_spent_nanoton.is_none() {
+                record.leave = true;
+                channels += 1;
+            }
+        }
+        channels
+    }
+
+    /// Client and proxy contracts of the channels that were ever seen on the chain.
+    fn used_channels(&self) -> Vec<(Address, Address)> {
+        let inner = self.lock();
+        let used = inner
+            .records
+            .by_contract
+            .iter()
+            .filter(|(contract, record)| record.seen_lt > 0 && inner.channels.contains_key(contract));
+        used.map(|(contract, record)| (*contract, record.begin.proxy)).collect()
+    }
+}
+
+/// Gets everything back: closes all channels, waiting for the delays that run, and sends all coins of the wallet to its
+/// owner. Can be broken off at any moment and called again. Errors of the chain are waited out; `progress` tells of
+/// everything.
+///
+/// # Errors
+/// [`OperateError`] where the store does not work, or the wallet cannot be emptied. Nothing is lost; call it again.
+pub async fn leave(
+    config: LeaveConfig,
+    chain: Arc<dyn Chain>,
+    mut progress: impl FnMut(LeaveStep) + Send,
+) -> Result<Left, OperateError> {
+    let till = Till::open(config, chain).await?;
+    let settlement = &till.settlement;
+    progress(LeaveStep::Began { channels: settlement.leave_all() });
+    let unpaid = close_channels(&till, &mut progress).await?;
+    let mut told = false;
+    while !till.all_arrived().await? {
+        if !std::mem::replace(&mut told, true) {
+            progress(LeaveStep::Arriving);
+        }
+        tokio::time::sleep(settlement.pause.min(ARRIVAL_PAUSE)).await;
+    }
+    let wallet = till.empty_wallet(&mut progress).await?;
+    till.close().await?;
+    Ok(Left { wallet, unpaid })
+}
+
+/// Closes all channels as far as that is possible; says which could not be paid.
+async fn close_channels(
+    till: &Till,
+    progress: &mut impl FnMut(LeaveStep),
+) -> Result<Vec<(Address, u64)>, OperateError> {
+    let settlement = &till.settlement;
+    let mut failures = 0;
+    let mut waiting = None;
+    let mut lacking = None;
+    loop {
+        let outcome = settlement.round(&till.book).await;
+        let wait = settlement.wait_after(&outcome, &mut failures).time.max(settlement.pause);
+        let round = match outcome {
+            Ok(round) => round,
+            Err(RoundError::Store(error)) => return Err(error.into()),
+            Err(error) => {
+                progress(LeaveStep::Retrying { error: error.to_string(), after: wait });
+                tokio::time::sleep(wait).await;
+                continue;
+            }
+        };
+        for step in &round.steps {
+            let (contract, purpose) = (step.transfer.to, step.transfer.purpose);
+            progress(LeaveStep::Sent { contract, purpose, exit_code: step.exit_code });
+        }
+        if round.needs != lacking {
+            lacking = round.needs;
+            round.needs.into_iter().for_each(|needs| progress(LeaveStep::NeedsFunds(needs)));
+        }
+        if round.again_at != waiting {
+            waiting = round.again_at;
+            if let Some(until_unix_time) = waiting {
+                progress(LeaveStep::Waiting { until_unix_time, now_unix_time: round.now });
+            }
+        }
+        let idle = round.steps.is_empty() && !round.more && round.needs.is_none();
+        if round.steps.is_empty() && round.finished {
+            return Ok(Vec::new());
+        }
+        // Only a proxy contract without coins holds things up now. That may take for ever.
+        if idle && round.again_at.is_none() && round.hold.is_some() {
+            let report = settlement.report();
+            let unpaid = report
+                .borrow()
+                .channels
+                .iter()
+                .map(|channel| (channel.contract, channel.balance_nanoton))
+                .collect();
+            return Ok(unpaid);
+        }
+        tokio::time::sleep(wait).await;
+    }
+}
+
+/// Pays `amount_nanoton` into each of the channels, whatever the budget says; what is paid in counts against it.
+///
+/// # Errors
+/// [`OperateError`]. Where there are more channels than the wallet can serve at once, some may be paid by then.
+pub async fn deposit(
+    config: LeaveConfig,
+    chain: Arc<dyn Chain>,
+    which: Channels,
+    amount_nanoton: u64,
+) -> Result<Vec<Step>, OperateError> {
+    let till = Till::open(config, chain).await?;
+    let excesses_to = till.settlement.settler.address();
+    let transfers = till.open_channels(which).await?.into_iter().map(|entry| {
+        let body = Body::TopUpClient { query_id: rand::random(), amount: amount_nanoton, excesses_to };
+        transfer(&entry, amount_nanoton, body, Purpose::TopUp { amount: amount_nanoton })
+    });
+    let steps = till.send(transfers.collect()).await?;
+    till.close().await?;
+    Ok(steps)
+}
+
+/// Takes what is over the stake out of the channels and into the wallet; they stay open. What was used and is not charged
+/// yet is covered by the stake.
+///
+/// # Errors
+/// [`OperateError`]. Where there are more channels than the wallet can serve at once, some may have paid by then.
+pub async fn withdraw(
+    config: LeaveConfig,
+    chain: Arc<dyn Chain>,
+    which: Channels,
+) -> Result<Vec<Step>, OperateError> {
+    let till = Till::open(config, chain).await?;
+    let excesses_to = till.settlement.settler.address();
+    let open = till.open_channels(which).await?;
+    let over_stake = open.into_iter().filter(|entry| {
+        entry.shown.client.as_ref().is_some_and(|state| state.balance_nanoton > state.stake_nanoton)
+    });
+    let transfers = over_stake.map(|entry| {
+        let body = Body::WithdrawClient { query_id: rand::random(), excesses_to };
+        transfer(&entry, 0, body, Purpose::TakeLeftover)
+    });
+    let steps = till.send(transfers.collect()).await?;
+    till.close().await?;
+    Ok(steps)
+}
+
+fn transfer(entry: &Entry, amount_nanoton: u64, body: Body, purpose: Purpose) -> Transfer {
+    let reserve = ACCOUNT_RESERVE_NANOTON.saturating_sub(entry.shown.held_nanoton);
+    Transfer {
+        to: entry.contract,
+        value_nanoton: amount_nanoton.saturating_add(COMMISSION_NANOTON + reserve),
+        init: None,
+        body,
+        purpose,
+    }
+}
