@@ -132,6 +132,27 @@ fn a_closing_client_gets_no_new_requests_and_no_new_connection() {
 }
 
 #[test]
+fn a_proxy_whose_books_are_behind_the_chain_gives_nothing_away() {
+    let (mut net, mut client, mut worker) = after_one_request();
+    let contract = client_contract();
+    net.proxy.client_seen(&contract, ClientChainState { tokens_used: 5, ..chain_state(1 << 40) });
+    works(&mut net, &mut client, &mut worker, 2);
+    let ahead = ClientChainState { tokens_used: 11, ..chain_state(1 << 40) };
+    net.proxy.client_seen(&contract, ahead);
+    assert_eq!(rejected(&mut net, &mut client, 3), (503, "service_unavailable".into()));
+    // With a lost database it is so for everybody, from the first handshake on.
+    let mut net = Net::new(proxy_settings());
+    net.funds = Some(ahead);
+    let conn = net.open();
+    net.proxy.add_client(conn, net.now);
+    let mut client = Raw::new(conn);
+    client.connect(&mut net);
+    let refused = client.ask(&mut net, &client_hello(true)).unwrap();
+    assert!(matches!(refused.as_slice(), [Packet::QueryError { code: 651, .. }]), "{refused:?}");
+    assert!(net.doomed[&conn].to_string().contains("database"));
+}
+
+#[test]
 fn a_client_that_begins_to_close_during_its_handshake_is_turned_away() {
     let mut net = Net::new(proxy_settings());
     let conn = net.open();

@@ -56,8 +56,8 @@ pub(crate) struct ClientNode {
     pub(crate) right_secret: bool,
     /// Lifetime funds in nanoton.
     funds: u64,
-    /// Tokens charged on chain.
-    pub(crate) tokens_used: u64,
+    /// Tokens charged on chain, by contract.
+    pub(crate) tokens_used: BTreeMap<Address, u64>,
     pub(crate) status: ContractStatus,
     /// Its owner wants its coins back; it then comes back as another client.
     pub(crate) leaving: bool,
@@ -79,7 +79,7 @@ impl ClientNode {
             on_chain: network.trusts_long() || rng.chance(70),
             right_secret: rng.chance(70),
             funds: if rng.chance(80) { 1 << 50 } else { rng.range(0, 20_000_000) },
-            tokens_used: 0,
+            tokens_used: BTreeMap::new(),
             status: ContractStatus::Open,
             leaving: false,
             answered: Vec::new(),
@@ -87,17 +87,18 @@ impl ClientNode {
         }
     }
 
-    /// What the chain shows of it. The stake is never smaller than the balance, so it does not bind.
-    pub(crate) fn chain_state(&self) -> ClientChainState {
+    /// What the chain shows of a contract of it. The stake is never smaller than the balance, so it does not bind.
+    pub(crate) fn chain_state(&self, contract: &Address) -> ClientChainState {
+        let tokens_used = self.tokens_used.get(contract).copied().unwrap_or(0);
         let price = TARIFF.price_per_token.0;
-        let balance_nanoton = self.funds.saturating_sub(self.tokens_used.saturating_mul(price));
+        let balance_nanoton = self.funds.saturating_sub(tokens_used.saturating_mul(price));
         let secret_hash =
             if self.right_secret { Sha256::digest(&self.settings.secret).into() } else { [0; 32] };
         ClientChainState {
             status: self.status,
             balance_nanoton,
             stake_nanoton: self.funds,
-            tokens_used: self.tokens_used,
+            tokens_used,
             price_per_token_nanoton: price,
             secret_hash,
         }
@@ -188,7 +189,6 @@ impl World<'_> {
                 if node.contract().is_some_and(|known| known != terms.pair_contract) {
                     // Another contract has counters of its own.
                     node.counters = PeerCounters::default();
-                    node.tokens_used = 0;
                 }
                 node.terms = Some(terms);
                 node.counters.begin_connection();

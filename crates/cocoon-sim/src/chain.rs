@@ -7,6 +7,7 @@ use cocoon_session::proxy::CloseProgress;
 use cocoon_ton::contracts::ContractStatus;
 use cocoon_ton::{Address, OrderKind, SignedPayment};
 
+use crate::Sabotage;
 use crate::caller::ClientNode;
 use crate::checks::Breach;
 use crate::world::{Event, Node, Step, World};
@@ -27,6 +28,10 @@ impl World<'_> {
         let (Some(contract), Some(proxy)) = (self.clients[client].contract(), &mut self.proxy) else {
             return Ok(());
         };
+        // A proxy that knows less than the chain serves nobody, so that nothing else would be noticed of its loss.
+        if self.options.sabotage == Some(Sabotage::ForgetDurable) {
+            return Ok(());
+        }
         let Some(order) = proxy.charge_order(&contract) else { return Ok(()) };
         let tokens = self.verified(&order, OrderKind::ChargeClient, &contract)?;
         let (durable, _) = self.checks.durable_totals(contract.hash());
@@ -34,8 +39,9 @@ impl World<'_> {
             return Err(Breach(format!("{tokens} tokens are charged on chain where {durable} are durable")));
         }
         let node = &mut self.clients[client];
-        node.tokens_used = node.tokens_used.max(tokens);
-        let state = node.chain_state();
+        let used = node.tokens_used.entry(contract).or_default();
+        *used = tokens.max(*used);
+        let state = node.chain_state(&contract);
         self.summary.settled += 1;
         if let Some(proxy) = &mut self.proxy {
             proxy.client_seen(&contract, state);
@@ -68,7 +74,7 @@ impl World<'_> {
 
     /// The proxy's driver sees the closing contract again, and has the account closed if it can be.
     pub(crate) fn wind(&mut self, client: usize, contract: Address) -> Step {
-        let state = self.clients[client].chain_state();
+        let state = self.clients[client].chain_state(&contract);
         let Some(proxy) = &mut self.proxy else {
             self.after(500, 2_000, Event::Wind { client, contract });
             return Ok(());

@@ -47,7 +47,7 @@ pub(crate) enum Event {
     /// The log is durable up to here.
     Commit { life: u64, position: u64 },
     /// The chain answers the proxy about a client.
-    Chain { life: u64, conn: ConnId },
+    Chain { life: u64, conn: ConnId, contract: Address },
     /// A registration reaches the chain.
     Registered { client: usize, contract: Address, nonce: i64 },
     /// The proxy's driver goes on with a client whose contract is closing on chain.
@@ -215,7 +215,7 @@ impl<'a> World<'a> {
                 self.after(20, 100, Event::Tick(node));
             }
             Event::Commit { life, position } => self.commit(life, position)?,
-            Event::Chain { life, conn } => self.chain_answers(life, conn)?,
+            Event::Chain { life, conn, contract } => self.chain_answers(life, conn, &contract)?,
             Event::Registered { client, contract, nonce } => self.registered(client, &contract, nonce)?,
             Event::Wind { client, contract } => self.wind(client, contract)?,
             Event::AskRefund(client) => self.ask_refund(client)?,
@@ -307,7 +307,9 @@ impl<'a> World<'a> {
     pub(crate) fn on_proxy_event(&mut self, event: ProxyEvent) -> Step {
         let life = self.proxy_life;
         match event {
-            ProxyEvent::FindClient { conn, .. } => self.after(1, 300, Event::Chain { life, conn }),
+            ProxyEvent::FindClient { conn, contract } => {
+                self.after(1, 300, Event::Chain { life, conn, contract })
+            }
             ProxyEvent::Persist(records) => self.persist(&records)?,
             ProxyEvent::Ended(end) => {
                 let short = crate::checks::short(&end.request);
@@ -353,7 +355,7 @@ impl<'a> World<'a> {
         self.after_proxy()
     }
 
-    pub(crate) fn chain_answers(&mut self, life: u64, conn: ConnId) -> Step {
+    pub(crate) fn chain_answers(&mut self, life: u64, conn: ConnId, contract: &Address) -> Step {
         if life != self.proxy_life {
             return Ok(());
         }
@@ -361,7 +363,7 @@ impl<'a> World<'a> {
             Node::Client(client) => self.clients.get(client),
             _ => None,
         });
-        let state = client.filter(|client| client.on_chain).map(ClientNode::chain_state);
+        let state = client.filter(|client| client.on_chain).map(|client| client.chain_state(contract));
         if let Some(proxy) = &mut self.proxy {
             proxy.client_found(conn, state);
         }
@@ -372,7 +374,7 @@ impl<'a> World<'a> {
         let Some(node) = self.clients.get_mut(client) else { return Ok(()) };
         node.on_chain = true;
         node.right_secret = true;
-        let state = node.chain_state();
+        let state = node.chain_state(contract);
         if let Some(proxy) = &mut self.proxy {
             proxy.client_registered(contract, nonce, state);
         }

@@ -10,11 +10,19 @@ use cocoon_ton::contracts::{ClientState, ContractStatus};
 use cocoon_ton::payment::{OrderKind, SignedPayment};
 use cocoon_wire::tl::client;
 
-use super::{ClientStage, ConnId, Peer, Proxy};
+use super::request::Rejection;
+use super::{ClientPeer, ClientStage, ConnId, Peer, Proxy};
 use crate::{ErrorCode, Violation};
 
+/// Kind of the rejection of requests whose account is being closed, or is closed.
+pub(super) const ACCOUNT_CLOSING: &str = "account_closing";
 /// What a client is told whose contract is closing or closed.
-const CLIENT_CLOSING: &str = "the client contract is closing; go on with another client wallet";
+const CLIENT_CLOSING: &str =
+    "the client contract is closing and takes no new requests; go on with another client wallet";
+/// What a client is told of whom the chain knows more than the books: every order would be refused as an old one, and what
+/// it uses could not be charged.
+const BOOKS_BEHIND: &str = "the proxy's books know of fewer tokens than were charged on chain: its database was lost or is old; \
+     its operator has to bring the newest one back";
 /// Why the connections of a worker are closed whose account ends.
 const WORKER_CLOSING: &str = "the worker's account at this proxy is closed; its last payout is on its way";
 
@@ -206,15 +214,37 @@ impl Proxy {
         }
     }
 
-    /// Refuses a client whose contract is closing or closed, and has its connection closed. `false` where it goes on.
-    pub(super) fn turn_away_closing(&mut self, conn: ConnId, query: i64) -> bool {
-        let closing =
-            self.client_mut(conn).and_then(|client| client.chain).is_some_and(|state| !state.is_open());
-        if closing {
-            self.refuse_query(conn, query, CLIENT_CLOSING);
-            self.doomed.insert(conn, Violation::Mismatch(format!("refused: {CLIENT_CLOSING}")));
+    /// Refuses a client that cannot be served by what the chain shows of it, and has its connection closed. `false`
+    /// where it goes on.
+    pub(super) fn turn_away(&mut self, conn: ConnId, query: i64) -> bool {
+        let Some(client) = self.client_mut(conn) else { return true };
+        let (account, chain) = (client.account, client.chain);
+        let why = match chain {
+            Some(state) if !state.is_open() => CLIENT_CLOSING,
+            _ if self.is_behind(&account, chain) => BOOKS_BEHIND,
+            _ => return false,
+        };
+        self.refuse_query(conn, query, why);
+        self.doomed.insert(conn, Violation::Mismatch(format!("refused: {why}")));
+        true
+    }
+
+    /// Whether more was charged on chain than the books know of.
+    fn is_behind(&self, account: &ClientId, chain: Option<ClientChainState>) -> bool {
+        let charged = self.ledger.client(account).map_or(0, |account| account.charged.0);
+        chain.is_some_and(|state| state.tokens_used > charged)
+    }
+
+    /// Whether the account of a client may have new requests.
+    pub(super) fn check_account(&self, client: &ClientPeer) -> Result<(), Rejection> {
+        let account = &client.account;
+        if self.closing.contains(account) || self.ledger.is_closed(account) {
+            return Err((402, ACCOUNT_CLOSING, CLIENT_CLOSING.to_owned()));
         }
-        closing
+        if self.is_behind(account, client.chain) {
+            return Err((503, "service_unavailable", BOOKS_BEHIND.to_owned()));
+        }
+        Ok(())
     }
 
     pub(super) fn refuse_query(&mut self, conn: ConnId, query: i64, words: &str) {

@@ -171,7 +171,7 @@ impl Proxy {
         {
             self.client_seen(&contract, state);
         }
-        if self.turn_away_closing(conn, query) {
+        if self.turn_away(conn, query) {
             return;
         }
         let auth = match secret_hash {
@@ -211,8 +211,8 @@ impl Proxy {
     }
 
     fn client_authorized(&mut self, conn: ConnId, query: i64) {
-        // It may have begun to close since it was found.
-        if self.turn_away_closing(conn, query) {
+        // The chain may have moved since it was found.
+        if self.turn_away(conn, query) {
             return;
         }
         let Some(client) = self.client_mut(conn) else { return };

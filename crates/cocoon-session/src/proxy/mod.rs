@@ -585,6 +585,13 @@ impl Proxy {
         }
     }
 
+    fn client(&self, conn: ConnId) -> Option<&ClientPeer> {
+        match &self.conns.get(&conn)?.peer {
+            Peer::Client(client) => Some(client),
+            Peer::Worker(_) => None,
+        }
+    }
+
     fn worker_mut(&mut self, conn: ConnId) -> Option<&mut WorkerPeer> {
         match &mut self.conns.get_mut(&conn)?.peer {
             Peer::Worker(worker) => Some(worker),

@@ -1,13 +1,14 @@
 //! A request: from the client's query to a worker, to another one where that fails, and its end before its time.
 
 use bytes::Bytes;
-use cocoon_ledger::{ClientId, Coefficient, RequestId, ReserveError, reservation};
+use cocoon_ledger::{Coefficient, RequestId, ReserveError, reservation};
 use cocoon_market::{Candidate, NoWorker, choose};
 use cocoon_ton::payment::OrderKind;
 use cocoon_wire::codec::Message as _;
 use cocoon_wire::frame::MAX_FRAME_PAYLOAD;
 use cocoon_wire::tl::{ClientToProxy, client, ext, proxy};
 
+use super::account::ACCOUNT_CLOSING;
 use super::reply::LastWord;
 use super::{
     ConnId, DRAIN_TIME, MAX_ATTEMPTS, MAX_QUERY_BYTES_HELD, MAX_REQUESTS, MAX_REQUESTS_PER_CLIENT, Proxy,
@@ -17,10 +18,7 @@ use crate::answer::{TIME_SHARE, request_time};
 use crate::{ErrorCode, RequestFailure, Time, Violation};
 
 /// Why a query becomes no request: HTTP status, kind, words.
-type Rejection = (i32, &'static str, String);
-
-/// Kind of the rejection of requests whose account is being closed, or is closed.
-const ACCOUNT_CLOSING: &str = "account_closing";
+pub(super) type Rejection = (i32, &'static str, String);
 
 /// Where a request stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,13 +112,12 @@ impl Proxy {
     fn try_query(&mut self, conn: ConnId, query: &client::RunQueryEx, now: Time) -> Result<(), Rejection> {
         self.check_taking_requests(conn)?;
         let bad = |what: &str| Err((400, "invalid_request_error", what.to_owned()));
-        let Some(client) = self.client_mut(conn) else { return Ok(()) };
+        let Some(client) = self.client(conn) else { return Ok(()) };
         if client.requests.contains_key(&query.request_id) || client.outbox.contains(query.request_id) {
             return bad("request id is in use");
         }
         let (account, limit_binds) = (client.account, client.extensions);
-        self.check_account(&account)?;
-        let Some(client) = self.client_mut(conn) else { return Ok(()) };
+        self.check_account(client)?;
         // An answer that nobody reads counts until it is out.
         if client.outbox.open_answers() >= MAX_REQUESTS_PER_CLIENT
             || self.requests.len() >= MAX_REQUESTS
@@ -212,15 +209,6 @@ impl Proxy {
             Some(hold) => unavailable(&hold.message),
             None => Ok(()),
         }
-    }
-
-    fn check_account(&self, account: &ClientId) -> Result<(), Rejection> {
-        if self.closing.contains(account) || self.ledger.is_closed(account) {
-            let why =
-                "the client contract is closing and takes no new requests; go on with another client wallet";
-            return Err((402, ACCOUNT_CLOSING, why.into()));
-        }
-        Ok(())
     }
 
     fn choose_worker(&self, model: &str, max_coefficient: u32, tried: &[ConnId]) -> Result<ConnId, NoWorker> {
