@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use cocoon_chain::settler::Step;
 use cocoon_chain::wallet::{SendError, WalletDriver};
-use cocoon_chain::{Chain, MAX_TRANSACTIONS_PER_CALL, Transaction, TransactionId};
+use cocoon_chain::{Chain, ChainError, MAX_TRANSACTIONS_PER_CALL, Transaction, TransactionId};
 use cocoon_settle::FundsNeeded;
 use cocoon_settle::worker::WorkerPolicy;
 use cocoon_store::{Store as _, StoreError};
@@ -119,10 +119,10 @@ pub async fn leave(
         if steps.is_empty() {
             break;
         }
+        steps.iter().cloned().for_each(&mut progress);
         for step in &steps {
             until_over(chain.as_ref(), wallet.address(), step, &proxies).await?;
         }
-        steps.into_iter().for_each(&mut progress);
     }
     let view = settlement.view();
     let paid_nanoton = paid(&view.proxies).saturating_sub(before.unwrap_or(0));
@@ -158,9 +158,10 @@ async fn until_over(
     let mut pause = Duration::from_millis(20);
     while Instant::now() < deadline {
         let after = step.transaction.lt;
-        let since = chain.transactions_since(wallet, after, MAX_TRANSACTIONS_PER_CALL);
-        if since.await.map_err(SendError::from)?.iter().any(returned) {
-            return Ok(());
+        match chain.transactions_since(wallet, after, MAX_TRANSACTIONS_PER_CALL).await {
+            Ok(since) if since.iter().any(returned) => return Ok(()),
+            Ok(_) | Err(ChainError::Unavailable { .. }) => {}
+            Err(error) => return Err(SendError::from(error).into()),
         }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(LOOK);

@@ -33,7 +33,7 @@ const PATIENCE: Duration = Duration::from_secs(300);
 const AFTER_RETURN: Duration = Duration::from_secs(60);
 /// Longest such wait.
 const AFTER_RETURNS: Duration = Duration::from_secs(24 * 60 * 60);
-/// A contract whose orders are all paid is looked at only every so many polls.
+/// A contract whose orders are all paid, or whose proxy has no contract, is looked at only every so many polls.
 const POLLS_OF_REST: u32 = 10;
 
 /// How a worker turns orders into coins.
@@ -220,14 +220,15 @@ impl Settlement {
         self.carry_out(&view, all).await
     }
 
-    /// Whether there is nothing to see: no order, or none that was not paid when last seen.
+    /// Whether there is nothing to see: no order; or when last seen, all was paid, or there was no proxy contract.
     fn rests(&self, channel: &Channel) -> bool {
         let Some(order) = channel.books().order else { return true };
         let standings = self.standings();
         standings.get(&channel.terms.contract).is_some_and(|standing| {
             let paid = standing.paid.is_some_and(|paid| paid >= order.order().tokens);
+            let idle = paid || (standing.proxy_status.is_none() && standing.wanted_from.is_none());
             let rest = self.poll.saturating_mul(POLLS_OF_REST);
-            paid && standing.looked.is_some_and(|at| at.elapsed() < rest)
+            idle && standing.looked.is_some_and(|at| at.elapsed() < rest)
         })
     }
 
@@ -256,10 +257,15 @@ impl Settlement {
         if late.is_some() {
             plan.transfers.clear();
         }
-        let error = late.map(|tried| {
-            let times = tried.times;
-            format!("the payout came back or did not arrive, {times} times in a row; it is tried again later")
-        });
+        let error = match late {
+            Some(Tried { times, .. }) => Some(format!(
+                "the payout came back or did not arrive, {times} times in a row; it is tried again later"
+            )),
+            None if closed && asked.due_nanoton() > 0 => {
+                Some("the worker contract is closed: what it did not pay is lost".to_owned())
+            }
+            None => None,
+        };
         complain(&channel.terms.contract, standing.error.as_ref(), error.as_ref());
         *standing = Standing {
             proxy_status: seen.proxy_status,

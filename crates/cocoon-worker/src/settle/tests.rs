@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation)]
 
 mod leaving;
+mod page;
 mod random;
 mod town;
 
@@ -66,6 +67,20 @@ async fn a_process_that_dies_after_an_order_loses_nothing_and_needs_no_proxy_to_
     assert_eq!((books.counters.db(), books.signed()), (2 * ONE_TON_OF_TOKENS, 2 * ONE_TON_OF_TOKENS));
     assert_eq!(settlement.round().await.unwrap().len(), 1);
     assert_eq!(town.paid().await, 2 * ONE_TON_OF_TOKENS * FEE);
+}
+
+#[tokio::test]
+async fn after_a_change_of_prices_old_orders_are_paid_at_the_old_fee() {
+    let town = Town::new(5 * TON).await;
+    let old = town.proxy(1, 100 * TON).await;
+    let settlement = town.open().await;
+    town.show(&settlement.channels, &old, 2 * ONE_TON_OF_TOKENS).unwrap();
+    town.line.change_root(|params| params.worker_fee_per_token_nanoton = FEE / 2);
+    let new = town.proxy(1, 100 * TON).await;
+    assert_ne!((old.contract, old.worker), (new.contract, new.worker));
+    town.show(&settlement.channels, &new, 4 * ONE_TON_OF_TOKENS).unwrap();
+    assert_eq!(settlement.round().await.unwrap().len(), 2);
+    assert_eq!(town.paid().await, 2 * ONE_TON_OF_TOKENS * FEE + 4 * ONE_TON_OF_TOKENS * (FEE / 2));
 }
 
 #[tokio::test]
@@ -307,6 +322,9 @@ async fn a_last_order_is_taken_and_no_work_is_done_after_it() {
     settlement.round().await.unwrap();
     let refusal = settlement.channels.list()[0].refusal().unwrap();
     assert!(refusal.contains("is closed: nothing would be paid"), "{refusal}");
+    town.show(&settlement.channels, &proxy, 2 * ONE_TON_OF_TOKENS).unwrap();
+    assert!(settlement.round().await.unwrap().is_empty());
+    assert!(settlement.proxies()[0].error.as_ref().unwrap().contains("is closed"));
 }
 
 #[tokio::test]

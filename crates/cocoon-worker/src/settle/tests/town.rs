@@ -16,7 +16,7 @@ use cocoon_ton::contracts::{StructVersion, proxy_state_init, worker_state_init};
 use cocoon_ton::message::Body;
 use cocoon_ton::payment::{OrderKind, PaymentOrder};
 use cocoon_ton::wallet::{OutMessage, Wallet};
-use cocoon_ton::{Address, RootConfig, SigningKey, StateInit, code};
+use cocoon_ton::{Address, RootConfig, RootParams, SigningKey, StateInit, code};
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, pending};
 use tempfile::TempDir;
@@ -81,6 +81,10 @@ impl Line {
             died: Notify::new(),
             late: Mutex::new(Vec::new()),
         })
+    }
+
+    pub(crate) fn change_root(&self, change: impl FnOnce(&mut RootParams)) {
+        self.root.send_modify(|root| change(&mut Arc::make_mut(root).params));
     }
 
     pub(crate) fn sent(&self) -> u64 {
