@@ -132,6 +132,7 @@ pub fn proxy_config(store: &Path, options: &Options) -> ProxyConfig {
         check_worker_hashes: options.check_worker_hashes,
         trust_long_authorization: true,
         extensions: options.extensions,
+        settlement: None,
         store: store.to_owned(),
         listener: options.listener.clone(),
     }
