@@ -6,6 +6,7 @@
 
 mod amount;
 mod calendar;
+mod chain_access;
 mod chain_command;
 mod chain_server;
 mod cli;
@@ -16,10 +17,15 @@ mod http_client;
 mod keys;
 mod logging;
 mod network;
+mod record;
 mod roles;
+mod root_command;
+mod sending;
 mod signals;
 mod sse;
 mod terminal;
+mod treasury;
+mod tx;
 mod up;
 
 use std::process::ExitCode;
@@ -29,9 +35,12 @@ use clap::Parser as _;
 
 use crate::cli::{Cli, Command};
 use crate::signals::{Asked, Interrupted, Signals};
+use crate::tx::Undecodable;
 
 /// What a shell reports of a process ended by Ctrl-C: 128 + SIGINT.
 const EXIT_INTERRUPTED: u8 = 130;
+/// What wrong usage ends with, as of the command line itself.
+const EXIT_USAGE: u8 = 2;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -43,7 +52,7 @@ fn main() -> ExitCode {
         }
         Err(error) => {
             terminal::complain(&error);
-            ExitCode::FAILURE
+            if error.is::<Undecodable>() { ExitCode::from(EXIT_USAGE) } else { ExitCode::FAILURE }
         }
     }
 }
@@ -64,6 +73,8 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             Command::Proxy(options) => roles::run_proxy(&options.load()?, &mut stop).await,
             Command::Worker(options) => roles::run_worker(&options.load()?, &mut stop).await,
             Command::Chain(options) => chain_command::run(options, &mut stop).await,
+            Command::Tx(options) => tx::run(options, &mut stop).await,
+            Command::Root(options) => root_command::run(options, &mut stop).await,
         }
     });
     // After a second signal nothing is waited for, blocking work included; otherwise nothing is left.

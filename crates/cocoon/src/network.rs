@@ -1,7 +1,7 @@
 //! A whole network in this process: a gateway, a proxy and workers, over real connections on the loopback interface.
 //!
-//! Only attestation and the chain are simulated: proxy and workers present the quote of test networks and everybody
-//! demands it of them, and a fixed root configuration stands in for the chain.
+//! Only attestation is simulated: proxy and workers present the quote of test networks and everybody demands it of them.
+//! The chain is embedded: real contracts on a real virtual machine, with coins from a faucet.
 
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener};
 use std::path::{Path, PathBuf};
@@ -9,32 +9,38 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use cocoon_chain::StaticChain;
 use cocoon_engine::Engine;
 use cocoon_gateway::Gateway;
 use cocoon_proxy::Proxy;
-use cocoon_ton::{Address, ProxyEndpoints, RegisteredProxy, RootConfig};
+use cocoon_ton::{Address, NANOTON_PER_TON, RootConfig};
 use cocoon_worker::Worker;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
+use crate::chain_server::ChainServer;
 use crate::config::{
-    AcceptPow, Attestation, GatewayFile, Present, ProxyAttestation, ProxyFile, Require, Root, WorkerFile,
+    AcceptPow, Attestation, ChainFile, GatewayFile, GatewayMoney, Present, ProxyAttestation, ProxyFile,
+    Require, RoleFile, Root, WorkerFile,
 };
 use crate::dir::{StateDir, write_whole};
 use crate::http_client;
-use crate::roles::{self, Running};
+use crate::roles::{self, Backend, Running};
+use crate::treasury::{Treasury, owner_wallet};
 
-/// What a client pays for an adjusted token, in nanoton, in a new network.
-const PRICE_PER_TOKEN: u64 = 20;
-/// What a worker gets of it, in nanoton; the proxy keeps the rest.
-const WORKER_FEE_PER_TOKEN: u64 = 18;
-/// Where the root configuration is kept, in the published form.
-const ROOT_CONFIG: &str = "root-config.json";
+/// What the gateway's wallet is given, in nanoton.
+const GATEWAY_COINS: u64 = 100 * NANOTON_PER_TON;
+/// What the proxy's wallet is given, in nanoton: stake, storage, fees.
+const PROXY_COINS: u64 = 5 * NANOTON_PER_TON;
+/// What a worker's wallet is given, in nanoton: fees.
+const WORKER_COINS: u64 = NANOTON_PER_TON;
+/// What the gateway pays in at a proxy, and what it may pay in over all, in nanoton.
+const SPENDING: (u64, u64) = (5 * NANOTON_PER_TON, 90 * NANOTON_PER_TON);
 /// Where it is said what listens where.
 const ENDPOINTS: &str = "endpoints.json";
 /// Longest wait for everybody to know everybody.
 const READY_LIMIT: Duration = Duration::from_secs(30);
+/// Distance of the chain's port from the first.
+const CHAIN_PORT: u16 = 3000;
 /// How often the gateway is asked whether it knows the model yet.
 const READY_POLL: Duration = Duration::from_millis(10);
 
@@ -64,9 +70,22 @@ pub(crate) struct Network {
     pub(crate) workers: Vec<Running<Worker>>,
     /// The model's name.
     pub(crate) model: String,
-    chain: Arc<StaticChain>,
-    root_address: Address,
+    /// The chain.
+    pub(crate) treasury: Treasury,
+    /// Who owns which node.
+    pub(crate) owners: Owners,
+    chain_server: ChainServer,
     dir: StateDir,
+}
+
+/// The owners of a network's nodes. Each has a standard wallet, whose key lies in the node's directory.
+pub(crate) struct Owners {
+    /// The gateway's.
+    pub(crate) gateway: Address,
+    /// The proxy's.
+    pub(crate) proxy: Address,
+    /// The workers', in their order.
+    pub(crate) workers: Vec<Address>,
 }
 
 impl Network {
@@ -78,23 +97,29 @@ impl Network {
         let dir = StateDir::open(&plan.dir)?;
         forget_endpoints(&dir)?;
         let ports = Ports::choose(plan.port_base, plan.workers)?;
-        let chain = Arc::new(StaticChain::from_config(root_config(&dir, &plan.model)?)?);
-        let root_address = Address::basechain(Sha256::digest(b"the root contract of a local network").into());
-        let root = Root { file: None, address: Some(root_address), is_test: true, is_testnet: false };
+        let treasury = Treasury::open(&dir).await?;
+        let root = Root { file: None, address: Some(treasury.root), is_test: true, is_testnet: false };
+        let (owners, coins) = owners(&dir, plan.workers)?;
+        let model_hash = cocoon_ton::root::model_hash(&full_name(&plan.model));
+        treasury.prepare(simulated_image(), model_hash, &coins).await?;
+        let chain_server = ChainServer::start(treasury.chain.clone(), ports.chain).await?;
+        let backend = Backend::settling(treasury.rooted.clone());
 
-        let proxy =
-            roles::start_proxy(&proxy_file(&dir, &root, &ports, plan.difficulty), chain.clone()).await?;
-        list_proxy(&chain, &proxy.role)?;
-        let path = dir.path().join(ROOT_CONFIG);
-        write_whole(
-            &path,
-            &chain.root().to_published_json().context("cannot write the root configuration")?,
-        )?;
+        let chain = ChainFile { url: Some(chain_server.url()), ..ChainFile::default() };
+        let mut proxy_file = proxy_file(&dir, &root, &ports, plan.difficulty);
+        (proxy_file.owner, proxy_file.chain) = (Some(owners.proxy), chain.clone());
+        note(&proxy_file, &proxy_file.dir)?;
+        let proxy = roles::start_proxy(&proxy_file, &backend).await?;
+        let v4 = |address: SocketAddr| SocketAddrV4::new(Ipv4Addr::LOCALHOST, address.port());
+        let (for_workers, for_clients) = (v4(proxy.role.workers_addr()), v4(proxy.role.clients_addr()));
+        treasury.register_proxy(for_workers, for_clients).await?;
 
         let mut workers = Vec::new();
-        for number in 1..=plan.workers {
-            let file = worker_file(&dir, &root, &ports, number, &plan.model);
-            workers.push(roles::start_worker(&file, chain.clone(), Arc::clone(&plan.engine)).await?);
+        for (number, &owner) in (1..=plan.workers).zip(&owners.workers) {
+            let mut file = worker_file(&dir, &root, &ports, number, &plan.model);
+            (file.owner, file.chain) = (Some(owner), chain.clone());
+            note(&file, &file.dir)?;
+            workers.push(roles::start_worker(&file, &backend, Arc::clone(&plan.engine)).await?);
         }
         let linked = async {
             for worker in &workers {
@@ -103,13 +128,17 @@ impl Network {
         };
         ready("the workers have not reached the proxy", linked).await?;
         // Only now: so it finds every worker with its first question.
-        let gateway = roles::start_gateway(&gateway_file(&dir, &root, &ports), chain.clone()).await?;
+        let mut gateway_file = gateway_file(&dir, &root, &ports);
+        (gateway_file.owner, gateway_file.chain) = (Some(owners.gateway), chain);
+        note(&gateway_file, &gateway_file.dir)?;
+        let gateway = roles::start_gateway(&gateway_file, &backend).await?;
         let listed = async {
             gateway.role.ready().await;
             wait_listed(gateway.role.http_addr(), &plan.model).await;
         };
         ready("the gateway does not know the model", listed).await?;
-        let network = Self { gateway, proxy, workers, model: plan.model, chain, root_address, dir };
+        let model = plan.model;
+        let network = Self { gateway, proxy, workers, model, treasury, owners, chain_server, dir };
         write_whole(&network.endpoints_path(), &format!("{:#}\n", network.endpoints()))?;
         Ok(network)
     }
@@ -131,9 +160,10 @@ impl Network {
             },
             "workers": workers.collect::<Vec<_>>(),
             "models": [self.model],
-            "root_config": absolute(&self.dir.path().join(ROOT_CONFIG)),
-            "root_address": self.root_address.to_string(),
-            "simulated": ["attestation", "chain"],
+            "chain": format!("{}/api/v2", self.chain_server.url()),
+            "root_address": self.treasury.root.to_string(),
+            "dir": absolute(self.dir.path()),
+            "simulated": ["attestation", "coins"],
         })
     }
 
@@ -144,7 +174,7 @@ impl Network {
 
     /// The root configuration.
     pub(crate) fn root(&self) -> Arc<RootConfig> {
-        self.chain.root()
+        self.treasury.config()
     }
 
     /// Lets work under way end, then closes gateway, workers and proxy in this order: nobody loses a partner that it
@@ -160,6 +190,8 @@ impl Network {
         }
         workers.join_all().await;
         self.proxy.role.shutdown().await;
+        self.chain_server.shutdown().await;
+        self.treasury.close().await;
     }
 }
 
@@ -168,6 +200,7 @@ struct Ports {
     gateway: SocketAddr,
     proxy: [SocketAddr; 3],
     workers: Vec<SocketAddr>,
+    chain: SocketAddr,
 }
 
 impl Ports {
@@ -182,9 +215,10 @@ impl Ports {
             gateway: at(0),
             proxy: [at(1000), at(1001), at(1002)],
             workers: (0..workers).map(|number| at(2000 + number)).collect(),
+            chain: at(CHAIN_PORT),
         };
         // Looked at before anything starts, so that nothing has to be undone.
-        for address in [&ports.gateway].into_iter().chain(&ports.proxy).chain(&ports.workers) {
+        for address in [&ports.gateway, &ports.chain].into_iter().chain(&ports.proxy).chain(&ports.workers) {
             if let Err(error) = TcpListener::bind(address) {
                 let port = address.port();
                 let why = if error.kind() == std::io::ErrorKind::AddrInUse {
@@ -205,7 +239,7 @@ fn proxy_file(dir: &StateDir, root: &Root, ports: &Ports, difficulty: u8) -> Pro
         http,
         listen_workers,
         listen_clients,
-        dir: dir.path().join("proxy"),
+        dir: absolute(&dir.path().join("proxy")),
         root: root.clone(),
         attestation: ProxyAttestation {
             present: Present::FakeTdx,
@@ -220,7 +254,7 @@ fn proxy_file(dir: &StateDir, root: &Root, ports: &Ports, difficulty: u8) -> Pro
 fn worker_file(dir: &StateDir, root: &Root, ports: &Ports, number: u16, model: &str) -> WorkerFile {
     WorkerFile {
         http: ports.workers.get(usize::from(number) - 1).copied().unwrap_or(ports.gateway),
-        dir: dir.path().join(format!("worker-{number}")),
+        dir: absolute(&dir.path().join(format!("worker-{number}"))),
         model: Some(full_name(model)),
         root: root.clone(),
         attestation: Attestation { present: Present::FakeTdx, require: Require::FakeTdx },
@@ -231,9 +265,10 @@ fn worker_file(dir: &StateDir, root: &Root, ports: &Ports, number: u16, model: &
 fn gateway_file(dir: &StateDir, root: &Root, ports: &Ports) -> GatewayFile {
     GatewayFile {
         http: ports.gateway,
-        dir: dir.path().join("gateway"),
+        dir: absolute(&dir.path().join("gateway")),
         root: root.clone(),
         attestation: Attestation { present: Present::None, require: Require::FakeTdx },
+        money: GatewayMoney::spending(SPENDING.0, SPENDING.1),
         ..GatewayFile::default()
     }
 }
@@ -243,48 +278,34 @@ fn full_name(model: &str) -> String {
     if model.contains('@') { model.to_owned() } else { format!("{model}@unchecked:{}", "0".repeat(64)) }
 }
 
-/// The root configuration of an earlier start, or a new one, with what this start has on its lists.
-fn root_config(dir: &StateDir, model: &str) -> anyhow::Result<RootConfig> {
-    let mut config = match read_root(&dir.path().join(ROOT_CONFIG))? {
-        Some(config) => config,
-        None => {
-            let owner = Sha256::digest(b"the owner of a local network").into();
-            let mut config = RootConfig::test_mode(Address::basechain(owner));
-            config.params.price_per_token_nanoton = PRICE_PER_TOKEN;
-            config.params.worker_fee_per_token_nanoton = WORKER_FEE_PER_TOKEN;
-            config.params.params_version = 1;
-            config.version = 1;
-            config
-        }
+/// Leaves a node's configuration in its directory, for the commands that work on one node.
+fn note<T: RoleFile>(file: &T, dir: &Path) -> anyhow::Result<()> {
+    let text = toml::to_string_pretty(file).context("cannot write a node's configuration")?;
+    write_whole(&dir.join(format!("{}.toml", T::ROLE)), &text)
+}
+
+/// What a simulated quote measures is all zeros: 8 registers of 48 bytes and the blanked report data.
+fn simulated_image() -> [u8; 32] {
+    Sha256::digest([0; 8 * 48 + 64]).into()
+}
+
+/// Who owns the nodes, and which wallet of theirs is to have how many coins.
+fn owners(dir: &StateDir, workers: u16) -> anyhow::Result<(Owners, Vec<(Address, u64)>)> {
+    let mut coins = Vec::new();
+    let mut node = |name: &str, nanoton: u64| {
+        let dir = StateDir::open(&dir.path().join(name))?;
+        let owner = owner_wallet(dir.path())?.0.address();
+        coins.push((roles::wallet(&dir, owner)?.0.address(), nanoton));
+        anyhow::Ok(owner)
     };
-    // What a simulated quote measures is all zeros: 8 registers of 48 bytes and the blanked report data.
-    let simulated: [u8; 32] = Sha256::digest([0; 8 * 48 + 64]).into();
-    config.proxy_hashes.insert(simulated);
-    config.worker_hashes.insert(simulated);
-    config.model_hashes.insert(cocoon_ton::root::model_hash(&full_name(model)));
-    config.registered_proxies.clear();
-    Ok(config)
-}
-
-fn read_root(path: &Path) -> anyhow::Result<Option<RootConfig>> {
-    let failed = || format!("cannot use {}; remove it to get a new one", path.display());
-    match std::fs::read_to_string(path) {
-        Ok(text) => RootConfig::from_published_json(&text).with_context(failed).map(Some),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error).with_context(failed),
-    }
-}
-
-/// Tells everybody where the proxy listens.
-fn list_proxy(chain: &StaticChain, proxy: &Proxy) -> anyhow::Result<()> {
-    let v4 = |address: SocketAddr| SocketAddrV4::new(Ipv4Addr::LOCALHOST, address.port());
-    let endpoints =
-        ProxyEndpoints { for_workers: v4(proxy.workers_addr()), for_clients: v4(proxy.clients_addr()) };
-    let mut config = chain.root().as_ref().clone();
-    config.last_proxy_seqno = config.last_proxy_seqno.max(1);
-    config.registered_proxies = vec![RegisteredProxy { seqno: config.last_proxy_seqno, endpoints }];
-    chain.replace(config)?;
-    Ok(())
+    let owners = Owners {
+        gateway: node("gateway", GATEWAY_COINS)?,
+        proxy: node("proxy", PROXY_COINS)?,
+        workers: (1..=workers)
+            .map(|number| node(&format!("worker-{number}"), WORKER_COINS))
+            .collect::<anyhow::Result<_>>()?,
+    };
+    Ok((owners, coins))
 }
 
 async fn ready(otherwise: &str, step: impl Future<Output = ()>) -> anyhow::Result<()> {

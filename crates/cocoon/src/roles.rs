@@ -5,20 +5,20 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use cocoon_attest::{Policy, VerifierSet};
-use cocoon_chain::{Chain, StaticChain};
+use cocoon_chain::{Chain, StaticChain, ToncenterChain, ToncenterOptions};
 use cocoon_engine::Engine;
 use cocoon_engine::builtin::{EXTRACTIVE_SUMMARY_MODEL, ExtractiveSummary};
 use cocoon_engine::upstream::{HttpEngine, HttpEngineOptions};
 use cocoon_gateway::{Gateway, GatewayConfig};
 use cocoon_net::{Clock, DialOptions, NodeIdentity, NodeKey, SystemClock, TlsSettings, spawn_rotation};
 use cocoon_proxy::{Proxy, ProxyConfig};
-use cocoon_ton::contracts::{WALLET_CODE_DEPTH, WALLET_CODE_HASH};
-use cocoon_ton::{Address, wallet_address};
+use cocoon_ton::{Address, SigningKey, Wallet};
 use cocoon_worker::{Worker, WorkerConfig};
 use zeroize::Zeroizing;
 
 use crate::config::{
-    EngineFile, GatewayFile, Present, ProxyFile, Require, RoleFile as _, Root, WorkerFile, required,
+    ChainFile, EngineFile, GatewayFile, Present, ProxyFile, Require, RoleFile as _, Root, WorkerFile,
+    required,
 };
 use crate::dir::StateDir;
 use crate::keys;
@@ -30,6 +30,8 @@ const NODE_KEY: &str = "node-key.hex";
 const WALLET_KEY: &str = "wallet-key.hex";
 /// The key with which a proxy signs payment orders.
 const PAYMENT_KEY: &str = "payment-key.hex";
+/// The secret by which proxies know a gateway again; its hash stands on chain.
+const CLIENT_SECRET: &str = "client-secret.hex";
 /// Where a node keeps its books.
 const LEDGER: &str = "ledger.sqlite";
 /// Longest secret that authorises a client, in bytes.
@@ -48,8 +50,8 @@ pub(crate) struct Running<T> {
 /// # Errors
 /// What stands in the way of its start, or [`crate::signals::Interrupted`].
 pub(crate) async fn run_gateway(file: &GatewayFile, signals: &mut Signals) -> anyhow::Result<()> {
-    let chain = open_chain(GatewayFile::ROLE, &file.root).await?;
-    let gateway = start_gateway(file, chain.clone()).await?;
+    let chain = Backend::open(GatewayFile::ROLE, &file.root, &file.chain).await?;
+    let gateway = start_gateway(file, &chain).await?;
     let address = gateway.role.http_addr();
     tracing::info!(http = %address, openai_base_url = %format!("http://{address}/v1"), "the gateway is listening");
     wait(signals, &chain).await;
@@ -61,21 +63,20 @@ pub(crate) async fn run_gateway(file: &GatewayFile, signals: &mut Signals) -> an
 /// # Errors
 /// As [`run_gateway`].
 pub(crate) async fn run_proxy(file: &ProxyFile, signals: &mut Signals) -> anyhow::Result<()> {
-    let chain = open_chain(ProxyFile::ROLE, &file.root).await?;
-    let proxy = start_proxy(file, chain.clone()).await?;
+    let chain = Backend::open(ProxyFile::ROLE, &file.root, &file.chain).await?;
+    let proxy = start_proxy(file, &chain).await?;
     let role = &proxy.role;
     let (http, workers, clients) = (role.http_addr(), role.workers_addr(), role.clients_addr());
     tracing::info!(%http, %workers, %clients, contract = %role.contract(), "the proxy is listening");
-    let failed = tokio::select! {
-        () = wait(signals, &chain) => false,
-        () = proxy.role.stopped() => true,
+    let failure = tokio::select! {
+        () = wait(signals, &chain) => None,
+        why = proxy.role.stopped() => Some(why),
     };
     signals.unless_stopped(proxy.role.shutdown()).await?;
-    anyhow::ensure!(
-        !failed,
-        "the ledger cannot be written, see the log; mend the disk and start the proxy again"
-    );
-    Ok(())
+    match failure {
+        Some(why) => bail!("the proxy stopped: {why}"),
+        None => Ok(()),
+    }
 }
 
 /// Runs a worker until a signal ends it.
@@ -83,12 +84,12 @@ pub(crate) async fn run_proxy(file: &ProxyFile, signals: &mut Signals) -> anyhow
 /// # Errors
 /// As [`run_gateway`].
 pub(crate) async fn run_worker(file: &WorkerFile, signals: &mut Signals) -> anyhow::Result<()> {
-    let chain = open_chain(WorkerFile::ROLE, &file.root).await?;
+    let chain = Backend::open(WorkerFile::ROLE, &file.root, &file.chain).await?;
     let engine = open_engine(&file.engine)?;
     if let Some(model) = &file.model {
         warn_unless_serving(engine.as_ref(), model.split('@').next().unwrap_or(model)).await;
     }
-    let worker = start_worker(file, chain.clone(), engine).await?;
+    let worker = start_worker(file, &chain, engine).await?;
     tracing::info!(http = %worker.role.http_addr(), "the worker is listening");
     wait(signals, &chain).await;
     signals.unless_stopped(worker.role.shutdown()).await
@@ -98,18 +99,24 @@ pub(crate) async fn run_worker(file: &WorkerFile, signals: &mut Signals) -> anyh
 ///
 /// # Errors
 /// What stands in the way; nothing keeps running then.
-pub(crate) async fn start_gateway(
-    file: &GatewayFile,
-    chain: Arc<dyn Chain>,
-) -> anyhow::Result<Running<Gateway>> {
+pub(crate) async fn start_gateway(file: &GatewayFile, backend: &Backend) -> anyhow::Result<Running<Gateway>> {
     let root_address = *root_address(GatewayFile::ROLE, &file.root)?;
     let dir = StateDir::open(&file.dir)?;
     let tls = Tls::open(&dir, file.attestation.present, &file.root)?;
+    let (wallet, key) = wallet(&dir, owner(file.owner, &tls, &file.root, backend)?)?;
+    let min_stake = backend.chain.subscribe_root().borrow().params.min_client_stake_nanoton;
+    let settlement = backend.settles.then(|| cocoon_gateway::SettlementConfig {
+        wallet: wallet.clone(),
+        key,
+        policy: file.money.policy(min_stake),
+        poll: file.chain.poll(),
+        min_pause: file.chain.min_pause(),
+    });
     let config = GatewayConfig {
         http: file.http,
         proxies: file.proxies.clone(),
-        wallet: wallet(&dir, file.owner, &tls, &file.root)?,
-        secret: secret(file.secret_file.as_deref())?,
+        wallet: wallet.address(),
+        secret: secret(file.secret_file.as_deref(), &dir, backend)?,
         root_address,
         is_test: file.root.is_test,
         is_testnet: file.root.is_testnet,
@@ -117,10 +124,13 @@ pub(crate) async fn start_gateway(
         check_proxy_hashes: file.check_proxy_hashes,
         dial: dial(file.pow.max_difficulty),
         store: dir.path().join(LEDGER),
+        settlement,
         limits: file.limits.into(),
     };
     let settings = tls.settings(file.attestation.require)?;
-    let role = cocoon_gateway::start(config, settings, chain).await.context("cannot start the gateway")?;
+    let role = cocoon_gateway::start(config, settings, Arc::clone(&backend.chain))
+        .await
+        .context("cannot start the gateway")?;
     Ok(Running { role, _dir: dir, _rotation: tls.rotate() })
 }
 
@@ -128,34 +138,54 @@ pub(crate) async fn start_gateway(
 ///
 /// # Errors
 /// As [`start_gateway`].
-pub(crate) async fn start_proxy(file: &ProxyFile, chain: Arc<dyn Chain>) -> anyhow::Result<Running<Proxy>> {
+pub(crate) async fn start_proxy(file: &ProxyFile, backend: &Backend) -> anyhow::Result<Running<Proxy>> {
     if file.trust_long_authorization && !file.root.is_test {
         bail!("trust_long_authorization lets anyone spend as anyone: set it to false outside a test network");
     }
-    let root_address = *root_address(ProxyFile::ROLE, &file.root)?;
     let dir = StateDir::open(&file.dir)?;
     let tls = Tls::open(&dir, file.attestation.present, &file.root)?;
-    let config = ProxyConfig {
-        http: file.http,
-        workers: file.listen_workers,
-        clients: file.listen_clients,
-        key_seed: key(&dir, PAYMENT_KEY)?,
-        owner: owner(file.owner, &tls, &file.root)?,
-        wallet: wallet(&dir, file.owner, &tls, &file.root)?,
-        root_address,
-        is_test: file.root.is_test,
-        is_testnet: file.root.is_testnet,
-        check_worker_hashes: file.check_worker_hashes,
-        trust_long_authorization: file.trust_long_authorization,
-        extensions: file.extensions,
-        store: dir.path().join(LEDGER),
-        listener: file.listener(),
-    };
+    let config = proxy_config(file, &dir, &tls, backend)?;
     let worker_tls = tls.settings(file.attestation.require_of_workers)?;
     let client_tls = tls.settings(file.attestation.require_of_clients)?;
+    let chain = Arc::clone(&backend.chain);
     let role =
         cocoon_proxy::start(config, worker_tls, client_tls, chain).await.context("cannot start the proxy")?;
     Ok(Running { role, _dir: dir, _rotation: tls.rotate() })
+}
+
+fn proxy_config(
+    file: &ProxyFile,
+    dir: &StateDir,
+    tls: &Tls,
+    backend: &Backend,
+) -> anyhow::Result<ProxyConfig> {
+    let owner = owner(file.owner, tls, &file.root, backend)?;
+    let (wallet, key) = wallet(dir, owner)?;
+    let settlement = backend.settles.then(|| cocoon_proxy::SettlementConfig {
+        wallet: wallet.clone(),
+        key,
+        policy: file.money.into(),
+        poll: file.chain.poll(),
+        min_pause: file.chain.min_pause(),
+    });
+    Ok(ProxyConfig {
+        http: file.http,
+        workers: file.listen_workers,
+        clients: file.listen_clients,
+        key_seed: self::key(dir, PAYMENT_KEY)?,
+        owner,
+        wallet: wallet.address(),
+        root_address: *root_address(ProxyFile::ROLE, &file.root)?,
+        is_test: file.root.is_test,
+        is_testnet: file.root.is_testnet,
+        check_worker_hashes: file.check_worker_hashes,
+        // A chain that carries registrations makes trust superfluous.
+        trust_long_authorization: file.trust_long_authorization && !backend.settles,
+        extensions: file.extensions,
+        store: dir.path().join(LEDGER),
+        settlement,
+        listener: file.listener(),
+    })
 }
 
 /// Starts a worker.
@@ -164,7 +194,7 @@ pub(crate) async fn start_proxy(file: &ProxyFile, chain: Arc<dyn Chain>) -> anyh
 /// As [`start_gateway`].
 pub(crate) async fn start_worker(
     file: &WorkerFile,
-    chain: Arc<dyn Chain>,
+    backend: &Backend,
     engine: Arc<dyn Engine>,
 ) -> anyhow::Result<Running<Worker>> {
     let builtin = format!("{EXTRACTIVE_SUMMARY_MODEL}@builtin:0");
@@ -178,10 +208,19 @@ pub(crate) async fn start_worker(
     let root_address = *root_address(WorkerFile::ROLE, &file.root)?;
     let dir = StateDir::open(&file.dir)?;
     let tls = Tls::open(&dir, file.attestation.present, &file.root)?;
+    let owner = owner(file.owner, &tls, &file.root, backend)?;
+    let (wallet, key) = wallet(&dir, owner)?;
+    let settlement = backend.settles.then(|| cocoon_worker::SettlementConfig {
+        wallet,
+        key,
+        policy: file.money.into(),
+        poll: file.chain.poll(),
+        min_pause: file.chain.min_pause(),
+    });
     let config = WorkerConfig {
         http: file.http,
         proxies: file.proxies.clone(),
-        owner: owner(file.owner, &tls, &file.root)?,
+        owner,
         model: model.clone(),
         coefficient: file.coefficient,
         max_active: file.max_active,
@@ -192,9 +231,11 @@ pub(crate) async fn start_worker(
         check_proxy_hashes: file.check_proxy_hashes,
         dial: dial(file.pow.max_difficulty),
         store: dir.path().join(LEDGER),
+        settlement,
         paused: file.paused,
     };
     let settings = tls.settings(file.attestation.require)?;
+    let chain = Arc::clone(&backend.chain);
     let role =
         cocoon_worker::start(config, settings, chain, engine).await.context("cannot start the worker")?;
     Ok(Running { role, _dir: dir, _rotation: tls.rotate() })
@@ -236,25 +277,66 @@ pub(crate) async fn warn_unless_serving(engine: &dyn Engine, model: &str) {
     }
 }
 
-async fn open_chain(role: &str, root: &Root) -> anyhow::Result<Arc<StaticChain>> {
-    if !root.is_test {
-        bail!(
-            "root.is_test = false asks for a network with real coins, and this version knows only a fixed root \
-             configuration with simulated balances; run it in a test network"
-        );
-    }
-    let hint = "name the JSON file of the root configuration; `cocoon up` writes one to DIR/root-config.json";
-    let file = required(role, "root.file", root.file.as_ref(), hint)?;
-    let hint =
-        "cannot read the root configuration; `cocoon up` makes one, and leaves it in DIR/root-config.json";
-    let chain = StaticChain::from_file(file.clone()).await.context(hint)?;
-    Ok(Arc::new(chain))
+/// The chain that a role works with.
+pub(crate) struct Backend {
+    /// The chain.
+    pub(crate) chain: Arc<dyn Chain>,
+    /// Whether coins move on it.
+    pub(crate) settles: bool,
+    /// The chain again, where it is a file that can change.
+    file: Option<Arc<StaticChain>>,
 }
 
-/// Until the process shall end. On SIGHUP the root configuration is read again.
-async fn wait(signals: &mut Signals, chain: &StaticChain) {
+impl Backend {
+    /// A chain on which coins move.
+    pub(crate) fn settling(chain: Arc<dyn Chain>) -> Self {
+        Self { chain, settles: true, file: None }
+    }
+
+    /// The chain that a configuration names: a server, or a fixed root configuration.
+    async fn open(role: &str, root: &Root, chain: &ChainFile) -> anyhow::Result<Self> {
+        if !root.is_test {
+            bail!(
+                "root.is_test = false asks for a network with real coins, and this version verifies only the \
+                 simulated evidence of test networks; run it in a test network"
+            );
+        }
+        if let Some(url) = &chain.url {
+            let toncenter = open_toncenter(url, chain, *root_address(role, root)?, root.is_test).await?;
+            return Ok(Self::settling(Arc::new(toncenter)));
+        }
+        let hint =
+            "name a server with the chain's API in chain.url, or the JSON file of a fixed root configuration";
+        let file = required(role, "root.file", root.file.as_ref(), hint)?;
+        let hint = "cannot read the root configuration; `cocoon up` makes one, and leaves it in DIR/root-config.json";
+        let chain = Arc::new(StaticChain::from_file(file.clone()).await.context(hint)?);
+        Ok(Self { chain: chain.clone(), settles: false, file: Some(chain) })
+    }
+}
+
+/// A chain behind a server with toncenter's API.
+///
+/// # Errors
+/// It cannot be reached, or has no such root contract.
+async fn open_toncenter(
+    url: &str,
+    file: &ChainFile,
+    root: Address,
+    is_test: bool,
+) -> anyhow::Result<ToncenterChain> {
+    let mut options = ToncenterOptions::new(url, root, is_test);
+    let api_key = file.api_key_file.as_deref().map(|path| keys::load_text(path, MAX_SECRET_BYTES));
+    options.api_key = api_key.transpose()?;
+    options.requests_per_second = file.requests_per_second;
+    options.poll_every = file.poll();
+    ToncenterChain::open(options).await.with_context(|| format!("the chain at {url}"))
+}
+
+/// Until the process shall end. On SIGHUP a fixed root configuration is read again.
+async fn wait(signals: &mut Signals, backend: &Backend) {
     while signals.next().await == Asked::Reload {
-        match chain.reload().await {
+        let Some(file) = &backend.file else { continue };
+        match file.reload().await {
             Ok(changed) => tracing::info!(changed, "read the root configuration again"),
             Err(error) => tracing::error!(%error, "the root configuration stays as it was"),
         }
@@ -293,11 +375,13 @@ impl Tls {
 }
 
 /// The configured owner. Where coins are simulated, one that follows from the node's key will do.
-fn owner(configured: Option<Address>, tls: &Tls, root: &Root) -> anyhow::Result<Address> {
+fn owner(configured: Option<Address>, tls: &Tls, root: &Root, backend: &Backend) -> anyhow::Result<Address> {
     match configured {
         Some(owner) => Ok(owner),
-        None if root.is_test => Ok(Address::basechain(tls.identity.public_key())),
-        None => bail!("owner is missing: the address that this node's coins go to in the end"),
+        None if root.is_test && !backend.settles => Ok(Address::basechain(tls.identity.public_key())),
+        None => bail!(
+            "owner is missing: the address that this node's coins go to in the end; `cocoon wallet create` makes one"
+        ),
     }
 }
 
@@ -315,14 +399,18 @@ fn key(dir: &StateDir, name: &str) -> anyhow::Result<keys::Secret> {
     keys::load_or_create(&path)
 }
 
-/// The node's wallet: the contract that its wallet key controls.
-fn wallet(dir: &StateDir, owner_: Option<Address>, tls: &Tls, root: &Root) -> anyhow::Result<Address> {
-    let key = NodeKey::from_seed(&*key(dir, WALLET_KEY)?);
-    let owner = owner(owner_, tls, root)?;
-    Ok(wallet_address(&key.public_key(), &owner, &WALLET_CODE_HASH, WALLET_CODE_DEPTH))
+/// The node's wallet: the contract that its wallet key controls, and in the last resort its owner.
+pub(crate) fn wallet(dir: &StateDir, owner: Address) -> anyhow::Result<(Wallet, SigningKey)> {
+    let key = SigningKey::from_bytes(&*key(dir, WALLET_KEY)?);
+    Ok((Wallet::cocoon(key.verifying_key().to_bytes(), owner), key))
 }
 
-fn secret(file: Option<&Path>) -> anyhow::Result<Zeroizing<Vec<u8>>> {
+/// The configured secret. Where its hash stands on chain, one is made if none is given.
+fn secret(file: Option<&Path>, dir: &StateDir, backend: &Backend) -> anyhow::Result<Zeroizing<Vec<u8>>> {
+    if file.is_none() && backend.settles {
+        let secret = key(dir, CLIENT_SECRET)?;
+        return Ok(Zeroizing::new(hex::encode(*secret).into_bytes()));
+    }
     let text = file.map(|path| keys::load_text(path, MAX_SECRET_BYTES)).transpose()?;
     Ok(Zeroizing::new(text.map_or_else(Vec::new, |text| text.as_bytes().to_vec())))
 }

@@ -16,7 +16,7 @@ use crate::terminal::{self, Style};
 
 /// Said wherever results of a local network are shown.
 pub(crate) const SIMULATED: &str =
-    "simulated attestation, simulated chain: quotes that prove nothing, coins that do not exist";
+    "simulated attestation, embedded chain: quotes that prove nothing, coins from a faucet";
 
 /// Runs a network until a signal ends it.
 ///

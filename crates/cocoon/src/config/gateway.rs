@@ -9,6 +9,7 @@ use cocoon_ton::Address;
 use serde::{Deserialize, Serialize};
 
 use super::RoleFile;
+use super::money::{ChainFile, GatewayMoney};
 use super::shared::{Attestation, DialPow, Root, address_text};
 
 /// The gateway's configuration as written.
@@ -32,6 +33,10 @@ pub(crate) struct GatewayFile {
     pub(crate) extensions: bool,
     /// The root contract.
     pub(crate) root: Root,
+    /// How to reach the chain.
+    pub(crate) chain: ChainFile,
+    /// How to spend.
+    pub(crate) money: GatewayMoney,
     /// What we show and demand.
     pub(crate) attestation: Attestation,
     /// Work for peers.
@@ -105,6 +110,8 @@ impl Default for GatewayFile {
             check_proxy_hashes: false,
             extensions: true,
             root: Root::default(),
+            chain: ChainFile::default(),
+            money: GatewayMoney::default(),
             attestation: Attestation::default(),
             pow: DialPow::default(),
             limits: Limits::default(),

@@ -5,12 +5,14 @@
 
 mod gateway;
 mod load;
+mod money;
 mod proxy;
 mod shared;
 mod worker;
 
 pub(crate) use gateway::GatewayFile;
 pub(crate) use load::{Overrides, load};
+pub(crate) use money::{ChainFile, GatewayMoney};
 pub(crate) use proxy::{AcceptPow, LOOPBACK_DIFFICULTY, ProxyAttestation, ProxyFile};
 pub(crate) use shared::{Attestation, Present, Require, Root, required};
 pub(crate) use worker::{EngineFile, WorkerFile};
@@ -22,7 +24,7 @@ pub(crate) trait RoleFile: Default + serde::Serialize + serde::de::DeserializeOw
 }
 
 /// Fields that hold paths, in any role: in a file they are relative to that file.
-const PATH_FIELDS: &[&str] = &["dir", "root.file", "secret_file"];
+const PATH_FIELDS: &[&str] = &["chain.api_key_file", "dir", "root.file", "secret_file"];
 
 #[cfg(test)]
 mod tests;

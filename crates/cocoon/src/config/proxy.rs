@@ -8,6 +8,7 @@ use cocoon_ton::Address;
 use serde::{Deserialize, Serialize};
 
 use super::RoleFile;
+use super::money::{ChainFile, ProxyMoney};
 use super::shared::{Present, Require, Root, address_text};
 
 /// Bits of work asked of peers where nobody but this machine can connect: a formality.
@@ -36,6 +37,10 @@ pub(crate) struct ProxyFile {
     pub(crate) extensions: bool,
     /// The root contract.
     pub(crate) root: Root,
+    /// How to reach the chain.
+    pub(crate) chain: ChainFile,
+    /// How to settle.
+    pub(crate) money: ProxyMoney,
     /// What we show and demand.
     pub(crate) attestation: ProxyAttestation,
     /// Work that peers do.
@@ -100,6 +105,8 @@ impl Default for ProxyFile {
             trust_long_authorization: true,
             extensions: true,
             root: Root::default(),
+            chain: ChainFile::default(),
+            money: ProxyMoney::default(),
             attestation: ProxyAttestation::default(),
             pow: AcceptPow::default(),
             limits: ConnectionLimits::default(),

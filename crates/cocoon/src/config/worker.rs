@@ -7,6 +7,7 @@ use cocoon_ton::Address;
 use serde::{Deserialize, Serialize};
 
 use super::RoleFile;
+use super::money::{ChainFile, WorkerMoney};
 use super::shared::{Attestation, DialPow, Root, address_text};
 
 /// The worker's configuration as written.
@@ -38,6 +39,10 @@ pub(crate) struct WorkerFile {
     pub(crate) engine: EngineFile,
     /// The root contract.
     pub(crate) root: Root,
+    /// How to reach the chain.
+    pub(crate) chain: ChainFile,
+    /// How to settle.
+    pub(crate) money: WorkerMoney,
     /// What we show and demand.
     pub(crate) attestation: Attestation,
     /// Work for peers.
@@ -69,6 +74,8 @@ impl Default for WorkerFile {
             extensions: true,
             engine: EngineFile::default(),
             root: Root::default(),
+            chain: ChainFile::default(),
+            money: WorkerMoney::default(),
             attestation: Attestation::default(),
             pow: DialPow::default(),
         }
