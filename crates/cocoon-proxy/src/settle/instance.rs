@@ -255,8 +255,9 @@ impl Instance {
             self.clients.insert(source, known);
             core.run(|proxy, _| proxy.client_seen(&source, chain_state));
         }
-        if let Some(ClientRequest::Register { nonce }) = request {
-            core.run(|proxy, _| proxy.client_registered(&source, nonce.cast_signed(), chain_state));
+        let newest = self.clients.get(&source).and_then(|known| known.state.as_ref()).map(self::chain_state);
+        if let Some((ClientRequest::Register { nonce }, newest)) = request.zip(newest) {
+            core.run(|proxy, _| proxy.client_registered(&source, nonce.cast_signed(), newest));
         }
     }
 
