@@ -118,7 +118,8 @@ impl std::fmt::Debug for ToncenterOptions {
 pub struct ToncenterChain {
     server: Arc<Server>,
     root: watch::Receiver<Arc<RootConfig>>,
-    _polling: Arc<Polling>,
+    /// `None` without a root contract.
+    _polling: Option<Arc<Polling>>,
 }
 
 /// The task that polls; it ends with this.
@@ -131,6 +132,18 @@ impl Drop for Polling {
     }
 }
 
+/// The server, not asked anything yet.
+fn reach(options: &ToncenterOptions) -> Result<Arc<Server>, ChainError> {
+    let endpoint = Endpoint::parse(&options.url)?;
+    if options.api_key.is_some() && !endpoint.is_encrypted && !endpoint.is_loopback {
+        return Err(ChainError::Unsupported {
+            what: "sending the API key in the clear",
+            hint: "use an https:// URL, or leave the key out",
+        });
+    }
+    Ok(Arc::new(Server::new(&endpoint, options)?))
+}
+
 impl ToncenterChain {
     /// Reads the root contract and begins to poll. Needs a running tokio runtime.
     ///
@@ -140,14 +153,7 @@ impl ToncenterChain {
     ///   a root contract that cannot be used.
     /// * [`ChainError::Unavailable`], [`ChainError::BadAnswer`].
     pub async fn open(options: ToncenterOptions) -> Result<Self, ChainError> {
-        let endpoint = Endpoint::parse(&options.url)?;
-        if options.api_key.is_some() && !endpoint.is_encrypted && !endpoint.is_loopback {
-            return Err(ChainError::Unsupported {
-                what: "sending the API key in the clear",
-                hint: "use an https:// URL, or leave the key out",
-            });
-        }
-        let server = Arc::new(Server::new(&endpoint, &options)?);
+        let server = reach(&options)?;
         let address = options.root;
         let state = server.account(address).await?;
         let config = read_root(address, state.data.as_ref())?;
@@ -158,7 +164,18 @@ impl ToncenterChain {
         let (sender, root) = watch::channel(Arc::new(config));
         let poll_every = options.poll_every.max(MIN_POLL_EVERY);
         let polling = tokio::spawn(follow(Arc::clone(&server), address, sender, poll_every));
-        Ok(Self { server, root, _polling: Arc::new(Polling(polling.abort_handle())) })
+        Ok(Self { server, root, _polling: Some(Arc::new(Polling(polling.abort_handle()))) })
+    }
+
+    /// Without a root contract, for what reads accounts and sends messages where none is deployed yet: nothing is asked
+    /// for, [`ToncenterOptions::root`] and [`ToncenterOptions::is_testnet`] are not looked at, and
+    /// [`Chain::subscribe_root`] has a configuration without entries that never changes.
+    ///
+    /// # Errors
+    /// [`ChainError::Unsupported`] for a URL or key that cannot be used.
+    pub fn without_root(options: &ToncenterOptions) -> Result<Self, ChainError> {
+        let (_, root) = watch::channel(Arc::new(RootConfig::test_mode(options.root)));
+        Ok(Self { server: reach(options)?, root, _polling: None })
     }
 
     async fn run(
