@@ -58,7 +58,7 @@ async fn serve(options: RunChain, signals: &mut Signals) -> anyhow::Result<()> {
     let opened = tokio::task::spawn_blocking(move || LocalChain::open(&how)).await?;
     let chain = opened.context("cannot open the chain")?;
     let head = chain.head().await?;
-    let server = ChainServer::start(chain, listen).await?;
+    let server = ChainServer::start(chain.clone(), listen).await?;
     let url = server.url();
     if options.json {
         let block_time_ms = match options.block_time {
@@ -90,7 +90,12 @@ async fn serve(options: RunChain, signals: &mut Signals) -> anyhow::Result<()> {
         terminal::print(&announcement(&lines, options.allow_remote, &url, Style::stdout()))?;
     }
     signals.stop().await;
-    signals.unless_stopped(server.shutdown()).await
+    let end = async {
+        server.shutdown().await;
+        // Its directory can be used by another process at once.
+        chain.close().await;
+    };
+    signals.unless_stopped(end).await
 }
 
 fn announcement(lines: &[(&str, String)], remote: bool, url: &str, style: Style) -> String {

@@ -3,12 +3,19 @@
 mod chain;
 mod local;
 mod roles;
+mod root;
+mod tx;
 
 use clap::{Parser, Subcommand};
 
 pub(crate) use chain::{BlockTime, Chain, ChainCommand, ChainUrl, RunChain};
 pub(crate) use local::{Demo, Up};
 pub(crate) use roles::{Gateway, Proxy, Worker};
+pub(crate) use root::{
+    Changing, DeployRoot, Hash, ImageOf, Images, LimitArgs, Models, Place, PriceArgs, Proxies, Root,
+    RootCommand, ShowRoot, Upgrade,
+};
+pub(crate) use tx::Tx;
 
 use crate::logging::LogFormat;
 
@@ -51,6 +58,8 @@ Examples:
   cocoon demo README.md          summarise a file through such a network and show who paid whom
   cocoon worker --config w.toml  one role alone
   cocoon chain                   a TON-style chain on this machine, with a faucet and toncenter's API
+  cocoon tx te6ccg...            what a message or transaction of the contracts says
+  cocoon root show --address ...  who may take part in a network, and what tokens cost
 
 `cocoon COMMAND --help` says more about each.";
 
@@ -62,6 +71,8 @@ pub(crate) enum Command {
     Proxy(Proxy),
     Worker(Worker),
     Chain(Chain),
+    Tx(Tx),
+    Root(Root),
 }
 
 #[cfg(test)]

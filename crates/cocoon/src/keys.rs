@@ -36,6 +36,15 @@ pub(crate) fn load_or_create(path: &Path) -> anyhow::Result<Secret> {
 /// # Errors
 /// As [`load_or_create`]; the file must exist.
 pub(crate) fn load_text(path: &Path, max_bytes: u64) -> anyhow::Result<Zeroizing<String>> {
+    let text = load_private(path, max_bytes)?;
+    Ok(Zeroizing::new(text.lines().next().unwrap_or_default().to_owned()))
+}
+
+/// Reads all of a private file.
+///
+/// # Errors
+/// As [`load_text`].
+pub(crate) fn load_private(path: &Path, max_bytes: u64) -> anyhow::Result<Zeroizing<String>> {
     let shown = path.display();
     let file = File::open(path).with_context(|| format!("cannot read the secret file {shown}"))?;
     refuse_if_shared(path, &file)?;
@@ -45,7 +54,7 @@ pub(crate) fn load_text(path: &Path, max_bytes: u64) -> anyhow::Result<Zeroizing
     if length as u64 > max_bytes {
         bail!("the secret file {shown} has more than {max_bytes} bytes; is it the right file?");
     }
-    Ok(Zeroizing::new(text.lines().next().unwrap_or_default().to_owned()))
+    Ok(text)
 }
 
 fn not_a_file() -> std::io::Error {

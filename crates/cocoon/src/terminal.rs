@@ -56,6 +56,12 @@ impl Style {
         Self::of(&io::stderr())
     }
 
+    /// No colours.
+    #[cfg(test)]
+    pub(crate) const fn plain() -> Self {
+        Self(false)
+    }
+
     fn of(stream: &impl io::IsTerminal) -> Self {
         let forbidden = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         Self(stream.is_terminal() && !forbidden)

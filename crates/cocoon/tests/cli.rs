@@ -18,6 +18,8 @@ fn help_is_there_for_every_command_and_shows_examples() {
         &["chain", "faucet", "--help"],
         &["chain", "advance", "--help"],
         &["chain", "status", "--help"],
+        &["tx", "--help"],
+        &["root", "--help"],
     ] {
         let output = run(command);
         assert!(output.status.success(), "{command:?}");
@@ -45,6 +47,9 @@ fn wrong_arguments_are_a_usage_error() {
         &["demo"],
         &["demo", "x", "--sentences", "0"],
         &["gateway", "--http", "nowhere"],
+        &["root", "images", "add", "gateway", "00"],
+        &["tx"],
+        &["tx", "x", "--limit", "5"],
     ] {
         assert_eq!(run(arguments).status.code(), Some(2), "{arguments:?}");
     }

@@ -86,7 +86,7 @@ pub(crate) enum ChainCommand {
     #[command(after_help = FAUCET_HELP)]
     Faucet {
         /// The account, in any form of address
-        #[arg(value_name = "ADDRESS", allow_hyphen_values = true)]
+        #[arg(value_name = "ADDRESS")]
         address: Address,
         /// How much
         #[arg(value_name = "AMOUNT", value_parser = amount::parse)]
