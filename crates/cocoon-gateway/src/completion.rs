@@ -302,9 +302,11 @@ struct Asked<'a> {
 impl Asked<'_> {
     /// Why no proxy takes the request.
     fn no_proxy(&self) -> Failure {
-        match self.shared.settlement.as_ref().and_then(|settlement| settlement.needs()) {
-            Some(needs) => Failure::new(Kind::Funds, &needs.to_string()),
-            None => Failure::new(Kind::Proxy, "no proxy is connected; see /health"),
+        let status = self.shared.settlement.as_ref().map(|settlement| settlement.status());
+        match status.map(|status| (status.needs, status.hold)) {
+            Some((Some(needs), _)) => Failure::new(Kind::Funds, &needs.to_string()),
+            Some((None, Some(hold))) => Failure::new(Kind::Proxy, &hold),
+            _ => Failure::new(Kind::Proxy, "no proxy is connected; see /health"),
         }
     }
 

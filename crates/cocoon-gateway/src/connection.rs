@@ -1,6 +1,6 @@
 //! One connection to a proxy: the session, its requests, and the proxy's payment notices.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
@@ -17,13 +17,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::Shared;
 use crate::book::PeerKey;
+use crate::claims::{Claims, Overcharge};
 use crate::exchange::{AnswerQueue, Ending, Event, Exchange};
 use crate::settle::{Channel, Presence};
 
 /// How often time-outs are looked at.
 const TICK: Duration = Duration::from_millis(50);
-/// Requests whose notice is still to be compared with their claim.
-const MAX_OPEN_CLAIMS: usize = 16_384;
 /// How often a proxy is asked for a refund until it grants one.
 const REFUND_EVERY: Duration = Duration::from_secs(5);
 
@@ -45,69 +44,6 @@ impl From<&PeerIdentity> for Attestation {
             insecure: attested.is_none_or(|kind| kind.is_simulated()),
             image_hash: peer.image_hash,
         }
-    }
-}
-
-/// What is known of a request's cost from one side, until the other side is known, too: the end of its answer and the
-/// proxy's notice come in either order.
-#[derive(Debug, Clone, Copy)]
-enum Half {
-    AtMost(i64),
-    Charged(i64),
-}
-
-/// Halves that wait for their other half.
-#[derive(Debug, Default)]
-struct Claims {
-    known: HashMap<[u8; 32], Half>,
-    order: VecDeque<[u8; 32]>,
-}
-
-impl Claims {
-    /// The answer has ended, and may have cost this much. A charge above that, where one is known already.
-    fn expect(&mut self, request: [u8; 32], at_most: i64) -> Option<Overcharge> {
-        match self.known.remove(&request) {
-            Some(Half::Charged(charged)) => Overcharge::of(request, charged, at_most),
-            _ => {
-                self.keep(request, Half::AtMost(at_most));
-                None
-            }
-        }
-    }
-
-    /// The proxy charged this much. Whether that is too much, where the answer has ended already.
-    fn charge(&mut self, request: [u8; 32], charged: i64) -> Option<Overcharge> {
-        match self.known.remove(&request) {
-            Some(Half::AtMost(at_most)) => Overcharge::of(request, charged, at_most),
-            _ => {
-                self.keep(request, Half::Charged(charged));
-                None
-            }
-        }
-    }
-
-    fn keep(&mut self, request: [u8; 32], half: Half) {
-        while self.order.len() >= MAX_OPEN_CLAIMS
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.known.remove(&oldest);
-        }
-        self.order.push_back(request);
-        self.known.insert(request, half);
-    }
-}
-
-/// A request was charged more than it may have cost.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Overcharge {
-    request: [u8; 32],
-    charged: i64,
-    at_most: i64,
-}
-
-impl Overcharge {
-    fn of(request: [u8; 32], charged: i64, at_most: i64) -> Option<Self> {
-        (charged > at_most).then_some(Self { request, charged, at_most })
     }
 }
 
@@ -537,35 +473,5 @@ impl Endpoint for Connection {
 
     fn transmit(&self, _capacity: usize) -> Option<Bytes> {
         self.lock().session.as_mut()?.transmit()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_charge_above_the_claim_is_seen_whichever_comes_first() {
-        let mut claims = Claims::default();
-        assert_eq!(claims.expect([1; 32], 10), None);
-        assert_eq!(claims.charge([1; 32], 10), None);
-        assert_eq!(claims.expect([2; 32], 10), None);
-        let overcharge = Overcharge { request: [2; 32], charged: 11, at_most: 10 };
-        assert_eq!(claims.charge([2; 32], 11), Some(overcharge));
-        assert_eq!(claims.charge([3; 32], 11), None);
-        assert_eq!(claims.expect([3; 32], 10).map(|found| found.charged), Some(11));
-        assert!(claims.known.is_empty());
-    }
-
-    #[test]
-    fn what_never_gets_its_other_half_is_forgotten() {
-        let mut claims = Claims::default();
-        for number in 0..=MAX_OPEN_CLAIMS as u64 {
-            let mut request = [0; 32];
-            request[..8].copy_from_slice(&number.to_le_bytes());
-            claims.expect(request, 1);
-        }
-        assert_eq!((claims.known.len(), claims.order.len()), (MAX_OPEN_CLAIMS, MAX_OPEN_CLAIMS));
-        assert_eq!(claims.charge([0; 32], 9), None);
     }
 }

@@ -11,6 +11,7 @@
 mod answer;
 mod body;
 mod book;
+mod claims;
 mod completion;
 mod config;
 mod connection;
@@ -202,6 +203,7 @@ pub async fn start(
         (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
     background.spawn(keep_books(Arc::clone(&shared), disconnect.clone()));
     if let Some(settlement) = settlement {
+        settlement.warn_of_slow_looks(&root.borrow());
         background.spawn(settle::run(Arc::clone(&shared), settlement, disconnect.clone()));
     }
     background.spawn(pool::keep_connected(Arc::clone(&shared), dialler, config.proxies, disconnect.clone()));

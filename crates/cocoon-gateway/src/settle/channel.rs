@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use cocoon_ton::SignedPayment;
+use cocoon_ton::{Address, SignedPayment};
 use tokio::sync::Notify;
 
 /// One channel's live part. Its record is the settlement's own.
@@ -15,6 +15,8 @@ pub(crate) struct Channel {
     due_at_tokens: AtomicU64,
     /// The channel is being closed.
     leaving: AtomicBool,
+    /// The log has it that the contract is frozen.
+    told_frozen: AtomicBool,
     wake: Arc<Notify>,
 }
 
@@ -37,6 +39,7 @@ impl Channel {
             live: Mutex::default(),
             due_at_tokens: AtomicU64::new(u64::MAX),
             leaving: AtomicBool::new(false),
+            told_frozen: AtomicBool::new(false),
             wake,
         }
     }
@@ -52,6 +55,17 @@ impl Channel {
 
     pub(super) fn set_due_at(&self, tokens: u64) {
         self.due_at_tokens.store(tokens, Ordering::Relaxed);
+    }
+
+    /// Says once that the contract cannot be used.
+    pub(super) fn tell_frozen(&self, contract: &Address) {
+        if !self.told_frozen.swap(true, Ordering::Relaxed) {
+            tracing::error!(
+                %contract,
+                "a client contract is frozen because it owes storage fees, and is left alone; thaw it by sending it \
+                 coins together with the state that it had"
+            );
+        }
     }
 
     pub(super) fn live(&self) -> Live {

@@ -22,7 +22,6 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use cocoon_chain::settler::{SettlementStatus, Settler};
 use cocoon_chain::{BlockRef, Chain};
 use cocoon_session::ProxyTerms;
-use cocoon_settle::FundsNeeded;
 use cocoon_settle::client::ClientPolicy;
 use cocoon_ton::wallet::Wallet;
 use cocoon_ton::{Address, RootConfig, SigningKey, client_state_init};
@@ -146,7 +145,6 @@ impl Settlement {
     /// A connection has met a proxy under this root configuration: the channel with it counts from now on. `None` where it
     /// cannot be remembered.
     pub(crate) fn join(&self, terms: &ProxyTerms, root: &RootConfig) -> Option<Presence> {
-        self.warn_of_slow_looks(root);
         let wallet = self.settler.address();
         let init = client_state_init(&root.params, &wallet, &terms.contract, &terms.public_key);
         let (Ok(init), Some(proxy_code)) = (init, &root.params.proxy_code) else { return None };
@@ -174,6 +172,7 @@ impl Settlement {
                 return None;
             }
             inner.records.by_contract.insert(contract, record);
+            self.warn_of_slow_looks(root);
         }
         let wake = &self.wake;
         let channel =
@@ -182,9 +181,9 @@ impl Settlement {
         Some(Presence::new(Arc::clone(channel), inner.connections))
     }
 
-    /// What the wallet lacks.
-    pub(crate) fn needs(&self) -> Option<FundsNeeded> {
-        self.status.borrow().needs
+    /// What the wallet has and lacks, now.
+    pub(crate) fn status(&self) -> SettlementStatus {
+        self.status.borrow().clone()
     }
 
     /// How it stands, now and as it changes.
@@ -205,7 +204,8 @@ impl Settlement {
         Ok(())
     }
 
-    fn warn_of_slow_looks(&self, root: &RootConfig) {
+    /// Says so where the operator looks at the chain too seldom for this network.
+    pub(crate) fn warn_of_slow_looks(&self, root: &RootConfig) {
         let params = &root.params;
         let client = u64::from(params.client_delay_before_close_seconds);
         let proxy = u64::from(params.proxy_delay_before_close_seconds);

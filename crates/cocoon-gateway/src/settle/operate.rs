@@ -155,6 +155,10 @@ impl From<RoundError> for OperateError {
             RoundError::Send(error) => Self::Send(error),
             RoundError::Read(error) => Self::Read(error),
             RoundError::Store(error) => Self::Store(error),
+            RoundError::Stalled => {
+                let (reason, retry_after) = (error.to_string(), None);
+                Self::Send(SendError::Chain(ChainError::Unavailable { reason, retry_after }))
+            }
         }
     }
 }

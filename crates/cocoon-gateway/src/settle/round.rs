@@ -19,6 +19,9 @@ use super::record::Record;
 use super::report::{ChannelReport, SettlementReport};
 use crate::book::Book;
 
+/// How long a round may take. The chain's and the wallet's own waiting times are shorter.
+const ROUND_WITHIN: Duration = Duration::from_secs(300);
+
 /// Why a round did not come to its end. The next one makes it good.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum RoundError {
@@ -28,6 +31,8 @@ pub(super) enum RoundError {
     Read(#[from] ReadError),
     #[error("the channels' records cannot be stored: {0}")]
     Store(#[from] StoreError),
+    #[error("the chain does not answer within {} s", ROUND_WITHIN.as_secs())]
+    Stalled,
 }
 
 impl RoundError {
@@ -106,7 +111,8 @@ impl Entry {
 impl Settlement {
     /// Looks, plans, and carries the plan out.
     pub(super) async fn round(&self, book: &Book) -> Result<Round, RoundError> {
-        let outcome = self.try_round(book).await;
+        let outcome = tokio::time::timeout(ROUND_WITHIN, self.try_round(book)).await;
+        let outcome = outcome.unwrap_or(Err(RoundError::Stalled));
         let mut status = self.status.borrow().clone();
         if let Err(error) = &outcome {
             status.error = Some(error.to_string());
@@ -114,7 +120,8 @@ impl Settlement {
         self.report.send_if_modified(|report| {
             let changed = report.status != status;
             // The settler tells of its own errors.
-            if let Err(error @ (RoundError::Read(_) | RoundError::Store(_))) = &outcome
+            if let Err(error) = &outcome
+                && !matches!(error, RoundError::Send(_))
                 && report.status.error != status.error
             {
                 tracing::warn!(%error, "settlement is held up");
@@ -154,7 +161,7 @@ impl Settlement {
         for (contract, record, channel) in known {
             let shown = read::read(self.chain.as_ref(), contract, &record, view.at).await?;
             if shown.frozen {
-                tracing::warn!(%contract, "a client contract is frozen because it owes storage fees; left alone");
+                channel.tell_frozen(&contract);
                 continue;
             }
             let live = channel.live();

@@ -33,6 +33,8 @@ pub(crate) async fn run(shared: Arc<Shared>, settlement: Arc<Settlement>, stop: 
             outcome = settlement.round(&shared.book) => outcome,
             () = stop.cancelled() => return,
         };
+        // A channel that is being left takes no requests.
+        shared.pool.changed();
         let wait = settlement.wait_after(&outcome, &mut failures);
         let sleeping = async {
             if !wait.wakeable {

@@ -204,6 +204,17 @@ async fn leaving_can_be_broken_off_at_any_step_and_ends_with_all_coins_at_the_ow
 }
 
 #[tokio::test]
+async fn a_published_wallet_with_little_is_emptied_by_its_owner() {
+    let world = World::new(1).await;
+    let wallet = world.published_wallet();
+    world.chain.chain().grant(wallet.address(), TON).await.unwrap();
+    let mut config = world.leave_config();
+    config.settlement.wallet = wallet;
+    let left = leave(config, world.chain.clone(), |_| {}).await.unwrap();
+    assert_eq!(left.wallet, WalletEnd::OwnersTextNeeded { owner: Some(world.owner), nanoton: TON });
+}
+
+#[tokio::test]
 async fn an_operator_pays_in_beyond_the_budget_and_takes_out_what_is_over_the_stake() {
     let world = World::new(10).await;
     let nothing = deposit(world.leave_config(), world.chain.clone(), Channels::All, TON).await;
@@ -231,7 +242,7 @@ async fn what_the_wallet_lacks_is_said_and_paid_for_once_it_has_come() {
     let _presence = till.meet(&world);
     let round = till.round().await;
     assert!(round.steps.is_empty());
-    let needs = till.settlement.needs().unwrap();
+    let needs = till.settlement.status().needs.unwrap();
     assert_eq!(
         (needs.wallet, needs.purpose),
         (world.wallet.address(), Purpose::OpenChannel { amount: 2 * TON })
@@ -242,7 +253,7 @@ async fn what_the_wallet_lacks_is_said_and_paid_for_once_it_has_come() {
     let enough = needs.missing_nanoton + TON / 100;
     world.chain.chain().grant(world.wallet.address(), enough).await.unwrap();
     assert_eq!(till.settle().await, [Purpose::OpenChannel { amount: 2 * TON }]);
-    assert_eq!(till.settlement.needs(), None);
+    assert_eq!(till.settlement.status().needs, None);
 }
 
 #[tokio::test]

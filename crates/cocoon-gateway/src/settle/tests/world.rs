@@ -168,6 +168,11 @@ impl World {
         Self { chain, wallet, key, owner, operator, proxy_key, proxy, root, dir }
     }
 
+    /// A wallet of the published kind for the same key and owner.
+    pub(super) fn published_wallet(&self) -> Wallet {
+        Wallet::published(self.key.verifying_key().to_bytes(), self.owner)
+    }
+
     pub(super) fn lie(&self, lie: Lie) {
         *self.chain.lie.lock().unwrap() = lie;
     }
