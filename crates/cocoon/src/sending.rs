@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use clap::{Args, ValueEnum};
-use cocoon_chain::wallet::{Landing, WalletDriver};
+use cocoon_chain::wallet::{Landing, WalletDriver, WalletView};
 use cocoon_chain::{Chain, Compute};
 use cocoon_ledger::Nanoton;
 use cocoon_ton::message::{Body, exit_code_words};
@@ -121,6 +121,8 @@ impl Sender {
             .with("fee_at_most", Value::Coins(fee))
             .with("messages", Value::Parts(messages.iter().map(told).collect()));
         self.say(&intent.to_text(self.telling))?;
+        let needed = messages.iter().fold(fee, |sum, message| sum.saturating_add(message.value_nanoton));
+        self.check_funds(&view, needed)?;
         if !self.yes {
             confirm().await?;
         }
@@ -134,6 +136,21 @@ impl Sender {
         self.say(&record.to_text(self.telling))?;
         sent.landed.iter().try_for_each(|landing| self.check(landing))?;
         Ok(record)
+    }
+
+    /// Before anybody is asked for nothing.
+    fn check_funds(&self, view: &WalletView, needed: u64) -> anyhow::Result<()> {
+        let missing = needed.saturating_sub(view.balance_nanoton);
+        if missing > 0 {
+            bail!(
+                "funds needed: send at least {} to {} (this is the {} wallet of that key; as another --wallet-kind it \
+                 has another address)",
+                Nanoton(missing),
+                view.address.to_wire_string(self.telling.testnet),
+                view.kind
+            );
+        }
+        Ok(())
     }
 
     /// Whether the receiver did what it was told.

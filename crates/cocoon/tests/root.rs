@@ -154,10 +154,14 @@ fn nothing_is_sent_without_a_yes_coins_or_a_private_key() {
     let net = Net::start();
     let key = net.private_file("key.hex", &"07".repeat(32));
     let deploy = ["deploy", "--price", "20n", "--worker-fee", "18n", "--json"];
+    let poor = net.root(&key, &[&deploy[..], &["--yes"]].concat());
+    let wallet = Wallet::v5r1(SigningKey::from_bytes(&[7; 32]).verifying_key().to_bytes(), TESTNET_ID);
+    let wanted = format!("to {}", wallet.address().to_wire_string(true));
+    let poor = complaint(&poor);
+    assert!(poor.contains("send at least 0.65") && poor.contains(&wanted), "{poor}");
+    net.fund(&wallet.address().to_raw_string(), "1");
     let unasked = net.root(&key, &deploy);
     assert!(complaint(&unasked).contains("--yes"), "{}", complaint(&unasked));
-    let poor = net.root(&key, &[&deploy[..], &["--yes"]].concat());
-    assert!(complaint(&poor).contains("send it coins"), "{}", complaint(&poor));
     std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o644)).unwrap();
     let shared = net.root(&key, &deploy);
     assert!(complaint(&shared).contains("chmod 600"), "{}", complaint(&shared));
