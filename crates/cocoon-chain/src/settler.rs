@@ -133,26 +133,29 @@ impl Settler {
         Ok(steps(plan.transfers, &sent))
     }
 
-    /// Sends all of the wallet's coins to its owner. `None` where it has no owner, or less than is worth the fee.
+    /// Sends the wallet's coins to its owner, all but `keep_nanoton`. `None` where it has no owner, or not more than that is
+    /// worth the fee.
     ///
     /// # Errors
     /// As [`Self::carry_out`]; [`SendError::PublishedWalletLow`] where only the owner's own message brings the coins out.
-    pub async fn empty(&self) -> Result<Option<Emptied>, SendError> {
+    pub async fn empty(&self, keep_nanoton: u64) -> Result<Option<Emptied>, SendError> {
         let view = self.settled().await?;
+        let spare = view.balance_nanoton.saturating_sub(keep_nanoton);
         let owner = self.driver.wallet().owner();
-        let Some(owner) = owner.filter(|_| view.balance_nanoton >= WORTH_FETCHING_NANOTON) else {
+        let Some(owner) = owner.filter(|_| spare >= WORTH_FETCHING_NANOTON) else {
             return Ok(None);
         };
-        let message = OutMessage {
-            to: owner,
-            value_nanoton: 0,
-            bounce: false,
-            mode: MODE_CARRY_ALL | MODE_IGNORE_ERRORS,
-            init: None,
-            body: None,
+        let (value_nanoton, mode) = match keep_nanoton {
+            0 => (0, MODE_CARRY_ALL),
+            _ => (spare - WORTH_FETCHING_NANOTON / 2, MODE_PAY_FEES_SEPARATELY),
         };
+        let mode = mode | MODE_IGNORE_ERRORS;
+        let message = OutMessage { to: owner, value_nanoton, bounce: false, mode, init: None, body: None };
         self.driver.send(&view, vec![message]).await?;
-        Ok(Some(Emptied { owner, nanoton: view.balance_nanoton }))
+        Ok(Some(Emptied {
+            owner,
+            nanoton: if keep_nanoton == 0 { view.balance_nanoton } else { value_nanoton },
+        }))
     }
 
     fn note(&self, plan: &Plan) {

@@ -15,6 +15,8 @@ use tokio_util::task::TaskTracker;
 use crate::settle::SettlementError;
 use crate::{InstanceStatus, ProxyConfig, StartError, open, open_settlement};
 
+/// What the wallet keeps to fetch, one day, what nobody claimed: a message's commission and its fees.
+const FETCH_LATER_NANOTON: u64 = 300_000_000;
 /// How often the chain's time is looked at while a delay runs.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
@@ -93,7 +95,9 @@ pub async fn wind_up(
         }
         tokio::time::sleep(LOOK_EVERY.min(settlement_config.poll)).await;
     };
-    match settlement.settler().empty().await {
+    // What is held for those who come late is fetched with another message.
+    let keep = if rest.is_empty() { 0 } else { FETCH_LATER_NANOTON };
+    match settlement.settler().empty(keep).await {
         Ok(emptied) => emptied.into_iter().for_each(|emptied| progress(WindUpStep::Emptied(emptied))),
         // Its owner can command it, also with little left.
         Err(error @ SendError::PublishedWalletLow { .. }) => progress(WindUpStep::Failed(error.to_string())),

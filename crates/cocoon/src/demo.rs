@@ -1,5 +1,6 @@
 //! `cocoon demo`: one summary through a whole network, and who paid whom for it.
 
+use std::fmt::Write as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,6 +10,7 @@ use cocoon_engine::builtin::{EXTRACTIVE_SUMMARY_MODEL, ExtractiveSummary};
 use serde_json::{Value, json};
 
 use crate::cli::Demo;
+use crate::home::{self, Settlement, Signed};
 use crate::http_client;
 use crate::network::{Network, Plan};
 use crate::signals::Signals;
@@ -42,29 +44,43 @@ pub(crate) async fn run(options: Demo, signals: &mut Signals) -> anyhow::Result<
         difficulty: crate::config::LOOPBACK_DIFFICULTY,
     };
     let network = signals.unless_stopped(Network::start(plan)).await??;
-    let outcome = signals.unless_stopped(summarise_and_settle(&network, &options, &text)).await;
+    let outcome = signals.unless_stopped(summarise_and_agree(&network, &options, &text)).await?;
     // In order also where it went wrong; only a signal is in more of a hurry.
-    if outcome.is_ok() {
-        signals.unless_stopped(network.shutdown()).await?;
+    let (answer, books) = match outcome {
+        Ok(agreed) => agreed,
+        Err(error) => {
+            signals.unless_stopped(network.shutdown()).await?;
+            return Err(error);
+        }
+    };
+    let style = Style::stdout();
+    if !options.json {
+        terminal::print(&report(&network, &answer, &books, style))?;
     }
-    outcome?
+    let (model, signed) = (network.model.clone(), books.signed());
+    let settlement = signals.unless_stopped(home::send_home(network, signed)).await??;
+    if options.json {
+        let shown = books.to_json(&model, &answer, &settlement);
+        terminal::print(&format!("{shown}\n"))?;
+    } else {
+        terminal::print(&homecoming(&settlement, style))?;
+    }
+    home::check(&settlement)
 }
 
-async fn summarise_and_settle(network: &Network, options: &Demo, text: &str) -> anyhow::Result<()> {
-    let style = Style::stdout();
+async fn summarise_and_agree(
+    network: &Network,
+    options: &Demo,
+    text: &str,
+) -> anyhow::Result<(Answer, Books)> {
     let show = !options.json;
     if show {
         let title = format!("Summary of {}", options.file.display());
-        terminal::print(&format!("{}\n\n", style.bold(&title)))?;
+        terminal::print(&format!("{}\n\n", Style::stdout().bold(&title)))?;
     }
     let answer = summarise(network, options.sentences, text, show).await?;
     let books = settle(network, &answer).await?;
-    if show {
-        terminal::print(&report(network, &answer, &books, style))
-    } else {
-        terminal::print(&format!("{}\n", books.to_json(network, &answer)))
-    }?;
-    Ok(())
+    Ok((answer, books))
 }
 
 /// Reads a file that must be text.
@@ -238,9 +254,13 @@ impl Books {
         Some(format!("{what}: {one} and {other}"))
     }
 
-    fn to_json(self, network: &Network, answer: &Answer) -> Value {
+    fn signed(self) -> Signed {
+        Signed { paid: self.gateway_paid, earned: self.workers_earned, kept: self.proxy_kept }
+    }
+
+    fn to_json(self, model: &str, answer: &Answer, settlement: &Settlement) -> Value {
         json!({
-            "model": network.model,
+            "model": model,
             "summary": answer.summary,
             "usage": {
                 "prompt_tokens": answer.prompt_tokens,
@@ -252,7 +272,8 @@ impl Books {
             "worker_earned_nanoton": self.workers_earned,
             "proxy_kept_nanoton": self.proxy_kept,
             "sums_agree": true,
-            "simulated": ["attestation", "chain"],
+            "settlement": settlement.to_json(),
+            "simulated": ["attestation", "coins"],
         })
     }
 }
@@ -278,6 +299,37 @@ fn report(network: &Network, answer: &Answer, books: &Books, style: Style) -> St
         "paid = earned + kept, with the same figures at gateway, proxy and workers.",
         style.dim(&format!("Model {}; {SIMULATED}.", network.model)),
     )
+}
+
+/// Where the coins are after everybody left.
+fn homecoming(settlement: &Settlement, style: Style) -> String {
+    let head =
+        format!("{:<8} {:>20} {:>20} {:>16} {:>14}", "", "TON before", "TON after", "for tokens", "fees");
+    let title = style.bold("On chain, after everybody left");
+    let mut text = format!("\n{title}\n  {}\n", style.dim(&head));
+    for line in &settlement.lines {
+        let ton = |nanoton: i128| {
+            let sign = if nanoton < 0 { "-" } else { "" };
+            let (whole, part) =
+                (nanoton.unsigned_abs() / 1_000_000_000, nanoton.unsigned_abs() % 1_000_000_000);
+            format!("{sign}{whole}.{part:09}")
+        };
+        let [before, after] = [line.before, line.after].map(|nanoton| ton(nanoton.into()));
+        let (tokens, fees) = (ton(line.tokens), ton(line.fees));
+        // Writing to a String does not fail.
+        let _ = writeln!(text, "  {:<8} {before:>20} {after:>20} {tokens:>16} {fees:>14}", line.name);
+    }
+    let fees = cocoon_ledger::Nanoton(settlement.fees);
+    let difference = settlement.difference();
+    let verdict = match difference {
+        0 => style.good("Nothing is missing:"),
+        _ => style.warn("Coins are missing:"),
+    };
+    let _ = writeln!(
+        text,
+        "{verdict} before - after - fees = {difference} nanoton; validators took {fees} in all."
+    );
+    text
 }
 
 #[cfg(test)]

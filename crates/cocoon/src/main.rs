@@ -13,6 +13,7 @@ mod cli;
 mod config;
 mod demo;
 mod dir;
+mod home;
 mod http_client;
 mod keys;
 mod logging;

@@ -23,6 +23,7 @@ use crate::config::{
     Require, RoleFile, Root, WorkerFile,
 };
 use crate::dir::{StateDir, write_whole};
+use crate::home::Opening;
 use crate::http_client;
 use crate::roles::{self, Backend, Running};
 use crate::treasury::{Treasury, owner_wallet};
@@ -72,20 +73,28 @@ pub(crate) struct Network {
     pub(crate) model: String,
     /// The chain.
     pub(crate) treasury: Treasury,
-    /// Who owns which node.
-    pub(crate) owners: Owners,
-    chain_server: ChainServer,
+    /// The chain's port.
+    pub(crate) chain_server: ChainServer,
+    /// The nodes' configurations.
+    pub(crate) files: Files,
+    /// Where all coins were before the nodes started.
+    pub(crate) opening: Opening,
     dir: StateDir,
 }
 
-/// The owners of a network's nodes. Each has a standard wallet, whose key lies in the node's directory.
-pub(crate) struct Owners {
-    /// The gateway's.
-    pub(crate) gateway: Address,
-    /// The proxy's.
-    pub(crate) proxy: Address,
-    /// The workers', in their order.
-    pub(crate) workers: Vec<Address>,
+/// The nodes' configurations, as they lie in their directories.
+pub(crate) struct Files {
+    pub(crate) gateway: GatewayFile,
+    pub(crate) proxy: ProxyFile,
+    pub(crate) workers: Vec<WorkerFile>,
+}
+
+/// A node before its start: its owner has a standard wallet, whose key lies in the node's directory, as its own does.
+struct Node {
+    owner: Address,
+    wallet: Address,
+    /// What its wallet is to have, in nanoton.
+    coins: u64,
 }
 
 impl Network {
@@ -99,27 +108,41 @@ impl Network {
         let ports = Ports::choose(plan.port_base, plan.workers)?;
         let treasury = Treasury::open(&dir).await?;
         let root = Root { file: None, address: Some(treasury.root), is_test: true, is_testnet: false };
-        let (owners, coins) = owners(&dir, plan.workers)?;
+        let node = |name: &str, coins| Node::prepare(&dir, name, coins);
+        let (gateway_node, proxy_node) = (node("gateway", GATEWAY_COINS)?, node("proxy", PROXY_COINS)?);
+        let worker_nodes = (1..=plan.workers).map(|number| node(&format!("worker-{number}"), WORKER_COINS));
+        let worker_nodes = worker_nodes.collect::<anyhow::Result<Vec<_>>>()?;
+        let coins = [&gateway_node, &proxy_node].into_iter().chain(&worker_nodes);
+        let coins: Vec<_> = coins.map(|node| (node.wallet, node.coins)).collect();
         let model_hash = cocoon_ton::root::model_hash(&full_name(&plan.model));
         treasury.prepare(simulated_image(), model_hash, &coins).await?;
+        let accounts = |nodes: &[Node]| nodes.iter().flat_map(|node| [node.owner, node.wallet]).collect();
+        let parties = vec![
+            ("owner", vec![treasury.owner(), treasury.root]),
+            ("client", accounts(std::slice::from_ref(&gateway_node))),
+            ("proxy", accounts(std::slice::from_ref(&proxy_node))),
+            ("workers", accounts(&worker_nodes)),
+        ];
+        let opening = Opening::of(&treasury, parties).await?;
         let chain_server = ChainServer::start(treasury.chain.clone(), ports.chain).await?;
         let backend = Backend::settling(treasury.rooted.clone());
 
         let chain = ChainFile { url: Some(chain_server.url()), ..ChainFile::default() };
         let mut proxy_file = proxy_file(&dir, &root, &ports, plan.difficulty);
-        (proxy_file.owner, proxy_file.chain) = (Some(owners.proxy), chain.clone());
+        (proxy_file.owner, proxy_file.chain) = (Some(proxy_node.owner), chain.clone());
         note(&proxy_file, &proxy_file.dir)?;
         let proxy = roles::start_proxy(&proxy_file, &backend).await?;
         let v4 = |address: SocketAddr| SocketAddrV4::new(Ipv4Addr::LOCALHOST, address.port());
         let (for_workers, for_clients) = (v4(proxy.role.workers_addr()), v4(proxy.role.clients_addr()));
         treasury.register_proxy(for_workers, for_clients).await?;
 
-        let mut workers = Vec::new();
-        for (number, &owner) in (1..=plan.workers).zip(&owners.workers) {
+        let (mut workers, mut worker_files) = (Vec::new(), Vec::new());
+        for (number, node) in (1..=plan.workers).zip(&worker_nodes) {
             let mut file = worker_file(&dir, &root, &ports, number, &plan.model);
-            (file.owner, file.chain) = (Some(owner), chain.clone());
+            (file.owner, file.chain) = (Some(node.owner), chain.clone());
             note(&file, &file.dir)?;
             workers.push(roles::start_worker(&file, &backend, Arc::clone(&plan.engine)).await?);
+            worker_files.push(file);
         }
         let linked = async {
             for worker in &workers {
@@ -129,7 +152,7 @@ impl Network {
         ready("the workers have not reached the proxy", linked).await?;
         // Only now: so it finds every worker with its first question.
         let mut gateway_file = gateway_file(&dir, &root, &ports);
-        (gateway_file.owner, gateway_file.chain) = (Some(owners.gateway), chain);
+        (gateway_file.owner, gateway_file.chain) = (Some(gateway_node.owner), chain);
         note(&gateway_file, &gateway_file.dir)?;
         let gateway = roles::start_gateway(&gateway_file, &backend).await?;
         let listed = async {
@@ -138,7 +161,8 @@ impl Network {
         };
         ready("the gateway does not know the model", listed).await?;
         let model = plan.model;
-        let network = Self { gateway, proxy, workers, model, treasury, owners, chain_server, dir };
+        let files = Files { gateway: gateway_file, proxy: proxy_file, workers: worker_files };
+        let network = Self { gateway, proxy, workers, model, treasury, chain_server, files, opening, dir };
         write_whole(&network.endpoints_path(), &format!("{:#}\n", network.endpoints()))?;
         Ok(network)
     }
@@ -183,13 +207,13 @@ impl Network {
         if let Err(error) = forget_endpoints(&self.dir) {
             tracing::warn!(error = format!("{error:#}"), "endpoints.json stays behind");
         }
-        self.gateway.role.shutdown().await;
+        self.gateway.shutdown().await;
         let mut workers = tokio::task::JoinSet::new();
         for worker in self.workers {
-            workers.spawn(worker.role.shutdown());
+            workers.spawn(worker.shutdown());
         }
         workers.join_all().await;
-        self.proxy.role.shutdown().await;
+        self.proxy.shutdown().await;
         self.chain_server.shutdown().await;
         self.treasury.close().await;
     }
@@ -289,23 +313,13 @@ fn simulated_image() -> [u8; 32] {
     Sha256::digest([0; 8 * 48 + 64]).into()
 }
 
-/// Who owns the nodes, and which wallet of theirs is to have how many coins.
-fn owners(dir: &StateDir, workers: u16) -> anyhow::Result<(Owners, Vec<(Address, u64)>)> {
-    let mut coins = Vec::new();
-    let mut node = |name: &str, nanoton: u64| {
+impl Node {
+    fn prepare(dir: &StateDir, name: &str, coins: u64) -> anyhow::Result<Self> {
         let dir = StateDir::open(&dir.path().join(name))?;
         let owner = owner_wallet(dir.path())?.0.address();
-        coins.push((roles::wallet(&dir, owner)?.0.address(), nanoton));
-        anyhow::Ok(owner)
-    };
-    let owners = Owners {
-        gateway: node("gateway", GATEWAY_COINS)?,
-        proxy: node("proxy", PROXY_COINS)?,
-        workers: (1..=workers)
-            .map(|number| node(&format!("worker-{number}"), WORKER_COINS))
-            .collect::<anyhow::Result<_>>()?,
-    };
-    Ok((owners, coins))
+        let wallet = roles::wallet(&dir, owner)?.0.address();
+        Ok(Self { owner, wallet, coins })
+    }
 }
 
 async fn ready(otherwise: &str, step: impl Future<Output = ()>) -> anyhow::Result<()> {

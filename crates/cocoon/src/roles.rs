@@ -27,7 +27,7 @@ use crate::signals::{Asked, Signals};
 /// The key of a node's certificate, by which peers know it.
 const NODE_KEY: &str = "node-key.hex";
 /// The key of a node's wallet.
-const WALLET_KEY: &str = "wallet-key.hex";
+pub(crate) const WALLET_KEY: &str = "wallet-key.hex";
 /// The key with which a proxy signs payment orders.
 const PAYMENT_KEY: &str = "payment-key.hex";
 /// The secret by which proxies know a gateway again; its hash stands on chain.
@@ -43,6 +43,27 @@ pub(crate) struct Running<T> {
     pub(crate) role: T,
     _dir: StateDir,
     _rotation: tokio_util::task::AbortOnDropHandle<()>,
+}
+
+impl Running<Gateway> {
+    /// Ends it in order.
+    pub(crate) async fn shutdown(self) {
+        self.role.shutdown().await;
+    }
+}
+
+impl Running<Proxy> {
+    /// Ends it in order.
+    pub(crate) async fn shutdown(self) {
+        self.role.shutdown().await;
+    }
+}
+
+impl Running<Worker> {
+    /// Ends it in order.
+    pub(crate) async fn shutdown(self) {
+        self.role.shutdown().await;
+    }
 }
 
 /// Runs a gateway until a signal ends it.
@@ -104,18 +125,12 @@ pub(crate) async fn start_gateway(file: &GatewayFile, backend: &Backend) -> anyh
     let dir = StateDir::open(&file.dir)?;
     let tls = Tls::open(&dir, file.attestation.present, &file.root)?;
     let (wallet, key) = wallet(&dir, owner(file.owner, &tls, &file.root, backend)?)?;
-    let min_stake = backend.chain.subscribe_root().borrow().params.min_client_stake_nanoton;
-    let settlement = backend.settles.then(|| cocoon_gateway::SettlementConfig {
-        wallet: wallet.clone(),
-        key,
-        policy: file.money.policy(min_stake),
-        poll: file.chain.poll(),
-        min_pause: file.chain.min_pause(),
-    });
+    let address = wallet.address();
+    let settlement = backend.settles.then(|| gateway_settlement(file, backend, wallet, key));
     let config = GatewayConfig {
         http: file.http,
         proxies: file.proxies.clone(),
-        wallet: wallet.address(),
+        wallet: address,
         secret: secret(file.secret_file.as_deref(), &dir, backend)?,
         root_address,
         is_test: file.root.is_test,
@@ -210,13 +225,7 @@ pub(crate) async fn start_worker(
     let tls = Tls::open(&dir, file.attestation.present, &file.root)?;
     let owner = owner(file.owner, &tls, &file.root, backend)?;
     let (wallet, key) = wallet(&dir, owner)?;
-    let settlement = backend.settles.then(|| cocoon_worker::SettlementConfig {
-        wallet,
-        key,
-        policy: file.money.into(),
-        poll: file.chain.poll(),
-        min_pause: file.chain.min_pause(),
-    });
+    let settlement = backend.settles.then(|| worker_settlement(file, wallet, key));
     let config = WorkerConfig {
         http: file.http,
         proxies: file.proxies.clone(),
@@ -239,6 +248,69 @@ pub(crate) async fn start_worker(
     let role =
         cocoon_worker::start(config, settings, chain, engine).await.context("cannot start the worker")?;
     Ok(Running { role, _dir: dir, _rotation: tls.rotate() })
+}
+
+/// What a stopped gateway's money is handled with.
+///
+/// # Errors
+/// The owner is not configured, or a key cannot be used.
+pub(crate) fn gateway_till(
+    file: &GatewayFile,
+    dir: &StateDir,
+    backend: &Backend,
+) -> anyhow::Result<cocoon_gateway::LeaveConfig> {
+    let (wallet, key) = wallet(dir, named_owner(file.owner)?)?;
+    let settlement = gateway_settlement(file, backend, wallet, key);
+    Ok(cocoon_gateway::LeaveConfig { store: dir.path().join(LEDGER), settlement })
+}
+
+/// What a stopped proxy is wound up with.
+///
+/// # Errors
+/// As [`gateway_till`].
+pub(crate) fn proxy_till(file: &ProxyFile, dir: &StateDir, backend: &Backend) -> anyhow::Result<ProxyConfig> {
+    proxy_config(file, dir, &Tls::open(dir, file.attestation.present, &file.root)?, backend)
+}
+
+/// What a stopped worker's money is handled with; `exit`: whether its wallet is emptied, too.
+///
+/// # Errors
+/// As [`gateway_till`].
+pub(crate) fn worker_till(
+    file: &WorkerFile,
+    dir: &StateDir,
+    exit: bool,
+) -> anyhow::Result<cocoon_worker::LeaveConfig> {
+    let owner = named_owner(file.owner)?;
+    let (wallet, key) = wallet(dir, owner)?;
+    let settlement = worker_settlement(file, wallet, key);
+    Ok(cocoon_worker::LeaveConfig { store: dir.path().join(LEDGER), owner, settlement, exit })
+}
+
+fn gateway_settlement(
+    file: &GatewayFile,
+    backend: &Backend,
+    wallet: Wallet,
+    key: SigningKey,
+) -> cocoon_gateway::SettlementConfig {
+    let min_stake = backend.chain.subscribe_root().borrow().params.min_client_stake_nanoton;
+    cocoon_gateway::SettlementConfig {
+        wallet,
+        key,
+        policy: file.money.policy(min_stake),
+        poll: file.chain.poll(),
+        min_pause: file.chain.min_pause(),
+    }
+}
+
+fn worker_settlement(file: &WorkerFile, wallet: Wallet, key: SigningKey) -> cocoon_worker::SettlementConfig {
+    cocoon_worker::SettlementConfig {
+        wallet,
+        key,
+        policy: file.money.into(),
+        poll: file.chain.poll(),
+        min_pause: file.chain.min_pause(),
+    }
 }
 
 /// The engine that a worker's configuration names.
@@ -294,7 +366,10 @@ impl Backend {
     }
 
     /// The chain that a configuration names: a server, or a fixed root configuration.
-    async fn open(role: &str, root: &Root, chain: &ChainFile) -> anyhow::Result<Self> {
+    ///
+    /// # Errors
+    /// It is not named, or cannot be used.
+    pub(crate) async fn open(role: &str, root: &Root, chain: &ChainFile) -> anyhow::Result<Self> {
         if !root.is_test {
             bail!(
                 "root.is_test = false asks for a network with real coins, and this version verifies only the \
@@ -377,12 +452,19 @@ impl Tls {
 /// The configured owner. Where coins are simulated, one that follows from the node's key will do.
 fn owner(configured: Option<Address>, tls: &Tls, root: &Root, backend: &Backend) -> anyhow::Result<Address> {
     match configured {
-        Some(owner) => Ok(owner),
         None if root.is_test && !backend.settles => Ok(Address::basechain(tls.identity.public_key())),
-        None => bail!(
-            "owner is missing: the address that this node's coins go to in the end; `cocoon wallet create` makes one"
-        ),
+        configured => named_owner(configured),
     }
+}
+
+/// The owner, where there must be one.
+///
+/// # Errors
+/// None is configured.
+pub(crate) fn named_owner(configured: Option<Address>) -> anyhow::Result<Address> {
+    configured.context(
+        "owner is missing: the address that this node's coins go to in the end; `cocoon wallet create` makes one",
+    )
 }
 
 /// A key of the node; made where the directory is new. Where there are books, a missing key is lost, not new: another one

@@ -238,7 +238,7 @@ impl Till {
         let settler = &self.settlement.settler;
         let mut nanoton = 0_u64;
         for _ in 0..MAX_EMPTYINGS {
-            match settler.empty().await {
+            match settler.empty(0).await {
                 Ok(Some(emptied)) => {
                     progress(LeaveStep::Emptied(emptied));
                     nanoton = nanoton.saturating_add(emptied.nanoton);
