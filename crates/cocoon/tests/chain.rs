@@ -83,6 +83,17 @@ fn a_chain_is_run_by_one_process_at_a_time() {
 }
 
 #[test]
+fn a_port_in_use_is_named_with_the_way_out() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let listen = taken.local_addr().unwrap().to_string();
+    let directory = tempfile::tempdir().unwrap();
+    let output = run(&["chain", "--listen", &listen, "--dir", text(directory.path())]);
+    assert_eq!(output.status.code(), Some(1));
+    let complaint = complaint(&output);
+    assert!(complaint.contains(&listen) && complaint.contains("--listen"), "{complaint}");
+}
+
+#[test]
 fn nobody_else_is_let_in_unless_that_is_said() {
     let directory = tempfile::tempdir().unwrap();
     for listen in ["0.0.0.0:0", "[::]:0"] {

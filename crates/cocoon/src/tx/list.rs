@@ -78,3 +78,46 @@ fn proxy_key(kind: &str, data: &Cell) -> Option<VerifyingKey> {
     };
     VerifyingKey::from_bytes(&bytes).ok()
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use cocoon_localchain::{LocalChain, Options, Production};
+
+    use super::*;
+    use crate::chain_access::ChainAccess;
+    use crate::chain_server::ChainServer;
+
+    #[tokio::test]
+    async fn the_newest_transactions_of_a_long_history_are_found() {
+        let production = Production::Manual;
+        let chain = LocalChain::open(&Options { production, ..Options::default() }).unwrap();
+        let address = Address::basechain([5; 32]);
+        for _ in 0..3 {
+            for _ in 0..200 {
+                chain.grant(address, 1_000_000_000).await.unwrap();
+            }
+            chain.settle().await.unwrap();
+            // So that the history spans more logical time than the first look.
+            for _ in 0..15 {
+                chain.produce_block().await.unwrap();
+            }
+        }
+        let server = ChainServer::start(chain.clone(), "127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let access = ChainAccess { url: server.url(), network: None, api_key_file: None };
+        let client = access.open().unwrap();
+        let account = client.account_state(address).await.unwrap();
+        let all: Vec<u64> = {
+            let found = chain.history(address, u64::MAX, 0, MAX_TRANSACTIONS_PER_CALL).await.unwrap();
+            found.iter().rev().map(|made| made.lt).collect()
+        };
+        for limit in [1, 10, 200] {
+            let found = newest(client.as_ref(), &account, address, limit).await.unwrap();
+            let found: Vec<u64> = found.iter().map(|transaction| transaction.id.lt).collect();
+            assert_eq!(found, all[all.len() - usize::from(limit)..], "the newest {limit}");
+        }
+        let nobody = Address::basechain([6; 32]);
+        let account = client.account_state(nobody).await.unwrap();
+        assert_eq!(newest(client.as_ref(), &account, nobody, 10).await.unwrap(), []);
+    }
+}
