@@ -174,6 +174,10 @@ impl GatewayLimits {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+    use cocoon_settle::client::ClientPolicy;
+    use cocoon_ton::{SigningKey, Wallet};
+
     use super::*;
 
     #[test]
@@ -190,5 +194,52 @@ mod tests {
         assert!(refused(|limits| limits.max_connections = 0).contains("max_connections"));
         assert!(refused(|limits| limits.default_max_tokens = u32::MAX).contains("default_max_tokens"));
         assert!(refused(|limits| limits.default_timeout = Duration::ZERO).contains("default_timeout"));
+    }
+
+    #[test]
+    fn a_settlement_that_makes_no_sense_is_refused_in_words_and_shows_no_secret() {
+        let key = SigningKey::from_bytes(&[0xab; 32]);
+        let wallet = Wallet::cocoon(key.verifying_key().to_bytes(), Address::basechain([1; 32]));
+        let good = GatewayConfig {
+            http: ([127, 0, 0, 1], 0).into(),
+            proxies: Vec::new(),
+            wallet: wallet.address(),
+            secret: Zeroizing::new(b"sixteen or more!".to_vec()),
+            root_address: Address::basechain([2; 32]),
+            is_test: true,
+            is_testnet: false,
+            extensions: true,
+            check_proxy_hashes: false,
+            dial: DialOptions { max_difficulty: 8, timeout: Duration::from_secs(1) },
+            store: PathBuf::new(),
+            settlement: Some(SettlementConfig {
+                wallet,
+                key,
+                policy: ClientPolicy::default(),
+                poll: Duration::from_secs(1),
+                min_pause: Duration::from_millis(20),
+            }),
+            limits: GatewayLimits::default(),
+        };
+        assert_eq!(good.check_settlement(), Ok(()));
+        let shown = format!("{good:?}");
+        assert!(
+            !shown.contains("sixteen") && !shown.contains("171, 171") && !shown.contains("abab"),
+            "{shown}"
+        );
+        let refused = |change: fn(&mut GatewayConfig, &mut SettlementConfig)| {
+            let mut config = good.clone();
+            let mut settlement = config.settlement.take().unwrap();
+            change(&mut config, &mut settlement);
+            config.settlement = Some(settlement);
+            config.check_settlement().unwrap_err()
+        };
+        assert!(refused(|config, _| config.wallet = Address::basechain([9; 32])).contains("pays from"));
+        assert!(refused(|config, _| config.secret = Zeroizing::default()).contains("secret"));
+        assert!(
+            refused(|_, settlement| settlement.key = SigningKey::from_bytes(&[1; 32]))
+                .contains("not that of")
+        );
+        assert!(refused(|_, settlement| settlement.poll = Duration::ZERO).contains("poll"));
     }
 }

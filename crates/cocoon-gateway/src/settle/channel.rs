@@ -53,8 +53,18 @@ impl Channel {
         self.leaving.store(leaving, Ordering::Relaxed);
     }
 
+    /// Asks for a round once so many tokens are signed for; at once where they are already.
     pub(super) fn set_due_at(&self, tokens: u64) {
         self.due_at_tokens.store(tokens, Ordering::Relaxed);
+        if self.lock().charge.is_some_and(|charge| charge.order().tokens >= tokens) {
+            self.due();
+        }
+    }
+
+    /// Once is enough: the next round computes the next point.
+    fn due(&self) {
+        self.due_at_tokens.store(u64::MAX, Ordering::Relaxed);
+        self.wake.notify_one();
     }
 
     /// Says once that the contract cannot be used.
@@ -129,9 +139,7 @@ impl Presence {
             live.charge = Some(charge);
         }
         if tokens >= self.channel.due_at_tokens.load(Ordering::Relaxed) {
-            // Once is enough: the next round computes the next point.
-            self.channel.set_due_at(u64::MAX);
-            self.channel.wake.notify_one();
+            self.channel.due();
         }
     }
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cocoon_chain::settler::{Emptied, Step};
+use cocoon_chain::settler::{Emptied, RETRY_AFTER, Step};
 use cocoon_chain::wallet::SendError;
 use cocoon_chain::{Chain, ChainError, MAX_TRANSACTIONS_PER_CALL, Message, Transaction};
 use cocoon_settle::{ACCOUNT_RESERVE_NANOTON, COMMISSION_NANOTON, FundsNeeded, Plan, Purpose, Transfer};
@@ -17,8 +17,8 @@ use super::round::{Entry, RoundError};
 use super::{ReadError, Settlement, SettlementConfig};
 use crate::book::{Book, BookLoadError};
 
-/// How often the wallet is emptied at most: coins may come in between.
-const MAX_EMPTYINGS: usize = 8;
+/// What stays in the wallet for each channel whose coins the proxy contract lacks, in nanoton.
+const FEES_TO_ASK_AGAIN_NANOTON: u64 = 200_000_000;
 /// Messages that are followed to see whether coins are still on their way.
 const MAX_FOLLOWED: usize = 64;
 /// Pages of an account's transactions that are looked through for one message.
@@ -163,6 +163,40 @@ impl From<RoundError> for OperateError {
     }
 }
 
+impl OperateError {
+    /// Whether waiting may help.
+    fn passes(&self) -> bool {
+        match self {
+            Self::Send(SendError::Sign(_) | SendError::Frozen(_)) => false,
+            Self::Send(SendError::Chain(error)) => !matches!(error, ChainError::Unsupported { .. }),
+            Self::Send(_) | Self::Read(_) => true,
+            _ => false,
+        }
+    }
+}
+
+/// How far a wallet is emptied.
+enum Emptying {
+    More(Emptied),
+    Over(WalletEnd),
+}
+
+/// Does something until the chain lets it be done.
+async fn waited_out<T>(
+    progress: &mut impl FnMut(LeaveStep),
+    attempt: impl AsyncFn() -> Result<T, OperateError>,
+) -> Result<T, OperateError> {
+    loop {
+        match attempt().await {
+            Err(error) if error.passes() => {
+                progress(LeaveStep::Retrying { error: error.to_string(), after: RETRY_AFTER });
+                tokio::time::sleep(RETRY_AFTER).await;
+            }
+            other => return other,
+        }
+    }
+}
+
 /// A gateway's money without the gateway.
 struct Till {
     book: Arc<Book>,
@@ -233,27 +267,20 @@ impl Till {
         Ok(steps)
     }
 
-    /// Sends all coins of the wallet to its owner.
-    async fn empty_wallet(&self, progress: &mut impl FnMut(LeaveStep)) -> Result<WalletEnd, OperateError> {
+    /// Sends the wallet's coins to its owner.
+    async fn empty_wallet(&self, keep_nanoton: u64) -> Result<Emptying, OperateError> {
         let settler = &self.settlement.settler;
-        let mut nanoton = 0_u64;
-        for _ in 0..MAX_EMPTYINGS {
-            match settler.empty(0).await {
-                Ok(Some(emptied)) => {
-                    progress(LeaveStep::Emptied(emptied));
-                    nanoton = nanoton.saturating_add(emptied.nanoton);
-                }
-                Ok(None) => break,
-                Err(SendError::PublishedWalletLow { have_nanoton, .. }) => {
-                    return Ok(WalletEnd::OwnersTextNeeded { owner: self.owner, nanoton: have_nanoton });
-                }
-                Err(error) => return Err(error.into()),
+        match settler.empty(keep_nanoton).await {
+            Ok(Some(emptied)) => Ok(Emptying::More(emptied)),
+            Ok(None) => Ok(Emptying::Over(match self.owner {
+                Some(owner) => WalletEnd::Sent { owner, nanoton: 0 },
+                None => WalletEnd::NoOwner { nanoton: settler.settled().await?.balance_nanoton },
+            })),
+            Err(SendError::PublishedWalletLow { have_nanoton: nanoton, .. }) => {
+                Ok(Emptying::Over(WalletEnd::OwnersTextNeeded { owner: self.owner, nanoton }))
             }
+            Err(error) => Err(error.into()),
         }
-        Ok(match self.owner {
-            Some(owner) => WalletEnd::Sent { owner, nanoton },
-            None => WalletEnd::NoOwner { nanoton: settler.settled().await?.balance_nanoton },
-        })
     }
 
     /// Whether all that came of the channels' newest transactions has arrived, so that no coins are on their way.
@@ -358,13 +385,29 @@ pub async fn leave(
     progress(LeaveStep::Began { channels: settlement.leave_all() });
     let unpaid = close_channels(&till, &mut progress).await?;
     let mut told = false;
-    while !till.all_arrived().await? {
+    while !waited_out(&mut progress, async || till.all_arrived().await).await? {
         if !std::mem::replace(&mut told, true) {
             progress(LeaveStep::Arriving);
         }
         tokio::time::sleep(settlement.pause.min(ARRIVAL_PAUSE)).await;
     }
-    let wallet = till.empty_wallet(&mut progress).await?;
+    // Whoever is not paid yet needs fees to ask again.
+    let keep_nanoton = FEES_TO_ASK_AGAIN_NANOTON.saturating_mul(unpaid.len() as u64);
+    let mut emptied = 0_u64;
+    let wallet = loop {
+        // Coins may come in between.
+        match waited_out(&mut progress, async || till.empty_wallet(keep_nanoton).await).await? {
+            Emptying::More(step) => {
+                emptied = emptied.saturating_add(step.nanoton);
+                progress(LeaveStep::Emptied(step));
+            }
+            Emptying::Over(end) => break end,
+        }
+    };
+    let wallet = match wallet {
+        WalletEnd::Sent { owner, .. } => WalletEnd::Sent { owner, nanoton: emptied },
+        other => other,
+    };
     till.close().await?;
     Ok(Left { wallet, unpaid })
 }
@@ -383,8 +426,11 @@ async fn close_channels(
         let wait = settlement.wait_after(&outcome, &mut failures).time.max(settlement.pause);
         let round = match outcome {
             Ok(round) => round,
-            Err(RoundError::Store(error)) => return Err(error.into()),
             Err(error) => {
+                let error = OperateError::from(error);
+                if !error.passes() {
+                    return Err(error);
+                }
                 progress(LeaveStep::Retrying { error: error.to_string(), after: wait });
                 tokio::time::sleep(wait).await;
                 continue;
@@ -415,6 +461,7 @@ async fn close_channels(
                 .borrow()
                 .channels
                 .iter()
+                .filter(|channel| channel.balance_nanoton > 0)
                 .map(|channel| (channel.contract, channel.balance_nanoton))
                 .collect();
             return Ok(unpaid);

@@ -154,6 +154,8 @@ async fn a_refund_that_the_proxy_grants_is_taken_at_once_and_survives_a_restart(
     assert_eq!(till.round().await.steps[0].transfer.purpose, Purpose::GrantRefund { tokens: 100 });
     till.settle().await;
     assert_eq!(world.client().await.unwrap().tokens_used, 100);
+    let committed = till.settlement.report().borrow().committed_nanoton;
+    assert_eq!(committed, 100 * PRICE, "what was spent counts against the budget for good");
     let records = till.book.load_channels().unwrap();
     assert_eq!(records.by_contract[&world.contract()].finished_spent_nanoton, Some(100 * PRICE));
 }
