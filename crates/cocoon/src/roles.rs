@@ -383,7 +383,7 @@ impl Backend {
         let hint =
             "name a server with the chain's API in chain.url, or the JSON file of a fixed root configuration";
         let file = required(role, "root.file", root.file.as_ref(), hint)?;
-        let hint = "cannot read the root configuration; `cocoon up` makes one, and leaves it in DIR/root-config.json";
+        let hint = "cannot read the root configuration";
         let chain = Arc::new(StaticChain::from_file(file.clone()).await.context(hint)?);
         Ok(Self { chain: chain.clone(), settles: false, file: Some(chain) })
     }

@@ -95,6 +95,8 @@ fn announcement(network: &Network, builtin: bool, style: Style) -> String {
     for (number, worker) in (1..).zip(&network.workers) {
         line(&format!("Worker {number}"), format!("http://{}", worker.role.http_addr()));
     }
+    let chain = network.chain_server.url();
+    line("Chain", format!("{chain}/api/v2  root contract {}", network.treasury.root));
     line("Files", network.endpoints_path().display().to_string());
 
     let question = if builtin {

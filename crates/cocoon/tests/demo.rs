@@ -30,6 +30,24 @@ fn a_demo_summarises_the_file_and_its_sums_agree() {
     assert_eq!(number("/worker_earned_nanoton"), tokens * 18);
     assert_eq!(number("/proxy_kept_nanoton"), tokens * 2);
     assert_eq!(result["sums_agree"], true);
+
+    // On chain, to the nanoton: what all had before is what all have now, and the fees.
+    let settlement = &result["settlement"];
+    let nano = |value: &Value| value.as_str().unwrap().parse::<i128>().unwrap();
+    let of = |party: &str, when: &str| nano(&settlement["balances"][party][when]["nanoton"]);
+    let change = |party: &str| of(party, "after") - of(party, "before");
+    let changes: i128 = ["owner", "client", "proxy", "workers"].into_iter().map(change).sum();
+    assert_eq!(nano(&settlement["difference_nanoton"]), 0);
+    assert_eq!(changes, -nano(&settlement["fees"]["nanoton"]));
+    for (party, for_tokens) in [("owner", 0), ("client", -20), ("proxy", 2), ("workers", 18)] {
+        let line = &settlement["balances"][party];
+        let for_tokens = for_tokens * i128::from(tokens);
+        assert_eq!(nano(&line["for_tokens_nanoton"]), for_tokens, "{party}");
+        let fees = nano(&line["fees_nanoton"]);
+        assert_eq!(change(party), for_tokens - fees, "{party}");
+        // A whole life of contracts and half a year of their storage.
+        assert!((0..200_000_000).contains(&fees), "{party} paid {fees} of fees");
+    }
 }
 
 #[test]
@@ -38,7 +56,7 @@ fn a_demo_for_people_shows_the_summary_and_who_paid_whom() {
     assert!(output.status.success(), "{}", complaint(&output));
     let (warnings, shown) = (complaint(&output), String::from_utf8(output.stdout).unwrap());
     for words in
-        ["harbour", "Metered", "Client paid", "Worker earned", "Proxy kept", "sums agree", "simulated"]
+        ["harbour", "Metered", "Client paid", "Worker earned", "Proxy kept", "sums agree", "Nothing is missing"]
     {
         assert!(shown.contains(words), "{words} is missing in: {shown}");
     }

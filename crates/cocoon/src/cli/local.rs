@@ -11,16 +11,16 @@ const MAX_WORKERS: i64 = 64;
 
 /// Run a whole network on this machine: a gateway, a proxy and workers.
 ///
-/// All run in one process, over real connections on the loopback interface. Attestation and chain are simulated: proxy and workers show a quote that proves nothing, and no coins move. The
-/// prices, the metering and the protocol are the real ones.
+/// All run in one process, over real connections on the loopback interface, on an embedded TON chain with real contracts
+/// and coins from a faucet. Attestation is simulated: proxy and workers show a quote that proves nothing.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Files in DIR:
   endpoints.json    where everything listens; there while the network is ready
-  root-config.json  prices and the proxy, in the published form, for nodes that join; edited prices are kept
-  gateway/, proxy/, worker-N/   keys and ledgers, kept over restarts
+  chain.sqlite      the chain, with the network's root contract; its owner's key is owner-key.hex
+  gateway/, proxy/, worker-N/   keys, ledgers and configurations, kept over restarts
 
-Ports: gateway BASE, proxy BASE+1000 to BASE+1002, workers from BASE+2000 on.
+Ports: gateway BASE, proxy BASE+1000 to BASE+1002, workers from BASE+2000 on, chain BASE+3000.
 
 Examples:
   cocoon up
@@ -44,7 +44,7 @@ pub(crate) struct Up {
     #[arg(long, value_name = "NAME", requires = "upstream")]
     pub(crate) model: Option<String>,
 
-    /// First port: 0 takes free ports everywhere, else at most 63472
+    /// First port: 0 takes free ports everywhere, else at most 62535
     #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u16).range(..=MAX_PORT_BASE))]
     pub(crate) port_base: u16,
 
@@ -57,14 +57,14 @@ pub(crate) struct Up {
     pub(crate) json: bool,
 }
 
-/// The highest first port that leaves room for all workers' ports.
-const MAX_PORT_BASE: i64 = 65_535 - 2_000 - MAX_WORKERS + 1;
+/// The highest first port that leaves room for the chain's, which is the last.
+const MAX_PORT_BASE: i64 = 65_535 - 3_000;
 
 /// Summarise a file through a whole network, and check that the money adds up.
 ///
 /// Brings a network up in a temporary directory, asks its gateway for the summary, and prints the answer, the metered
-/// tokens, what the client paid, what the worker earned and what the proxy kept. Ends with 0 if the sums agree, else
-/// with 1 and the reason.
+/// tokens, what the client paid, what the worker earned and what the proxy kept. Then everybody leaves the network, and
+/// the chain is asked where every coin went. Ends with 0 if all sums agree to the nanoton, else with 1 and the reason.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
