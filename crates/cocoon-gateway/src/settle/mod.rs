@@ -11,6 +11,7 @@ mod record;
 mod report;
 mod round;
 mod task;
+mod till;
 
 #[cfg(test)]
 mod tests;

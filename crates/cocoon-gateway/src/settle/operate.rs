@@ -6,23 +6,19 @@ use std::time::Duration;
 
 use cocoon_chain::settler::{Emptied, RETRY_AFTER, Step};
 use cocoon_chain::wallet::SendError;
-use cocoon_chain::{Chain, ChainError, MAX_TRANSACTIONS_PER_CALL, Message, Transaction};
-use cocoon_settle::{ACCOUNT_RESERVE_NANOTON, COMMISSION_NANOTON, FundsNeeded, Plan, Purpose, Transfer};
+use cocoon_chain::{Chain, ChainError};
+use cocoon_settle::{ACCOUNT_RESERVE_NANOTON, COMMISSION_NANOTON, FundsNeeded, Purpose, Transfer};
 use cocoon_store::StoreError;
 use cocoon_ton::Address;
-use cocoon_ton::contracts::ContractStatus;
 use cocoon_ton::message::Body;
 
 use super::round::{Entry, RoundError};
+use super::till::{Emptying, Till};
 use super::{ReadError, Settlement, SettlementConfig};
-use crate::book::{Book, BookLoadError};
+use crate::book::BookLoadError;
 
 /// What stays in the wallet for each channel whose coins the proxy contract lacks, in nanoton.
 const FEES_TO_ASK_AGAIN_NANOTON: u64 = 200_000_000;
-/// Messages that are followed to see whether coins are still on their way.
-const MAX_FOLLOWED: usize = 64;
-/// Pages of an account's transactions that are looked through for one message.
-const MAX_PAGES: usize = 16;
 /// Longest pause while coins are on their way.
 const ARRIVAL_PAUSE: Duration = Duration::from_secs(2);
 
@@ -175,12 +171,6 @@ impl OperateError {
     }
 }
 
-/// How far a wallet is emptied.
-enum Emptying {
-    More(Emptied),
-    Over(WalletEnd),
-}
-
 /// Does something until the chain lets it be done.
 async fn waited_out<T>(
     progress: &mut impl FnMut(LeaveStep),
@@ -197,151 +187,6 @@ async fn waited_out<T>(
     }
 }
 
-/// A gateway's money without the gateway.
-struct Till {
-    book: Arc<Book>,
-    settlement: Settlement,
-    owner: Option<Address>,
-    chain: Arc<dyn Chain>,
-}
-
-impl Till {
-    async fn open(config: LeaveConfig, chain: Arc<dyn Chain>) -> Result<Self, OperateError> {
-        let LeaveConfig { store, settlement } = config;
-        let owner = settlement.wallet.owner();
-        let opened = {
-            let chain = Arc::clone(&chain);
-            tokio::task::spawn_blocking(move || {
-                let book = Book::open(&store)?;
-                // No connections are made, so no secret is needed.
-                let settlement = Settlement::open(settlement, &[], chain, &book)?;
-                Ok((Arc::new(book), settlement))
-            })
-            .await
-        };
-        // Opening panicked or the runtime is shutting down: neither says more.
-        let (book, settlement) = opened.unwrap_or(Err(BookLoadError::Store(StoreError::Closed)))?;
-        Ok(Self { book, settlement, owner, chain })
-    }
-
-    async fn close(self) -> Result<(), OperateError> {
-        let book = self.book;
-        // As above.
-        tokio::task::spawn_blocking(move || book.close()).await.unwrap_or(Err(StoreError::Closed))?;
-        Ok(())
-    }
-
-    /// The open channels that are meant.
-    async fn open_channels(&self, which: Channels) -> Result<Vec<Entry>, OperateError> {
-        let view = self.settlement.settler.settled().await?;
-        let mut entries = self.settlement.look(&self.book, &view).await?;
-        entries.retain(|entry| {
-            let open = entry.shown.client.as_ref().is_some_and(|state| state.status == ContractStatus::Open);
-            open && match which {
-                Channels::All => true,
-                Channels::One(contract) => contract == entry.contract,
-            }
-        });
-        match which {
-            _ if !entries.is_empty() => Ok(entries),
-            Channels::One(contract) => Err(OperateError::UnknownChannel(contract)),
-            Channels::All => Err(OperateError::NoChannel),
-        }
-    }
-
-    /// Sends all transfers, as many at once as the wallet can.
-    async fn send(&self, mut transfers: Vec<Transfer>) -> Result<Vec<Step>, OperateError> {
-        let settler = &self.settlement.settler;
-        let mut steps = Vec::new();
-        while !transfers.is_empty() {
-            let view = settler.settled().await?;
-            let funds = settler.funds(&view);
-            let later = transfers.split_off(transfers.len().min(funds.max_messages));
-            let plan =
-                Plan { transfers: std::mem::replace(&mut transfers, later), ..Plan::default() }.fit(&funds);
-            if let Some(needs) = plan.needs {
-                return Err(OperateError::Funds(needs));
-            }
-            steps.extend(settler.carry_out(&view, plan).await?);
-        }
-        Ok(steps)
-    }
-
-    /// Sends the wallet's coins to its owner.
-    async fn empty_wallet(&self, keep_nanoton: u64) -> Result<Emptying, OperateError> {
-        let settler = &self.settlement.settler;
-        match settler.empty(keep_nanoton).await {
-            Ok(Some(emptied)) => Ok(Emptying::More(emptied)),
-            Ok(None) => Ok(Emptying::Over(match self.owner {
-                Some(owner) => WalletEnd::Sent { owner, nanoton: 0 },
-                None => WalletEnd::NoOwner { nanoton: settler.settled().await?.balance_nanoton },
-            })),
-            Err(SendError::PublishedWalletLow { have_nanoton: nanoton, .. }) => {
-                Ok(Emptying::Over(WalletEnd::OwnersTextNeeded { owner: self.owner, nanoton }))
-            }
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    /// Whether all that came of the channels' newest transactions has arrived, so that no coins are on their way.
-    async fn all_arrived(&self) -> Result<bool, OperateError> {
-        let wallet = self.settlement.settler.address();
-        for (contract, proxy) in self.settlement.used_channels() {
-            let account = self.chain.account_state(contract).await?;
-            let Some(last) = account.last_transaction else { continue };
-            let newest = self.chain.transactions_since(contract, last.lt.saturating_sub(1), 1).await?;
-            let mut open: Vec<Transaction> = newest;
-            let mut followed = 0;
-            while let Some(transaction) = open.pop() {
-                for message in &transaction.out_messages {
-                    let Some(to) = message.destination.filter(|to| [wallet, contract, proxy].contains(to))
-                    else {
-                        continue;
-                    };
-                    followed += 1;
-                    if followed > MAX_FOLLOWED {
-                        continue;
-                    }
-                    match self.arrival(transaction.account, to, message).await? {
-                        Some(arrival) if to != wallet => open.push(arrival),
-                        Some(_) => {}
-                        None => return Ok(false),
-                    }
-                }
-            }
-        }
-        Ok(true)
-    }
-
-    /// The transaction by which a message arrived.
-    async fn arrival(
-        &self,
-        from: Address,
-        to: Address,
-        message: &Message,
-    ) -> Result<Option<Transaction>, OperateError> {
-        let mut after_lt = message.created_lt.saturating_sub(1);
-        for _ in 0..MAX_PAGES {
-            let page = self.chain.transactions_since(to, after_lt, MAX_TRANSACTIONS_PER_CALL).await?;
-            let (full, last) = (page.len() >= MAX_TRANSACTIONS_PER_CALL, page.last().map(|last| last.id.lt));
-            let arrived = |transaction: &Transaction| {
-                let incoming = transaction.in_message.as_ref();
-                incoming.is_some_and(|incoming| {
-                    incoming.source == Some(from) && incoming.created_lt == message.created_lt
-                })
-            };
-            if let Some(found) = page.into_iter().find(arrived) {
-                return Ok(Some(found));
-            }
-            match last {
-                Some(lt) if full => after_lt = lt,
-                _ => break,
-            }
-        }
-        Ok(None)
-    }
-}
-
 impl Settlement {
     /// Says that all channels are to be left.
     fn leave_all(&self) -> usize {
@@ -355,17 +200,6 @@ impl Settlement {
             }
         }
         channels
-    }
-
-    /// Client and proxy contracts of the channels that were ever seen on the chain.
-    fn used_channels(&self) -> Vec<(Address, Address)> {
-        let inner = self.lock();
-        let used = inner
-            .records
-            .by_contract
-            .iter()
-            .filter(|(contract, record)| record.seen_lt > 0 && inner.channels.contains_key(contract));
-        used.map(|(contract, record)| (*contract, record.begin.proxy)).collect()
     }
 }
 
