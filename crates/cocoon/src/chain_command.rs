@@ -19,7 +19,7 @@ use crate::signals::Signals;
 use crate::terminal::{self, Style};
 
 /// The chain's file in its directory.
-const CHAIN_FILE: &str = "chain.db";
+const CHAIN_FILE: &str = "chain.sqlite";
 /// Longest part of another program's error that is shown, in characters.
 const MAX_SHOWN_ERROR: usize = 400;
 

@@ -10,6 +10,7 @@ use cocoon_engine::builtin::{EXTRACTIVE_SUMMARY_MODEL, ExtractiveSummary};
 use serde_json::{Value, json};
 
 use crate::cli::Demo;
+use crate::config::EngineFile;
 use crate::home::{self, Settlement, Signed};
 use crate::http_client;
 use crate::network::{Network, Plan};
@@ -39,6 +40,7 @@ pub(crate) async fn run(options: Demo, signals: &mut Signals) -> anyhow::Result<
         dir: directory.path().to_owned(),
         workers: WORKERS,
         engine: Arc::new(ExtractiveSummary::new()),
+        engine_file: EngineFile { url: None, builtin: true },
         model: EXTRACTIVE_SUMMARY_MODEL.to_owned(),
         port_base: 0,
         difficulty: crate::config::LOOPBACK_DIFFICULTY,

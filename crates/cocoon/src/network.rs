@@ -19,8 +19,8 @@ use sha2::{Digest as _, Sha256};
 
 use crate::chain_server::ChainServer;
 use crate::config::{
-    AcceptPow, Attestation, ChainFile, GatewayFile, GatewayMoney, Present, ProxyAttestation, ProxyFile,
-    Require, RoleFile, Root, WorkerFile,
+    AcceptPow, Attestation, ChainFile, EngineFile, GatewayFile, GatewayMoney, Present, ProxyAttestation,
+    ProxyFile, Require, RoleFile, Root, WorkerFile,
 };
 use crate::dir::{StateDir, write_whole};
 use crate::home::Opening;
@@ -53,6 +53,8 @@ pub(crate) struct Plan {
     pub(crate) workers: u16,
     /// What answers, for all of them.
     pub(crate) engine: Arc<dyn Engine>,
+    /// The same, as a worker's configuration names it.
+    pub(crate) engine_file: EngineFile,
     /// The model's name, as callers give it.
     pub(crate) model: String,
     /// First port; 0 takes free ones.
@@ -140,6 +142,7 @@ impl Network {
         for (number, node) in (1..=plan.workers).zip(&worker_nodes) {
             let mut file = worker_file(&dir, &root, &ports, number, &plan.model);
             (file.owner, file.chain) = (Some(node.owner), chain.clone());
+            file.engine = plan.engine_file.clone();
             note(&file, &file.dir)?;
             workers.push(roles::start_worker(&file, &backend, Arc::clone(&plan.engine)).await?);
             worker_files.push(file);

@@ -9,6 +9,7 @@ use cocoon_engine::builtin::{EXTRACTIVE_SUMMARY_MODEL, ExtractiveSummary};
 use serde_json::json;
 
 use crate::cli::Up;
+use crate::config::EngineFile;
 use crate::network::{Network, Plan};
 use crate::roles;
 use crate::signals::Signals;
@@ -24,10 +25,12 @@ pub(crate) const SIMULATED: &str =
 /// What stands in the way of its start, or [`crate::signals::Interrupted`].
 pub(crate) async fn run(options: Up, signals: &mut Signals) -> anyhow::Result<()> {
     let (engine, model) = engine(options.upstream.as_deref(), options.model).await?;
+    let engine_file = EngineFile { builtin: options.upstream.is_none(), url: options.upstream.clone() };
     let plan = Plan {
         dir: options.dir,
         workers: options.workers,
         engine,
+        engine_file,
         model,
         port_base: options.port_base,
         difficulty: options.difficulty,
