@@ -35,7 +35,7 @@ const PROXY_COINS: u64 = 5 * NANOTON_PER_TON;
 /// What a worker's wallet is given, in nanoton: fees.
 const WORKER_COINS: u64 = NANOTON_PER_TON;
 /// What the gateway pays in at a proxy, and what it may pay in over all, in nanoton.
-const SPENDING: (u64, u64) = (5 * NANOTON_PER_TON, 90 * NANOTON_PER_TON);
+const SPENDING: (u64, u64) = (10 * NANOTON_PER_TON, 90 * NANOTON_PER_TON);
 /// Where it is said what listens where.
 const ENDPOINTS: &str = "endpoints.json";
 /// Longest wait for everybody to know everybody.

@@ -23,6 +23,9 @@ use crate::keys;
 const PRICE_PER_TOKEN: u64 = 20;
 /// What a worker gets of it, in nanoton; the proxy keeps the rest.
 const WORKER_FEE_PER_TOKEN: u64 = 18;
+/// What a client must leave in a channel, in nanoton, and at the same time what it may use before it is charged on chain:
+/// enough for thousands of requests at once, each of which reserves the most that it may cost.
+const MIN_CLIENT_STAKE: u64 = 10 * NANOTON_PER_TON;
 /// The chain's file.
 const CHAIN_FILE: &str = "chain.sqlite";
 /// The key of an owner's wallet.
@@ -198,6 +201,7 @@ fn new_root(owner: &Wallet) -> StateInit {
     params.unique_id = u32::from_be_bytes([id[0], id[1], id[2], id[3]]);
     params.price_per_token_nanoton = PRICE_PER_TOKEN;
     params.worker_fee_per_token_nanoton = WORKER_FEE_PER_TOKEN;
+    params.min_client_stake_nanoton = MIN_CLIENT_STAKE;
     params.proxy_code = Some(code::proxy().clone());
     params.worker_code = Some(code::worker().clone());
     params.client_code = Some(code::client().clone());
