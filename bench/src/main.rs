@@ -1,4 +1,5 @@
-//! Measures what a whole network (gateway, proxy and workers) adds to asking an engine directly.
+//! Measures what a whole network (gateway, proxy and workers) adds to asking an engine directly; and, by `fees`, what
+//! its settlement costs on chain.
 //!
 //! A mock engine and the load generator live in this process; the network is a process of its own. Everything is
 //! measured twice in the same run, directly and through the network, in short alternating rounds, so that whatever
@@ -11,13 +12,14 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
-use clap::Parser;
+use clap::{Parser, Subcommand};
 
 use load::{Ask, Client, Samples};
 use mock::Mock;
 use network::Network;
 use report::{Report, connected};
 
+mod fees;
 mod load;
 mod mock;
 mod network;
@@ -42,7 +44,10 @@ const CANCEL_LIMIT: Duration = Duration::from_secs(5);
 
 /// Measures what a network adds to asking an engine directly.
 #[derive(Parser)]
+#[command(args_conflicts_with_subcommands = true)]
 struct Flags {
+    #[command(subcommand)]
+    other: Option<Other>,
     /// The program under test [default: `cocoon` beside this program].
     #[arg(long, value_name = "PATH")]
     cocoon: Option<PathBuf>,
@@ -76,6 +81,13 @@ struct Flags {
     json: bool,
 }
 
+/// What else can be measured.
+#[derive(Subcommand)]
+enum Other {
+    /// Adds up what settlement costs on chain, over months of requests.
+    Fees(fees::Flags),
+}
+
 fn seconds(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(value) if (0.1..=600.0).contains(&value) => Ok(value),
@@ -85,7 +97,12 @@ fn seconds(text: &str) -> Result<f64, String> {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match run(Flags::parse()).await {
+    let flags = Flags::parse();
+    let outcome = match &flags.other {
+        Some(Other::Fees(fees)) => fees::run(fees).map(|()| true),
+        None => run(flags).await,
+    };
+    match outcome {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
