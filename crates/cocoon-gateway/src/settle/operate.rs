@@ -17,8 +17,9 @@ use super::till::{Emptying, Till};
 use super::{ReadError, Settlement, SettlementConfig};
 use crate::book::BookLoadError;
 
-/// What stays in the wallet for each channel whose coins the proxy contract lacks, in nanoton.
-const FEES_TO_ASK_AGAIN_NANOTON: u64 = 200_000_000;
+/// What stays in the wallet for each channel whose coins the proxy contract lacks, in nanoton: what a message carries, the
+/// reserve of the client contract, and fees.
+const FEES_TO_ASK_AGAIN_NANOTON: u64 = 300_000_000;
 /// Longest pause while coins are on their way.
 const ARRIVAL_PAUSE: Duration = Duration::from_secs(2);
 

@@ -206,6 +206,35 @@ async fn leaving_can_be_broken_off_at_any_step_and_ends_with_all_coins_at_the_ow
 }
 
 #[tokio::test]
+async fn what_the_proxy_contract_lacks_is_told_and_fetched_once_it_is_there() {
+    let world = World::new(10).await;
+    let till = world.till(policy(2, 3));
+    let presence = till.meet(&world);
+    till.settle().await;
+    drop(presence);
+    till.close();
+    world.drain_proxy().await;
+    let progress = |step: LeaveStep| {
+        if matches!(step, LeaveStep::Waiting { .. }) {
+            let chain = world.chain.chain().clone();
+            tokio::spawn(async move { chain.advance(CLIENT_DELAY + 1).await });
+        }
+    };
+    let leaving = leave(world.leave_config(), world.chain.clone(), progress);
+    let left = tokio::time::timeout(Duration::from_secs(30), leaving).await.unwrap().unwrap();
+    let [(contract, lacking)] = left.unpaid[..] else { panic!("{left:?}") };
+    assert!(contract == world.contract() && lacking > TON, "{left:?}");
+    assert!(world.held(world.wallet.address()).await > TON / 10, "enough to ask again");
+
+    world.chain.chain().grant(world.proxy, 3 * TON).await.unwrap();
+    let leaving = leave(world.leave_config(), world.chain.clone(), |_| {});
+    let left = tokio::time::timeout(Duration::from_secs(20), leaving).await.unwrap().unwrap();
+    assert!(left.unpaid.is_empty(), "{left:?}");
+    let held = world.held(world.owner).await;
+    assert!(held > 10 * TON - TON / 4, "{held}");
+}
+
+#[tokio::test]
 async fn a_published_wallet_with_little_is_emptied_by_its_owner() {
     let world = World::new(1).await;
     let wallet = world.published_wallet();

@@ -15,7 +15,7 @@ use cocoon_ton::message::Body;
 use cocoon_ton::wallet::{OutMessage, Wallet};
 use cocoon_ton::{
     Address, ClientState, OrderKind, PaymentOrder, RootConfig, SignedPayment, SigningKey, StateInit,
-    StructVersion, client_address, code, proxy_state_init, root_state_init,
+    StructVersion, client_address, code, proxy_state_init, root_state_init, worker_state_init,
 };
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
@@ -221,6 +221,19 @@ impl World {
     pub(super) async fn close_proxy(&self) {
         let body = Body::OwnerCloseProxy { query_id: 2, excesses_to: self.operator.0.address() };
         send(self.chain.chain(), &self.operator, self.proxy, TON / 5, None, &body).await;
+    }
+
+    /// The proxy signs nearly all coins of its contract away, its clients' included.
+    pub(super) async fn drain_proxy(&self) {
+        let operator = self.operator.0.address();
+        let init = worker_state_init(&self.root.params, &operator, &self.proxy, &self.public()).unwrap();
+        let contract = init.address();
+        let tokens = (self.held(self.proxy).await - TON / 2) / PRICE;
+        let kind = OrderKind::PayWorker;
+        let order = PaymentOrder { kind, contract, query_id: 1, tokens, excesses_to: operator };
+        let body = Body::SignedPayment(order.sign(&self.proxy_key));
+        send(self.chain.chain(), &self.operator, contract, TON / 2, Some(init), &body).await;
+        assert!(self.held(self.proxy).await < TON);
     }
 
     /// The gateway's wallet has so many TON but for fees.
