@@ -4,13 +4,15 @@
 //! all that the wallet sent has arrived, and [`Settler::carry_out`] signs a plan with the sequence number that was read
 //! then.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use cocoon_settle::{FundsNeeded, Plan, Transfer, WORTH_FETCHING_NANOTON, WalletFunds};
 use cocoon_ton::wallet::{MODE_CARRY_ALL, MODE_IGNORE_ERRORS, MODE_PAY_FEES_SEPARATELY, OutMessage, Wallet};
 use cocoon_ton::{Address, SigningKey};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::Chain;
 use crate::wallet::{SendError, Sent, WalletDriver, WalletView};
@@ -47,6 +49,13 @@ pub struct Step {
     pub exit_code: Option<i32>,
 }
 
+impl Step {
+    /// Whether the receiver did not do what it was told.
+    pub fn is_refused(&self) -> bool {
+        self.exit_code.is_some_and(|code| !matches!(code, 0 | 1))
+    }
+}
+
 /// The wallet's coins were sent to its owner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Emptied {
@@ -56,11 +65,27 @@ pub struct Emptied {
     pub nanoton: u64,
 }
 
+/// After a contract refused something, the same is sent again only after this long; twice as long each further time, at
+/// most [`LONGEST_REST`]. It costs fees each time, and what is refused once will mostly be refused again.
+const FIRST_REST: Duration = Duration::from_secs(60);
+/// See [`FIRST_REST`].
+const LONGEST_REST: Duration = Duration::from_secs(24 * 3600);
+
+/// What a contract refused: its address and the operation.
+type Refusable = (Address, Option<u32>);
+
+#[derive(Debug, Clone, Copy)]
+struct Refusal {
+    times: u32,
+    until: Instant,
+}
+
 /// A node's wallet with its status.
 #[derive(Debug)]
 pub struct Settler {
     driver: WalletDriver,
     status: watch::Sender<SettlementStatus>,
+    refused: Mutex<HashMap<Refusable, Refusal>>,
 }
 
 impl Settler {
@@ -76,7 +101,11 @@ impl Settler {
             sent: 0,
             fees_nanoton: 0,
         };
-        Self { driver: WalletDriver::new(chain, wallet, key), status: watch::Sender::new(status) }
+        Self {
+            driver: WalletDriver::new(chain, wallet, key),
+            status: watch::Sender::new(status),
+            refused: Mutex::default(),
+        }
     }
 
     /// The wallet's address.
@@ -117,6 +146,8 @@ impl Settler {
     /// # Errors
     /// Nothing was sent, or it is not known to have arrived: make a new plan from a new view.
     pub async fn carry_out(&self, view: &WalletView, plan: Plan) -> Result<Vec<Step>, SendError> {
+        let mut plan = plan;
+        self.rest_after_refusals(&mut plan);
         let plan = plan.fit(&self.funds(view));
         self.note(&plan);
         if plan.transfers.is_empty() {
@@ -130,7 +161,35 @@ impl Settler {
             status.sent = status.sent.saturating_add(plan.transfers.len() as u64);
             status.fees_nanoton = status.fees_nanoton.saturating_add(sent.transaction.fee_nanoton);
         });
-        Ok(steps(plan.transfers, &sent))
+        let steps = steps(plan.transfers, &sent);
+        self.note_refusals(&steps);
+        Ok(steps)
+    }
+
+    /// Leaves out what was refused a short while ago.
+    fn rest_after_refusals(&self, plan: &mut Plan) {
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        refused.retain(|_, refusal| now < refusal.until + LONGEST_REST);
+        plan.transfers.retain(|transfer| {
+            let refusal = refused.get(&(transfer.to, transfer.body.op()));
+            refusal.is_none_or(|refusal| refusal.until <= now)
+        });
+    }
+
+    fn note_refusals(&self, steps: &[Step]) {
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        for step in steps {
+            let key = (step.transfer.to, step.transfer.body.op());
+            if !step.is_refused() {
+                refused.remove(&key);
+                continue;
+            }
+            let now = Instant::now();
+            let refusal = refused.entry(key).or_insert(Refusal { times: 0, until: now });
+            let rest = FIRST_REST.saturating_mul(1 << refusal.times.min(16)).min(LONGEST_REST);
+            *refusal = Refusal { times: refusal.times.saturating_add(1), until: now + rest };
+        }
     }
 
     /// Sends the wallet's coins to its owner, all but `keep_nanoton`. `None` where it has no owner, or not more than that is
@@ -212,14 +271,15 @@ fn steps(transfers: Vec<Transfer>, sent: &Sent) -> Vec<Step> {
                 crate::Compute::Ran { exit_code, .. } => Some(exit_code),
                 crate::Compute::Skipped(_) => None,
             });
-            let refused = exit_code.is_some_and(|code| code > 1);
-            let (to, nanoton) = (transfer.to, transfer.value_nanoton);
-            if refused {
-                tracing::warn!(%to, nanoton, exit_code, "refused by the contract: {}", transfer.purpose);
+            let step = Step { transfer, transaction: sent.transaction.id, exit_code };
+            let (to, nanoton, purpose) =
+                (step.transfer.to, step.transfer.value_nanoton, step.transfer.purpose);
+            if step.is_refused() {
+                tracing::warn!(%to, nanoton, exit_code, "refused by the contract: {purpose}");
             } else {
-                tracing::info!(%to, nanoton, "{}", transfer.purpose);
+                tracing::info!(%to, nanoton, "{purpose}");
             }
-            Step { transfer, transaction: sent.transaction.id, exit_code }
+            step
         })
         .collect()
 }
