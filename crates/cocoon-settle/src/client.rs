@@ -13,8 +13,9 @@ use crate::{
     COMMISSION_NANOTON, Hold, Plan, Purpose, Transfer, WORTH_FETCHING_NANOTON, commission, cost, share,
 };
 
-/// The smallest part of a refund that a proxy contract pays, in nanoton.
-const SMALLEST_PART_NANOTON: u64 = 50_000_000;
+/// From so many coins on, in nanoton, a proxy contract pays a part of a refund: 0.05 TON beyond what it keeps for its
+/// storage, and a little for what storage takes until then.
+const SMALLEST_PART_NANOTON: u64 = 70_000_000;
 
 /// How a client spends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
