@@ -126,6 +126,11 @@ pub trait EvidenceSource: Send + Sync {
     /// What it makes.
     fn kind(&self) -> EvidenceKind;
 
+    /// Whether its evidence proves nothing about hardware and belongs on test networks only.
+    fn is_simulated(&self) -> bool {
+        self.kind().is_simulated()
+    }
+
     /// Evidence bound to `report_data`.
     ///
     /// # Errors

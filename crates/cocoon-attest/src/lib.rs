@@ -14,7 +14,7 @@ mod evidence;
 pub mod fuzzing;
 mod hexed;
 mod policy;
-mod tdx;
+pub mod tdx;
 mod verify;
 
 pub use certificate::{

@@ -34,7 +34,7 @@ pub fn open(name: &str) -> Result<Arc<dyn EvidenceSource>, UnknownSource> {
 /// a source elsewhere and marks its answers.
 #[must_use]
 pub fn is_simulated(source: &dyn EvidenceSource) -> bool {
-    source.kind().is_simulated()
+    source.is_simulated()
 }
 
 /// Shows nothing: for clients, and for nodes among peers whose policy is `any`.
