@@ -26,6 +26,9 @@ pub const ACCOUNT_RESERVE_NANOTON: u64 = 110_000_000;
 pub const PROXY_ENDOWMENT_NANOTON: u64 = 400_000_000;
 /// What a wallet keeps back for its own storage, in nanoton.
 pub const WALLET_RESERVE_NANOTON: u64 = 20_000_000;
+/// What a wallet keeps back beside that when it pays into a channel, in nanoton: the commission and the fees of one step
+/// on the way out. Nearly all of it comes back, and pays for the next step.
+pub const EXIT_RESERVE_NANOTON: u64 = 250_000_000;
 /// Below this, in nanoton, something is not worth the fees of fetching it.
 pub const WORTH_FETCHING_NANOTON: u64 = 50_000_000;
 
@@ -40,6 +43,6 @@ pub(crate) fn cost(tokens: u64, price_nanoton: u64) -> u64 {
 }
 
 /// `percent` hundredths of `amount`.
-pub(crate) fn share(amount: u64, percent: u64) -> u64 {
+pub fn share(amount: u64, percent: u64) -> u64 {
     amount / 100 * percent + amount % 100 * percent / 100
 }

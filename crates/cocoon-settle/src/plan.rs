@@ -7,7 +7,7 @@ use cocoon_ton::Address;
 use cocoon_ton::contracts::StateInit;
 use cocoon_ton::message::Body;
 
-use crate::WALLET_RESERVE_NANOTON;
+use crate::{EXIT_RESERVE_NANOTON, WALLET_RESERVE_NANOTON};
 
 /// Upper bound of what sending a message costs beside its value, in nanoton.
 const FEE_NANOTON: u64 = 10_000_000;
@@ -34,6 +34,15 @@ impl Transfer {
     pub fn needed_nanoton(&self) -> u64 {
         let deploy = if self.init.is_some() { DEPLOY_FEE_NANOTON } else { 0 };
         self.value_nanoton.saturating_add(FEE_NANOTON + deploy)
+    }
+
+    /// What must be left in the wallet after it, in nanoton: whoever pays into a channel must be able to leave it, and
+    /// that has its time.
+    const fn leaves_nanoton(&self) -> u64 {
+        match self.purpose {
+            Purpose::OpenChannel { .. } | Purpose::TopUp { .. } => EXIT_RESERVE_NANOTON,
+            _ => 0,
+        }
     }
 }
 
@@ -215,29 +224,41 @@ impl Plan {
     }
 
     /// Keeps what the wallet can pay and send at once. What it cannot pay is left out and noted, the rest goes on: a
-    /// top-up must not hold up a refund.
+    /// top-up must not hold up a refund. What is noted as missing is enough for all of it.
     #[must_use]
     pub fn fit(mut self, wallet: &WalletFunds) -> Self {
-        let mut left = wallet.balance_nanoton.saturating_sub(WALLET_RESERVE_NANOTON);
+        let have = wallet.balance_nanoton.saturating_sub(WALLET_RESERVE_NANOTON);
+        let (mut left, mut wanted, mut stays, mut lacking) = (have, 0_u64, 0, None);
         let mut kept = Vec::new();
+        let mut not_deployed = Vec::new();
         for transfer in std::mem::take(&mut self.transfers) {
-            let needed = transfer.needed_nanoton();
             if kept.len() >= wallet.max_messages {
                 self.more = true;
                 break;
             }
-            if needed > left {
-                self.needs.get_or_insert(FundsNeeded {
-                    wallet: wallet.address,
-                    missing_nanoton: needed - left,
-                    purpose: transfer.purpose,
-                });
+            let needed = transfer.needed_nanoton();
+            wanted = wanted.saturating_add(needed);
+            stays = transfer.leaves_nanoton().max(stays);
+            // What is not deployed now would send the next message back, for a fee.
+            if not_deployed.contains(&transfer.to) {
+                continue;
+            }
+            if needed > left.saturating_sub(transfer.leaves_nanoton()) {
+                if transfer.init.is_some() {
+                    not_deployed.push(transfer.to);
+                }
+                lacking.get_or_insert(transfer.purpose);
                 continue;
             }
             left -= needed;
             kept.push(transfer);
         }
         self.transfers = kept;
+        self.needs = self.needs.or(lacking.map(|purpose| FundsNeeded {
+            wallet: wallet.address,
+            missing_nanoton: wanted.saturating_add(stays).saturating_sub(have),
+            purpose,
+        }));
         self
     }
 
@@ -259,11 +280,17 @@ fn earlier(a: Option<u64>, b: Option<u64>) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use cocoon_ton::Cell;
+
     use super::*;
 
     fn transfer(value_nanoton: u64) -> Transfer {
+        transfer_to(1, value_nanoton)
+    }
+
+    fn transfer_to(receiver: u8, value_nanoton: u64) -> Transfer {
         Transfer {
-            to: Address::basechain([1; 32]),
+            to: Address::basechain([receiver; 32]),
             value_nanoton,
             init: None,
             body: Body::Empty,
@@ -277,11 +304,34 @@ mod tests {
 
     #[test]
     fn what_cannot_be_paid_is_noted_and_does_not_hold_up_the_rest() {
-        let plan = Plan { transfers: vec![transfer(5_000_000_000), transfer(1)], ..Plan::default() };
-        let fitted = plan.fit(&wallet(1_000_000_000, 4));
-        assert_eq!(fitted.transfers, [transfer(1)]);
+        let plan = Plan { transfers: vec![transfer(5_000_000_000), transfer_to(2, 1)], ..Plan::default() };
+        let fitted = plan.clone().fit(&wallet(1_000_000_000, 4));
+        assert_eq!(fitted.transfers, [transfer_to(2, 1)]);
         let needs = fitted.needs.map(|needs| needs.missing_nanoton);
-        assert_eq!(needs, Some(5_000_000_000 + FEE_NANOTON - (1_000_000_000 - WALLET_RESERVE_NANOTON)));
+        let (both, have) = (5_000_000_001 + 2 * FEE_NANOTON, 1_000_000_000 - WALLET_RESERVE_NANOTON);
+        assert_eq!(needs, Some(both - have));
+        assert_eq!(plan.fit(&wallet(1_000_000_000 + both - have, 4)).needs, None, "one sum is enough");
+    }
+
+    #[test]
+    fn nothing_is_sent_to_a_contract_that_cannot_be_deployed_yet() {
+        let mut open = transfer(5_000_000_000);
+        open.init = Some(StateInit { code: Cell::default(), data: Cell::default() });
+        let plan = Plan { transfers: vec![open.clone(), transfer(1)], ..Plan::default() };
+        assert_eq!(plan.clone().fit(&wallet(1_000_000_000, 4)).transfers, []);
+        assert_eq!(plan.fit(&wallet(6_000_000_000, 4)).transfers, [open, transfer(1)]);
+    }
+
+    #[test]
+    fn what_is_paid_in_leaves_enough_to_get_it_back() {
+        let amount = 1_000_000_000;
+        let top_up = Transfer { purpose: Purpose::TopUp { amount }, ..transfer(amount) };
+        let enough = amount + FEE_NANOTON + WALLET_RESERVE_NANOTON + EXIT_RESERVE_NANOTON;
+        let plan = Plan { transfers: vec![top_up.clone()], ..Plan::default() };
+        let fitted = plan.clone().fit(&wallet(enough - 7, 4));
+        assert_eq!(fitted.needs.map(|needs| needs.missing_nanoton), Some(7));
+        assert_eq!(fitted.transfers, []);
+        assert_eq!(plan.fit(&wallet(enough, 4)).transfers, [top_up]);
     }
 
     #[test]

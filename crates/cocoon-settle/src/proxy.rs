@@ -196,21 +196,23 @@ impl<B: Books> Planner<'_, B> {
             .saturating_add(self.policy.extra_stake_nanoton)
             .saturating_sub(state.stake_nanoton);
         let (query_id, excesses_to) = (self.view.query_id, self.view.wallet);
-        if lacking > 0 {
-            let body = Body::IncreaseProxyStake { query_id, amount: lacking, excesses_to };
-            let value = lacking.saturating_add(COMMISSION_NANOTON);
-            self.tell_proxy(value, body, Purpose::AddStake { amount: lacking });
-        }
         if state.stake_nanoton < self.view.min_stake_nanoton {
             self.plan.hold = Some(Hold::new("the proxy's stake is below what the root asks for"));
         }
         for client in self.view.clients {
             self.settle_client(client);
         }
-        if state.balance_nanoton >= self.policy.withdraw_at_nanoton.max(1) {
+        // Only after the charges and refunds: those are about time.
+        if lacking > 0 {
+            let body = Body::IncreaseProxyStake { query_id, amount: lacking, excesses_to };
+            let value = lacking.saturating_add(COMMISSION_NANOTON);
+            self.tell_proxy(value, body, Purpose::AddStake { amount: lacking });
+        }
+        // The contract pays no more than what it holds beyond the stake.
+        let amount = state.balance_nanoton.min(self.view.held_nanoton.saturating_sub(state.stake_nanoton));
+        if amount >= self.policy.withdraw_at_nanoton.max(1) {
             let body = Body::ProxyPayout { query_id, excesses_to };
-            let purpose = Purpose::TakeEarnings { amount: state.balance_nanoton };
-            self.tell_proxy(COMMISSION_NANOTON, body, purpose);
+            self.tell_proxy(COMMISSION_NANOTON, body, Purpose::TakeEarnings { amount });
         }
         self.commit();
     }
@@ -231,19 +233,25 @@ impl<B: Books> Planner<'_, B> {
                 }
             }
             // It wants to leave: granting it at once charges it exactly, before it can leave uncharged.
-            ContractStatus::Closing => self.grant(client),
+            ContractStatus::Closing => {
+                self.grant(client, state.tokens_used);
+            }
             ContractStatus::Closed => {}
         }
     }
 
-    fn grant(&mut self, client: &ClientAccount) {
+    /// Whether that is possible at all: an order for less than was charged on chain would be refused, each time for a
+    /// fee. It is what books sign that were lost. The client then leaves without the proxy.
+    fn grant(&mut self, client: &ClientAccount, charged_tokens: u64) -> bool {
         match self.books.close_client(&client.contract) {
             Closing::NotYet => self.plan.more = true,
+            Closing::Done(order) if order.order().tokens < charged_tokens => return false,
             Closing::Done(order) => {
                 let tokens = order.order().tokens;
                 self.send_order(client, &order, Purpose::GrantRefund { tokens });
             }
         }
+        true
     }
 
     fn send_order(&mut self, client: &ClientAccount, order: &SignedPayment, purpose: Purpose) {
@@ -279,9 +287,9 @@ impl<B: Books> Planner<'_, B> {
     fn refund_all(&mut self) -> bool {
         let mut left = false;
         for client in self.view.clients {
-            if client.state.as_ref().is_some_and(|state| state.status != ContractStatus::Closed) {
-                self.grant(client);
-                left = true;
+            if let Some(state) = client.state.as_ref().filter(|state| state.status != ContractStatus::Closed)
+            {
+                left |= self.grant(client, state.tokens_used);
             }
         }
         for worker in self.view.workers {
@@ -289,9 +297,13 @@ impl<B: Books> Planner<'_, B> {
             if state.status == ContractStatus::Closed {
                 continue;
             }
-            left = true;
             match self.books.close_worker(&worker.contract) {
-                Closing::NotYet => self.plan.more = true,
+                Closing::NotYet => {
+                    self.plan.more = true;
+                    left = true;
+                }
+                // As with clients.
+                Closing::Done(order) if order.order().tokens < state.tokens => {}
                 Closing::Done(order) => {
                     let (tokens, fee) = (order.order().tokens, state.params.worker_fee_per_token_nanoton);
                     let amount = cost(tokens.saturating_sub(state.tokens), fee);
@@ -304,8 +316,7 @@ impl<B: Books> Planner<'_, B> {
                             body: Body::SignedPayment(order.with_excesses_to(self.view.wallet)),
                             purpose: Purpose::PayWorker { tokens, amount },
                         });
-                    } else {
-                        left = false;
+                        left = true;
                     }
                 }
             }

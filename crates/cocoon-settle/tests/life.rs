@@ -3,7 +3,7 @@
 //!
 //! `RUNS=1000 cargo test -p cocoon-settle --test life` runs more of them; `SEED=17` repeats one.
 
-#![allow(clippy::unwrap_used, clippy::cast_possible_truncation)]
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation, clippy::print_stderr)]
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
