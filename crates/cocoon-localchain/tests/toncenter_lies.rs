@@ -216,6 +216,52 @@ async fn a_history_that_ends_too_early_is_asked_for_in_full_and_then_refused() {
 }
 
 #[tokio::test]
+async fn a_history_too_long_for_one_call_is_read_in_several() {
+    const ALL: usize = 900;
+    let world = World::start().await;
+    for _ in 0..ALL {
+        world.network.local.grant(WHO, 1).await.unwrap();
+    }
+    let ids = |list: &[cocoon_chain::Transaction]| list.iter().map(|one| one.id).collect::<Vec<_>>();
+    let whole = ids(&world.client.transactions_since(WHO, 0, 256).await.unwrap());
+
+    // A few at a time, a call reads 400 at most. Meanwhile more come.
+    let client = ToncenterChain::open(quiet(&world.network, world.address)).await.unwrap();
+    world.liar.behave(|_, params, _| {
+        let mut params = params.clone();
+        params["limit"] = json!(4);
+        Reply::TruthAbout(params)
+    });
+    let (mut read, mut tries) = (Vec::new(), 0);
+    while read.len() < ALL + 10 {
+        let after_lt = read.last().map_or(0, |last: &cocoon_chain::TransactionId| last.lt);
+        match client.transactions_since(WHO, after_lt, 50).await {
+            Ok(page) => {
+                assert!(!page.is_empty());
+                read.extend(ids(&page));
+            }
+            Err(ChainError::Unavailable { reason, .. }) => {
+                assert!(reason.contains("the next call goes on from there"), "{reason}");
+                tries += 1;
+                if tries <= 2 {
+                    for _ in 0..5 {
+                        world.network.local.grant(WHO, 1).await.unwrap();
+                    }
+                }
+            }
+            Err(error) => panic!("{error}"),
+        }
+        assert!(tries <= 10);
+    }
+    assert!(tries >= 2, "{tries}");
+    assert_eq!(read[..whole.len()], whole);
+    assert!(read.is_sorted_by(|a, b| a.lt < b.lt));
+    assert_eq!(client.transactions_since(WHO, read[read.len() - 1].lt, 50).await.unwrap(), []);
+    // Reading all of it from the top for each page would take over two thousand requests.
+    assert!(world.liar.asked("getTransactions") < 1500, "{}", world.liar.asked("getTransactions"));
+}
+
+#[tokio::test]
 async fn an_account_that_some_servers_know_nothing_of_has_no_transactions() {
     let world = World::start().await;
     world.liar.behave(|method, _, _| match method {

@@ -12,6 +12,7 @@ use super::MAX_HISTORY_PAGES;
 use super::answer::Item;
 use super::failure::{Failure, Kind};
 use super::server::{Patience, Server, Wrong, parsed};
+use super::trail::{MAX_PLACES, STRIDE, Start, Trail};
 use crate::ChainError;
 use crate::decode::DecodedTransaction;
 use crate::types::{Transaction, TransactionId};
@@ -29,6 +30,13 @@ pub(super) async fn read(
     let deadline = server.deadline();
     let mut patience = Patience::default();
     loop {
+        let start = server.trails().start(account, after_lt, limit);
+        let is_end = matches!(start, Start::End(_));
+        let (next, trail) = match start {
+            Start::Top => (None, Some(Trail::default())),
+            Start::Place(place) => (Some(place), None),
+            Start::End(trail) => (trail.places.last().copied(), Some(trail)),
+        };
         let mut walk = Walk {
             server,
             account,
@@ -36,11 +44,26 @@ pub(super) async fn read(
             limit,
             deadline,
             known: server.marks().last(account).filter(|known| known.lt > after_lt),
-            next: None,
+            next,
+            trail,
+            since_place: 0,
+            steps: 0,
             archival: false,
             kept: VecDeque::new(),
         };
-        match walk.down().await {
+        let outcome = walk.down().await;
+        match (walk.trail.take(), walk.steps) {
+            // A trail that leads nowhere may be that of another history.
+            (_, 0) => server.trails().forget(account),
+            (Some(mut trail), _) => {
+                trail.down_to = outcome.is_ok().then_some(after_lt);
+                server.trails().keep(account, trail);
+            }
+            (None, _) => {}
+        }
+        match outcome {
+            // The end of the trail is reached, but those above may belong to the oldest ones, too.
+            Ok(()) if is_end && walk.kept.len() < limit => {}
             Ok(()) => return Ok(walk.kept.into_iter().rev().collect()),
             Err(wrong) => patience.wait(wrong, deadline).await?,
         }
@@ -58,6 +81,11 @@ struct Walk<'a> {
     known: Option<TransactionId>,
     /// Which transaction must come next; `None` at the beginning.
     next: Option<TransactionId>,
+    /// Remembers the way, for the next call; `None` where that is done already.
+    trail: Option<Trail>,
+    /// Steps since the last place on the trail.
+    since_place: usize,
+    steps: usize,
     /// Whether to ask for servers with the full history.
     archival: bool,
     /// The oldest ones so far, the newest first.
@@ -81,10 +109,11 @@ impl Walk<'_> {
                 }
             }
         }
-        Err(Wrong::Final(ChainError::Unsupported {
-            what: "reading that many transactions back",
-            hint: "begin at a later logical time; at most 10000 transactions can have come since",
-        }))
+        let reason = format!(
+            "the history of {} is long: {} transactions more were read, and the next call goes on from there",
+            self.account, self.steps
+        );
+        Err(Wrong::Final(ChainError::Unavailable { reason, retry_after: None }))
     }
 
     async fn page(&mut self) -> Result<Vec<Item>, Failure> {
@@ -170,6 +199,7 @@ impl Walk<'_> {
             );
             return Err(Failure::nonsense(reason).into());
         }
+        self.remember(id)?;
         if self.kept.len() == self.limit {
             self.kept.pop_front();
         }
@@ -178,5 +208,24 @@ impl Walk<'_> {
         }
         self.next = previous;
         Ok(below <= self.after_lt)
+    }
+
+    /// Leaves a mark on the trail now and then.
+    fn remember(&mut self, id: TransactionId) -> Result<(), Wrong> {
+        self.steps += 1;
+        if let Some(trail) = &mut self.trail
+            && self.since_place == STRIDE
+        {
+            if trail.places.len() == MAX_PLACES {
+                return Err(Wrong::Final(ChainError::Unsupported {
+                    what: "reading that many transactions back",
+                    hint: "begin at a later logical time; at most ten million transactions can have come since",
+                }));
+            }
+            trail.places.push(id);
+            self.since_place = 0;
+        }
+        self.since_place += 1;
+        Ok(())
     }
 }

@@ -23,6 +23,7 @@ mod marks;
 mod pace;
 mod server;
 mod stack;
+mod trail;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -52,7 +53,8 @@ pub const MAX_CONCURRENT_REQUESTS: usize = 16;
 /// Most accounts that can be listened to at the same time. Each costs one request per poll.
 pub const MAX_SUBSCRIPTIONS: usize = 1_000;
 /// Most requests that one call of [`Chain::transactions_since`] makes, each for 100 transactions. The server tells
-/// the newest first, so a call reads all that came after its start, however few it gives.
+/// the newest first, so a call reads all that came after its start, however few it gives. A longer history takes several
+/// calls: all but the last fail with [`ChainError::Unavailable`], and each goes on where the one before it ended.
 pub const MAX_HISTORY_PAGES: usize = 100;
 /// Largest external message, in bytes: the public network's limit.
 pub const MAX_EXTERNAL_MESSAGE_BYTES: usize = 65_535;
@@ -234,7 +236,8 @@ impl Chain for ToncenterChain {
         self.server.account(address).boxed()
     }
 
-    /// Reads all transactions after `after_lt`, at most [`MAX_HISTORY_PAGES`] times 100, and gives the oldest of them.
+    /// Reads all transactions after `after_lt`, and gives the oldest of them. Where these are more than
+    /// [`MAX_HISTORY_PAGES`] times 100, it fails at first, and goes on when it is called again.
     fn transactions_since(
         &self,
         address: Address,

@@ -21,6 +21,7 @@ use super::failure::{Failure, Kind, one_line};
 use super::http::Http;
 use super::marks::{Marks, Misfit};
 use super::pace::Pace;
+use super::trail::Trails;
 use super::{MAX_SUBSCRIPTIONS, REQUESTS_PER_SECOND, ToncenterOptions};
 use crate::ChainError;
 use crate::types::{AccountState, TransactionId};
@@ -40,6 +41,7 @@ pub(super) struct Server {
     pace: Pace,
     time_for_call: Duration,
     marks: Mutex<Marks>,
+    trails: Mutex<Trails>,
     listeners: Mutex<Listeners>,
     /// Somebody has begun to listen.
     pub(super) nudge: Notify,
@@ -119,6 +121,7 @@ impl Server {
             pace: Pace::new(options.requests_per_second.unwrap_or(allowed)),
             time_for_call: options.deadline,
             marks: Mutex::default(),
+            trails: Mutex::default(),
             listeners: Mutex::default(),
             nudge: Notify::new(),
             sends_plainly: AtomicBool::new(false),
@@ -132,6 +135,10 @@ impl Server {
 
     pub(super) fn marks(&self) -> MutexGuard<'_, Marks> {
         self.marks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn trails(&self) -> MutexGuard<'_, Trails> {
+        self.trails.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn listeners(&self) -> MutexGuard<'_, Listeners> {
