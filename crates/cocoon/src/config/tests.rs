@@ -3,6 +3,9 @@
 use std::io::Write as _;
 use std::path::Path;
 
+use cocoon_settle::proxy::ProxyPolicy;
+use cocoon_settle::worker::WorkerPolicy;
+
 use super::load::{fields, variable};
 use super::*;
 
@@ -165,4 +168,73 @@ fn less_work_is_asked_where_only_this_machine_can_connect() {
     assert_eq!(proxy.listener().accept.difficulty, 20);
     proxy.pow.difficulty = Some(7);
     assert_eq!(proxy.listener().accept.difficulty, 7);
+}
+
+#[test]
+fn coins_are_written_as_people_write_them_and_to_the_nanoton() {
+    let payout = |text: &str| parse::<WorkerFile>(&format!("[money]\npayout_at = {text}"));
+    for (text, nanoton) in [
+        (r#""1.5 TON""#, 1_500_000_000),
+        (r#""1.5""#, 1_500_000_000),
+        (r#""0.000000001 TON""#, 1),
+        (r#""1500000000n""#, 1_500_000_000),
+        (r#""0 TON""#, 0),
+        (r#""18446744073.709551615 TON""#, u64::MAX),
+    ] {
+        let policy = WorkerPolicy::from(payout(text).unwrap().money);
+        assert_eq!(policy.payout_at_nanoton, nanoton, "{text}");
+    }
+}
+
+#[test]
+fn coins_that_are_none_are_said_with_their_field_and_the_way_to_write_them() {
+    for (text, words) in [
+        (r#""""#, "an amount is written"),
+        (r#""one TON""#, "an amount is written"),
+        (r#""-1 TON""#, "an amount is written"),
+        (r#""1,5 TON""#, "an amount is written"),
+        (r#""1e9""#, "an amount is written"),
+        (r#""1.5 USD""#, "'usd' is not known"),
+        (r#""0.0000000001 TON""#, "more than nine decimals"),
+        (r#""1.5n""#, "no parts"),
+        (r#""18446744073.709551616 TON""#, "more coins than there are"),
+        // A number could be TON or nanoton, and a fraction would be rounded.
+        ("1.5", "string"),
+        ("1500000000", "string"),
+    ] {
+        let message = complaint::<WorkerFile>(&format!("[money]\npayout_at = {text}"));
+        assert!(message.contains(words) && message.contains("payout_at"), "{text}: {message}");
+    }
+}
+
+#[test]
+fn coins_in_the_environment_are_read_like_those_in_a_file() {
+    let set = |value: &str| {
+        let environment = std::iter::once(("COCOON_PROXY_MONEY_WITHDRAW_AT".to_owned(), value.to_owned()));
+        load::<ProxyFile>(None, environment, Vec::new())
+    };
+    assert_eq!(ProxyPolicy::from(set("2.5 TON").unwrap().money).withdraw_at_nanoton, 2_500_000_000);
+    let message = format!("{:#}", set("2.5 tonnes").unwrap_err());
+    assert!(message.contains("COCOON_PROXY_MONEY_WITHDRAW_AT"), "{message}");
+}
+
+#[test]
+fn a_gateway_pays_in_the_least_and_once_unless_it_is_told_otherwise() {
+    let policy = |text: &str| parse::<GatewayFile>(text).unwrap().money.policy(3_000_000_000);
+    let least = policy("");
+    assert_eq!((least.deposit_nanoton, least.budget_nanoton), (3_000_000_000, 3_000_000_000));
+    let more = policy("[money]\ndeposit = \"5 TON\"\nbudget = \"50 TON\"\ntop_up_below_percent = 101");
+    assert_eq!((more.deposit_nanoton, more.budget_nanoton), (5_000_000_000, 50_000_000_000));
+    assert_eq!(more.top_up_below_percent, 100);
+    let less = policy("[money]\ndeposit = \"1 TON\"");
+    assert_eq!((less.deposit_nanoton, less.budget_nanoton), (3_000_000_000, 3_000_000_000));
+}
+
+#[test]
+fn a_path_to_an_api_key_is_relative_to_its_file_too() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("gateway.toml");
+    std::fs::write(&path, "[chain]\napi_key_file = \"key.txt\"").unwrap();
+    let loaded: GatewayFile = load(Some(&path), std::iter::empty(), Vec::new()).unwrap();
+    assert_eq!(loaded.chain.api_key_file, Some(directory.path().join("key.txt")));
 }
