@@ -34,14 +34,14 @@ const MAX_ROUNDS: usize = 10_000;
 const FIRST_CLIENT: u32 = 1_000;
 const FIRST_WORKER: u32 = 1_000_000;
 
-fn params(price: u64, worker_fee: u64) -> RootParams {
+fn params(scenario: &Scenario) -> RootParams {
     RootParams {
         struct_version: StructVersion::V3,
         params_version: 1,
         unique_id: 7,
         is_test: true,
-        price_per_token_nanoton: price,
-        worker_fee_per_token_nanoton: worker_fee,
+        price_per_token_nanoton: scenario.price_nanoton,
+        worker_fee_per_token_nanoton: scenario.worker_fee_nanoton,
         prompt_tokens_price_multiplier: 10_000,
         cached_tokens_price_multiplier: 10_000,
         completion_tokens_price_multiplier: 10_000,
@@ -49,7 +49,7 @@ fn params(price: u64, worker_fee: u64) -> RootParams {
         proxy_delay_before_close_seconds: 600,
         client_delay_before_close_seconds: 300,
         min_proxy_stake_nanoton: NANOTON_PER_TON,
-        min_client_stake_nanoton: NANOTON_PER_TON,
+        min_client_stake_nanoton: scenario.stake_nanoton,
         proxy_code: Some(code::proxy().clone()),
         worker_code: Some(code::worker().clone()),
         client_code: Some(code::client().clone()),
@@ -164,7 +164,7 @@ pub(super) struct Market {
 impl Market {
     pub(super) fn new(config: Arc<ChainConfig>, scenario: Scenario) -> anyhow::Result<Self> {
         let mut world = World::new(config)?;
-        let params = params(scenario.price_nanoton, scenario.worker_fee_nanoton);
+        let params = params(&scenario);
         let key = SigningKey::from_bytes(&seed(b'p', 0));
         let public = key.verifying_key().to_bytes();
         let turnover = scenario.turnover_nanoton();

@@ -73,8 +73,17 @@ impl Report {
 }
 
 /// Settings, in the order of their columns; then what came of them.
-const SETTINGS: [&str; 8] =
-    ["Requests", "Turnover", "Clients", "Workers", "Deposit", "Payout at", "Charge at", "Commit every"];
+const SETTINGS: [&str; 9] = [
+    "Requests",
+    "Turnover",
+    "Clients",
+    "Workers",
+    "Stake",
+    "Deposit",
+    "Payout at",
+    "Charge at",
+    "Commit every",
+];
 const RESULTS: [&str; 7] = [
     "Fees of clients",
     "of workers",
@@ -103,13 +112,14 @@ fn table(rows: &[(Scenario, Outcome)]) -> String {
     text
 }
 
-fn settings(scenario: &Scenario) -> [String; 8] {
+fn settings(scenario: &Scenario) -> [String; 9] {
     let whole = |nanoton: u64| format!("{} TON", nanoton / NANOTON_PER_TON);
     [
         format!("{} M", scenario.requests / PER_REQUESTS),
         whole(scenario.turnover_nanoton()),
         scenario.clients.to_string(),
         scenario.workers.to_string(),
+        whole(scenario.stake_nanoton),
         whole(scenario.deposit_nanoton),
         whole(scenario.payout_nanoton),
         format!("{} %", scenario.charge_at_percent),
@@ -140,6 +150,7 @@ fn row_json(scenario: &Scenario, outcome: &Outcome) -> Value {
         "worker_fee_nanoton": scenario.worker_fee_nanoton,
         "clients": scenario.clients,
         "workers": scenario.workers,
+        "stake_nanoton": scenario.stake_nanoton,
         "deposit_nanoton": scenario.deposit_nanoton,
         "payout_nanoton": scenario.payout_nanoton,
         "charge_at_percent": scenario.charge_at_percent,
