@@ -4,8 +4,7 @@ use cocoon_ton::{Address, Cell};
 use tycho_types::cell::{CellBuilder, CellSlice, Load as _};
 use tycho_types::error::Error;
 use tycho_types::models::{
-    ComputePhase, ComputePhaseSkipReason, CurrencyCollection, IntAddr, Transaction as RawTransaction,
-    TxInfo,
+    ComputePhase, ComputePhaseSkipReason, CurrencyCollection, IntAddr, Transaction as RawTransaction, TxInfo,
 };
 use tycho_types::num::Tokens;
 

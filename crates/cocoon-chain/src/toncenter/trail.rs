@@ -67,7 +67,8 @@ impl Trails {
             return;
         }
         if self.accounts.len() >= MAX_TRAILS && !self.accounts.contains_key(&account) {
-            let oldest = self.accounts.iter().min_by_key(|(_, trail)| trail.used).map(|(account, _)| *account);
+            let oldest =
+                self.accounts.iter().min_by_key(|(_, trail)| trail.used).map(|(account, _)| *account);
             oldest.and_then(|account| self.accounts.remove(&account));
         }
         self.clock += 1;
