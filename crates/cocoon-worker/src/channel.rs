@@ -123,6 +123,11 @@ impl Books {
         Ok(self)
     }
 
+    /// Tokens that the proxy has said it owes for, signed or not.
+    pub(crate) fn owed(&self) -> u64 {
+        self.signed().max(self.counters.db())
+    }
+
     /// Tokens that the newest order is for.
     pub(crate) fn signed(&self) -> u64 {
         self.order.map_or(0, |order| order.order().tokens)

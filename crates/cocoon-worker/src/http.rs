@@ -101,9 +101,11 @@ pub(crate) async fn serve(listener: PageListener, shared: Arc<Shared>) {
 async fn health(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
     let proxies = *shared.ready.borrow();
     let engine = shared.engine.probe().await;
+    let holds = shared.holds();
     let ok = proxies > 0 && engine.ready;
     let status = if ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let word = match (proxies, engine.ready) {
+        (0, _) if !holds.is_empty() => "no proxy that can pay",
         (0, _) => "no proxy",
         (_, false) => "engine not ready",
         _ if shared.paused.load(Ordering::Relaxed) => "paused",
@@ -111,9 +113,12 @@ async fn health(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
     };
     (
         status,
-        Json(
-            json!({"status": word, "proxies": proxies, "engine": {"ready": engine.ready, "detail": engine.detail}}),
-        ),
+        Json(json!({
+            "status": word,
+            "proxies": proxies,
+            "holds": holds,
+            "engine": {"ready": engine.ready, "detail": engine.detail},
+        })),
     )
 }
 
@@ -131,6 +136,7 @@ fn state(shared: &Shared) -> Value {
         "max_active_requests": shared.config.max_active,
         "active_requests": shared.active.load(Ordering::Relaxed),
         "proxies_ready": *shared.ready.borrow(),
+        "proxies_held": shared.holds().len(),
         "requests": {
             "received": counts.requests.load(Ordering::Relaxed),
             "succeeded": counts.succeeded.load(Ordering::Relaxed),
@@ -179,6 +185,8 @@ fn due_json(shared: &Shared, proxies: &[ProxyDue]) -> Vec<Value> {
             "paid_tokens": due.paid_tokens,
             "due_nanoton": due.due_nanoton(),
             "error": due.error,
+            "backed": due.backed,
+            "hold": due.hold,
         })
     };
     proxies.iter().map(one).collect()
@@ -224,6 +232,12 @@ async fn metrics(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
         "gauge",
         "Proxies that can send requests.",
         *shared.ready.borrow() as u64,
+    );
+    write(
+        "cocoon_worker_proxies_held",
+        "gauge",
+        "Connected proxies whose requests are not taken because they may not be able to pay.",
+        shared.holds().len() as u64,
     );
     write(
         "cocoon_worker_earned_tokens",

@@ -105,6 +105,7 @@ pub async fn leave(
     let (wallet, key) = (config.settlement.wallet.clone(), config.settlement.key.clone());
     let settlement = SettlementConfig {
         policy: WorkerPolicy { payout_at_nanoton: from_nanoton },
+        require_backing: false,
         // No contract rests here.
         poll: Duration::ZERO,
         ..config.settlement.clone()

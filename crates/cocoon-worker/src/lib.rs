@@ -4,7 +4,7 @@
 //! - [`work`](self): one task per request: engine, metering, answer (`work.rs`).
 //! - [`http`](self): the operator's page: health, metrics, pause, resume, price, payout (`http.rs`).
 //! - [`channel`](self): what is kept of each proxy over restarts (`channel.rs`).
-//! - [`settle`](self): one task turns what proxies have signed into coins (`settle.rs`).
+//! - [`settle`](self): one task turns what proxies have signed into coins, another sees whether they can pay (`settle.rs`).
 //! - [`leave`]: the same with the node stopped, and the way out for the wallet's coins.
 
 mod channel;
@@ -172,6 +172,16 @@ impl Shared {
         Earned { tokens: AdjustedTokens(tokens), nanoton: Nanoton(nanoton) }
     }
 
+    /// Whether proxies must be seen to be able to pay.
+    fn asks_for_backing(&self) -> bool {
+        self.settlement.as_ref().is_some_and(|settlement| settlement.require_backing())
+    }
+
+    /// Why connected proxies cannot send requests, for each that cannot.
+    fn holds(&self) -> Vec<String> {
+        self.links().values().filter_map(|link| link.hold_of_connected()).collect()
+    }
+
     /// Whether every request is done, and every answer all out.
     fn is_quiet(&self) -> bool {
         self.active.load(Ordering::Acquire) == 0 && self.links().values().all(|link| link.is_quiet())
@@ -180,7 +190,7 @@ impl Shared {
     fn set_paused(&self, paused: bool) {
         self.paused.store(paused, Ordering::Relaxed);
         for link in self.links().values() {
-            link.run(self, |session, _| session.set_paused(paused));
+            link.steer(self);
         }
     }
 
@@ -249,6 +259,9 @@ pub async fn start(
     link::follow_root(&shared)?;
     if let Some(settlement) = &shared.settlement {
         shared.tasks.spawn(stop.clone().run_until_cancelled_owned(Arc::clone(settlement).run()));
+        if settlement.require_backing() {
+            shared.tasks.spawn(stop.clone().run_until_cancelled_owned(Arc::clone(settlement).watch()));
+        }
     }
     Ok(Worker { shared, http, _stop: stop.drop_guard() })
 }
@@ -270,7 +283,7 @@ impl Worker {
         self.http
     }
 
-    /// Waits until at least one proxy can send requests.
+    /// Waits until at least one proxy can send requests: it is connected and, where that is asked for, can pay.
     pub async fn ready(&self) {
         // The sender lives as long as `self`.
         let _ = self.shared.ready.subscribe().wait_for(|&ready| ready > 0).await;
@@ -298,7 +311,7 @@ impl Worker {
         self.shared.settlement.as_ref().map(|settlement| settlement.pay_out(from_nanoton)).ok_or(NoSettlement)
     }
 
-    /// Takes no requests for now, or takes them again. Those under way go on.
+    /// Takes no requests for now, or takes them again from proxies that can pay. Those under way go on.
     pub fn set_paused(&self, paused: bool) {
         self.shared.set_paused(paused);
     }

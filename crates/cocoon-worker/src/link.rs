@@ -9,12 +9,14 @@ use cocoon_attest::PolicyError;
 use cocoon_net::{Backoff, Ended, Endpoint, dial, pump};
 use cocoon_session::worker::{WorkerEvent, WorkerSession, WorkerSettings};
 use cocoon_session::{PaymentCounters, ProxyTerms, RequestFailure, Time};
+use cocoon_ton::Address;
 use cocoon_ton::root::RootConfig;
 use std::sync::atomic::Ordering;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::channel::Channel;
+use crate::settle::Hold;
 use crate::{Shared, work};
 
 /// How often the session's time-outs are looked at.
@@ -23,9 +25,11 @@ const BACKOFF_BASE: Duration = Duration::from_millis(250);
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
 /// A connection that held this long starts the waiting anew.
 const STABLE: Duration = Duration::from_secs(30);
+/// What holds a link for less is not worth a warning: at the start of a network, contracts come after connections.
+const WORTH_A_WARNING: Duration = Duration::from_secs(10);
 
 /// A request under way, as its task sees it.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Running {
     /// Set before `cancelled` is.
     pub(crate) why: Mutex<Option<RequestFailure>>,
@@ -41,8 +45,23 @@ struct Machine {
     root: Arc<RootConfig>,
     channel: Option<Arc<Channel>>,
     verified: Option<Bytes>,
+    /// Whether the handshake is done.
+    up: bool,
+    /// Whether it is counted among those that can send requests.
     ready: bool,
+    /// Why no requests are taken, whatever the operator says.
+    held: Option<Held>,
+    /// Whether the session was told to take no requests.
+    paused: bool,
     broken: Option<String>,
+}
+
+/// A proxy that cannot pay, as far as is known.
+#[derive(Debug)]
+struct Held {
+    why: Hold,
+    since: Time,
+    warned: bool,
 }
 
 /// One connection to one proxy.
@@ -146,11 +165,14 @@ async fn serve(
 ) -> Ended {
     let config = &shared.config;
     let root = shared.root();
+    let held =
+        shared.asks_for_backing().then(|| Held { why: Hold::Unseen, since: shared.now(), warned: false });
+    let paused = held.is_some() || shared.paused.load(Ordering::Relaxed);
     let settings = WorkerSettings {
         owner: config.owner,
         model: config.model.clone(),
         coefficient: shared.coefficient.load(Ordering::Relaxed),
-        paused: shared.paused.load(Ordering::Relaxed),
+        paused,
         proxies,
         max_active: config.max_active,
         is_test: config.is_test,
@@ -166,7 +188,10 @@ async fn serve(
             root,
             channel: None,
             verified: None,
+            up: false,
             ready: false,
+            held,
+            paused,
             broken: None,
         }),
         wake: Notify::new(),
@@ -176,8 +201,8 @@ async fn serve(
     // Who changed price or pause since they were read above did not see this link yet.
     link.run(shared, |session, _| {
         session.set_coefficient(shared.coefficient.load(Ordering::Relaxed));
-        session.set_paused(shared.paused.load(Ordering::Relaxed));
     });
+    link.steer(shared);
     let wire = Wire { shared: Arc::clone(shared), link: Arc::clone(&link) };
     let ended = {
         let pumping = pump(io, &wire, &link.wake, &link.close);
@@ -185,6 +210,7 @@ async fn serve(
             let mut ticks = tokio::time::interval(TICK);
             loop {
                 ticks.tick().await;
+                link.steer(shared);
                 if let Err(violation) = link.run_shared(shared, |session, now| session.on_time(now)) {
                     return violation.to_string();
                 }
@@ -203,13 +229,89 @@ async fn serve(
     for running in machine.running.values() {
         running.cancelled.cancel();
     }
-    if std::mem::take(&mut machine.ready) {
-        shared.ready.send_modify(|ready| *ready = ready.saturating_sub(1));
+    machine.up = false;
+    machine.count(shared);
+    if let (Some(settlement), Some(channel)) = (&shared.settlement, machine.channel.take()) {
+        settlement.link_down(channel.terms.contract);
     }
     ended
 }
 
+impl Machine {
+    /// Looks whether this proxy can pay, and tells the session where that, or the operator, changed something.
+    fn steer(&mut self, shared: &Shared) {
+        if let (Some(settlement), Some(channel)) = (&shared.settlement, &self.channel) {
+            let why = settlement.hold(channel);
+            if why.is_some() && self.held.is_none() {
+                settlement.look_soon();
+            }
+            let proxy = channel.terms.start.proxy;
+            self.note_hold(why, &proxy, shared.now());
+        }
+        let paused = self.held.is_some() || shared.paused.load(Ordering::Relaxed);
+        if paused != self.paused {
+            self.paused = paused;
+            self.session.set_paused(paused);
+        }
+        self.count(shared);
+    }
+
+    /// Keeps why requests are not taken, and says it once.
+    fn note_hold(&mut self, why: Option<Hold>, proxy: &Address, now: Time) {
+        let Some(why) = why else {
+            if let Some(over) = self.held.take() {
+                tracing::info!(%proxy, was = %over.why, "takes requests of a proxy");
+            }
+            return;
+        };
+        let (since, warned) = match &self.held {
+            Some(held) if held.why.is_like(&why) => (held.since, held.warned),
+            _ => {
+                tracing::info!(%proxy, %why, "takes no requests of a proxy");
+                (now, false)
+            }
+        };
+        let late = !warned && now.since(since) >= WORTH_A_WARNING;
+        if late {
+            tracing::warn!(%proxy, %why, "takes no requests of a proxy that may not be able to pay");
+        }
+        self.held = Some(Held { why, since, warned: warned || late });
+    }
+
+    /// Counts this link among those that can send requests, or no longer.
+    fn count(&mut self, shared: &Shared) {
+        let ready = self.up && self.held.is_none();
+        if ready != std::mem::replace(&mut self.ready, ready) {
+            shared.ready.send_modify(|count| {
+                *count = if ready { *count + 1 } else { count.saturating_sub(1) };
+            });
+        }
+    }
+}
+
 impl Link {
+    /// Applies what the operator and the proxy's means say about taking requests.
+    pub(crate) fn steer(&self, shared: &Shared) {
+        let mut machine = self.lock();
+        let before = machine.paused;
+        machine.steer(shared);
+        if machine.paused != before {
+            self.wake.notify_one();
+        }
+    }
+
+    /// Why no requests are taken at this moment, whatever the operator says.
+    pub(crate) fn hold(&self, shared: &Shared) -> Option<String> {
+        self.steer(shared);
+        self.lock().held.as_ref().map(|held| held.why.to_string())
+    }
+
+    /// The same, where the handshake is done.
+    pub(crate) fn hold_of_connected(&self) -> Option<String> {
+        let machine = self.lock();
+        machine.held.as_ref().filter(|_| machine.up).map(|held| held.why.to_string())
+    }
+
     fn lock(&self) -> MutexGuard<'_, Machine> {
         self.machine.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -256,16 +358,12 @@ impl Link {
                 }
             }
             WorkerEvent::Ready => {
-                tracing::info!("ready for requests of a proxy");
-                machine.ready = true;
-                shared.ready.send_modify(|ready| *ready += 1);
+                tracing::info!("connected with a proxy");
+                machine.up = true;
+                machine.steer(shared);
             }
             WorkerEvent::Work(work) => {
-                let running = Arc::new(Running {
-                    why: Mutex::new(None),
-                    cancelled: CancellationToken::new(),
-                    room: Notify::new(),
-                });
+                let running = Arc::new(Running::default());
                 machine.running.insert(work.id, Arc::clone(&running));
                 shared.tasks.spawn(work::run(Arc::clone(shared), Arc::clone(self), *work, running));
             }
@@ -301,6 +399,9 @@ fn compare(shared: &Shared, machine: &mut Machine, terms: &ProxyTerms, now: Time
         return Err(why);
     }
     let known = channel.books().counters;
+    if let Some(settlement) = &shared.settlement {
+        settlement.link_up(channel.terms.contract);
+    }
     machine.channel = Some(channel);
     machine.session.compare(known, now).map_err(|violation| violation.to_string())
 }

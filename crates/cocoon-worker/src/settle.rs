@@ -2,8 +2,10 @@
 //!
 //! One task, in rounds: wait until all that the wallet sent has arrived; read the contracts; compare; send what is to be
 //! sent. Nothing is remembered between rounds but how often a payout came back. A round follows when an order becomes
-//! due, when somebody asks, and now and then.
+//! due, when somebody asks, and now and then. A second task sees to it that no work is done that cannot be paid
+//! ([`backing`]).
 
+mod backing;
 mod look;
 
 #[cfg(test)]
@@ -22,9 +24,12 @@ use cocoon_settle::{FundsNeeded, Plan, WORTH_FETCHING_NANOTON};
 use cocoon_ton::contracts::ContractStatus;
 use cocoon_ton::wallet::Wallet;
 use cocoon_ton::{Address, SigningKey};
+use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
 use crate::channel::{Channel, Channels};
+use backing::Backing;
+pub(crate) use backing::Hold;
 use look::{Cause, Seen};
 
 /// How long the wallet may take to come to rest, or a plan to be carried out. The chain's own waiting times are shorter.
@@ -45,6 +50,8 @@ pub struct SettlementConfig {
     pub key: SigningKey,
     /// When a payout is worth it.
     pub policy: WorkerPolicy,
+    /// Whether to work only for proxies whose contract can pay for it. Without it, work is done that nobody may pay.
+    pub require_backing: bool,
     /// Longest time between two looks at the chain.
     pub poll: Duration,
     /// Shortest time between two rounds: 1 s for a public chain, 20 ms for an embedded one.
@@ -56,6 +63,7 @@ impl fmt::Debug for SettlementConfig {
         f.debug_struct("SettlementConfig")
             .field("wallet", &self.wallet.address())
             .field("policy", &self.policy)
+            .field("require_backing", &self.require_backing)
             .field("poll", &self.poll)
             .field("min_pause", &self.min_pause)
             .finish_non_exhaustive()
@@ -94,6 +102,11 @@ pub struct ProxyDue {
     pub fee_nanoton: u64,
     /// Why it cannot be settled.
     pub error: Option<String>,
+    /// Whether it can pay for work to come, so that its requests are taken. `None` where no link to it is up, or where
+    /// [`SettlementConfig::require_backing`] does not ask for it.
+    pub backed: Option<bool>,
+    /// Why its requests are not taken, where it is not backed.
+    pub hold: Option<String>,
 }
 
 impl ProxyDue {
@@ -127,6 +140,8 @@ struct Standing {
     wanted_from: Option<u64>,
     /// The newest payout.
     tried: Option<Tried>,
+    /// The newest view of its means, which is newer than the rest where a link is up.
+    backing: Option<Backing>,
 }
 
 /// A payout that was sent.
@@ -153,8 +168,13 @@ pub(crate) struct Settlement {
     chain: Arc<dyn Chain>,
     pub(crate) channels: Arc<Channels>,
     policy: WorkerPolicy,
+    require_backing: bool,
     poll: Duration,
     min_pause: Duration,
+    /// How many links are up, by worker contract. Locked before `standings`.
+    links: Mutex<HashMap<Address, usize>>,
+    /// Wakes [`Self::watch`].
+    look_now: Notify,
     standings: Mutex<HashMap<Address, Standing>>,
     error: Mutex<Option<String>>,
 }
@@ -166,8 +186,11 @@ impl Settlement {
             chain,
             channels,
             policy: config.policy,
+            require_backing: config.require_backing,
             poll: config.poll,
             min_pause: config.min_pause,
+            links: Mutex::default(),
+            look_now: Notify::new(),
             standings: Mutex::default(),
             error: Mutex::default(),
         }
@@ -234,6 +257,7 @@ impl Settlement {
 
     /// Compares what one channel's contracts show with its newest order.
     fn plan(&self, channel: &Channel, seen: Seen) -> Plan {
+        let backing = Backing::of(&seen);
         let mut standings = self.standings();
         let standing = standings.entry(channel.terms.contract).or_default();
         let paid = seen.worker.as_ref().map_or(0, |state| state.tokens);
@@ -272,6 +296,7 @@ impl Settlement {
             paid: Some(paid),
             error,
             looked: Some(Instant::now()),
+            backing: Some(backing),
             ..standing.clone()
         };
         let worth_it = self.worth_it(standing, asked.fee_per_token_nanoton);
@@ -314,6 +339,7 @@ impl Settlement {
         let mut standings = self.standings();
         let standing = standings.entry(channel.terms.contract).or_default();
         complain(&channel.terms.contract, standing.error.as_ref(), Some(&why));
+        standing.backing = Some(Backing::unfit(why.clone()));
         standing.error = Some(why);
     }
 
@@ -336,21 +362,26 @@ impl Settlement {
         self.proxies()
     }
 
-    /// What each proxy owes.
+    /// What each proxy owes that has signed an order, or that a link is up to.
     pub(crate) fn proxies(&self) -> Vec<ProxyDue> {
-        let standings = self.standings();
+        let links = self.links().clone();
         let due = |channel: Arc<Channel>| {
-            let terms = &channel.terms;
-            let standing = standings.get(&terms.contract).cloned().unwrap_or_default();
-            let books = channel.books();
-            books.order.map(|order| ProxyDue {
-                proxy: terms.start.proxy,
-                contract: terms.contract,
-                proxy_status: standing.proxy_status,
-                signed_tokens: order.order().tokens,
-                paid_tokens: standing.paid,
-                fee_nanoton: terms.fee_nanoton(),
+            let contract = channel.terms.contract;
+            let is_linked = links.contains_key(&contract);
+            let hold = if is_linked { self.hold(&channel) } else { None };
+            let standing = self.standings().get(&contract).cloned().unwrap_or_default();
+            let order = channel.books().order;
+            let shown = standing.backing.and_then(|backing| backing.shown.ok());
+            (is_linked || order.is_some()).then(|| ProxyDue {
+                proxy: channel.terms.start.proxy,
+                contract,
+                proxy_status: shown.map_or(standing.proxy_status, |shown| shown.proxy_status),
+                signed_tokens: order.map_or(0, |order| order.order().tokens),
+                paid_tokens: shown.map(|shown| shown.paid_tokens).or(standing.paid),
+                fee_nanoton: channel.terms.fee_nanoton(),
                 error: standing.error,
+                backed: (is_linked && self.require_backing).then_some(hold.is_none()),
+                hold: hold.map(|hold| hold.to_string()),
             })
         };
         self.channels.list().into_iter().filter_map(due).collect()

@@ -36,7 +36,11 @@ pub(crate) async fn run(shared: Arc<Shared>, link: Arc<Link>, work: Work, runnin
     let id = work.id;
     shared.counts.requests.fetch_add(1, Ordering::Relaxed);
     let before = shared.active.fetch_add(1, Ordering::AcqRel);
-    let end = if before >= shared.config.max_active as usize {
+    let end = if let Some(why) = link.hold(&shared) {
+        shared.counts.refused.fetch_add(1, Ordering::Relaxed);
+        tracing::debug!(why, "refused a request");
+        End::failed(ErrorCode::NOT_READY, "the worker takes no requests of this proxy now")
+    } else if before >= shared.config.max_active as usize {
         shared.counts.refused.fetch_add(1, Ordering::Relaxed);
         let failure = RequestFailure::new(ErrorCode::NOT_READY, "too many active queries");
         End { failure: Some(failure), ..End::default() }

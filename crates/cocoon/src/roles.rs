@@ -308,6 +308,7 @@ fn worker_settlement(file: &WorkerFile, wallet: Wallet, key: SigningKey) -> coco
         wallet,
         key,
         policy: file.money.into(),
+        require_backing: file.money.require_backing,
         poll: file.chain.poll(),
         min_pause: file.chain.min_pause(),
     }

@@ -1,5 +1,6 @@
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation)]
 
+mod backing;
 mod leaving;
 mod page;
 mod random;

@@ -148,11 +148,13 @@ impl From<ProxyMoney> for ProxyPolicy {
 pub(crate) struct WorkerMoney {
     /// Have the owner paid once so much is due.
     payout_at: Coins,
+    /// Work only for proxies whose contract can pay.
+    pub(crate) require_backing: bool,
 }
 
 impl Default for WorkerMoney {
     fn default() -> Self {
-        Self { payout_at: Coins(WorkerPolicy::default().payout_at_nanoton) }
+        Self { payout_at: Coins(WorkerPolicy::default().payout_at_nanoton), require_backing: true }
     }
 }
 

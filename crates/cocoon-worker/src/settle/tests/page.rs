@@ -10,38 +10,51 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use super::town::{FEE, OWNER, TON, Town};
+use super::town::{FEE, OWNER, ROOT, TON, Town};
 use super::until;
 use crate::{SettlementConfig, Worker, WorkerConfig, open_store};
 
-async fn worker(town: &Town, settlement: Option<SettlementConfig>) -> Worker {
+pub(super) fn tls(seed: [u8; 32], policy: Policy) -> TlsSettings {
     let identity =
-        NodeIdentity::new(NodeKey::from_seed(&[5; 32]), cocoon_tee::open("none").unwrap(), SystemClock.now());
+        NodeIdentity::new(NodeKey::from_seed(&seed), cocoon_tee::open("none").unwrap(), SystemClock.now());
     let verifiers = Arc::new(VerifierSet::built_in());
-    let tls = TlsSettings::new(identity.unwrap(), verifiers, Policy::any(), Arc::new(SystemClock)).unwrap();
+    TlsSettings::new(identity.unwrap(), verifiers, policy, Arc::new(SystemClock)).unwrap()
+}
+
+async fn worker(town: &Town, settlement: Option<SettlementConfig>) -> Worker {
+    worker_of(town, settlement, Vec::new()).await
+}
+
+pub(super) async fn worker_of(
+    town: &Town,
+    settlement: Option<SettlementConfig>,
+    proxies: Vec<String>,
+) -> Worker {
     let config = WorkerConfig {
         http: "127.0.0.1:0".parse().unwrap(),
-        proxies: Vec::new(),
+        proxies,
         owner: OWNER,
         model: "test/model@commit:hash".into(),
         coefficient: 1000,
         max_active: 1,
-        root_address: OWNER,
+        root_address: ROOT,
         is_test: true,
         is_testnet: false,
         extensions: true,
         check_proxy_hashes: false,
-        dial: DialOptions { max_difficulty: 8, timeout: Duration::from_secs(10) },
+        dial: DialOptions { max_difficulty: 28, timeout: Duration::from_secs(10) },
         store: town.store(),
         settlement,
         paused: false,
     };
     let chain = Arc::clone(&town.line) as Arc<dyn Chain>;
-    crate::start(config, tls, chain, Arc::new(ExtractiveSummary::new())).await.unwrap()
+    crate::start(config, tls([5; 32], Policy::any()), chain, Arc::new(ExtractiveSummary::new()))
+        .await
+        .unwrap()
 }
 
 /// Status line and body of an answer.
-async fn ask(to: SocketAddr, request: &str, body: &str) -> (String, String) {
+pub(super) async fn ask(to: SocketAddr, request: &str, body: &str) -> (String, String) {
     let mut stream = TcpStream::connect(to).await.unwrap();
     let length = body.len();
     let head = format!(
@@ -54,7 +67,7 @@ async fn ask(to: SocketAddr, request: &str, body: &str) -> (String, String) {
     (head.lines().next().unwrap().to_owned(), body.to_owned())
 }
 
-async fn stats(to: SocketAddr) -> Value {
+pub(super) async fn stats(to: SocketAddr) -> Value {
     serde_json::from_str(&ask(to, "GET /jsonstats", "").await.1).unwrap()
 }
 

@@ -33,7 +33,7 @@ const START: u32 = 1_780_000_000;
 /// Tokens whose fee is a TON and a little.
 pub(crate) const ONE_TON_OF_TOKENS: u64 = TON / FEE + 1;
 pub(crate) const OWNER: Address = Address::basechain([0x0e; 32]);
-const ROOT: Address = Address::basechain([0x07; 32]);
+pub(crate) const ROOT: Address = Address::basechain([0x07; 32]);
 
 /// What becomes of the next message from outside, when the process that sends it dies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -200,8 +200,13 @@ pub(crate) struct TestProxy {
 }
 
 impl TestProxy {
+    /// Of the key that it signs with.
+    pub(crate) fn seed(number: u8) -> [u8; 32] {
+        [number; 32]
+    }
+
     fn new(root: &RootConfig, number: u8, owner: Address) -> Self {
-        let key = SigningKey::from_bytes(&[number; 32]);
+        let key = SigningKey::from_bytes(&Self::seed(number));
         let public_key = key.verifying_key().to_bytes();
         let init = proxy_state_init(&root.params, &ROOT, &owner, &public_key).unwrap();
         let contract = init.address();
@@ -287,6 +292,7 @@ impl Town {
             wallet: self.wallet.clone(),
             key: key(),
             policy: WorkerPolicy { payout_at_nanoton: TON },
+            require_backing: true,
             poll: Duration::from_secs(3600),
             min_pause: Duration::from_millis(1),
         }
