@@ -59,7 +59,7 @@ impl WalletDriver {
     ) -> Result<bool, SendError> {
         let last_lt = view.last.map_or(0, |last| last.lt);
         let after_lt = arrived.up_to_lt.max(last_lt.saturating_sub(LT_LOOKED_BACK));
-        let Some(history) = self.history(after_lt, last_lt).await? else { return Ok(false) };
+        let Some((history, whole)) = self.history(after_lt, last_lt).await? else { return Ok(false) };
         let recent = |transaction: &&Transaction| {
             transaction.unix_time.saturating_add(SECONDS_UNDER_WAY) >= view.at.unix_time
         };
@@ -75,7 +75,8 @@ impl WalletDriver {
         }
         let up_to_lt = history.last().map_or(last_lt, |newest| newest.id.lt);
         *arrived = Arrived { up_to_lt: arrived.up_to_lt.max(up_to_lt), ..Arrived::default() };
-        Ok(true)
+        // Where so much has come in that this was a part only, the next look begins after it.
+        Ok(whole)
     }
 
     /// The transaction that the message with that body caused. `None`: the chain does not list it yet.
@@ -88,13 +89,16 @@ impl WalletDriver {
         let (Some(last), after_lt) = (view.last, before.last.map_or(0, |last| last.lt)) else {
             return Ok(None);
         };
-        let Some(history) = self.history(after_lt, last.lt).await? else { return Ok(None) };
+        let Some((history, whole)) = self.history(after_lt, last.lt).await? else { return Ok(None) };
         let ours = |transaction: &Transaction| {
             transaction.in_message.as_ref().is_some_and(|message| {
                 message.source.is_none() && message.body.repr_hash() == body.repr_hash()
             })
         };
-        history.into_iter().find(ours).map(Some).ok_or_else(|| self.overtaken(before.seqno))
+        match history.into_iter().find(ours) {
+            None if whole => Err(self.overtaken(before.seqno)),
+            found => Ok(found),
+        }
     }
 
     /// Waits until all messages of the wallet's transaction have arrived.
@@ -169,21 +173,25 @@ impl WalletDriver {
         Ok(None)
     }
 
-    /// All of the wallet's transactions after the one and up to the other logical time; `None` while the chain does
-    /// not list them up to there.
-    async fn history(&self, after_lt: u64, last_lt: u64) -> Result<Option<Vec<Transaction>>, SendError> {
+    /// The wallet's transactions after the one and up to the other logical time, and whether these are all: the oldest of
+    /// [`MAX_PAGES`] pages otherwise. `None` while the chain does not list them up to there.
+    async fn history(
+        &self,
+        after_lt: u64,
+        last_lt: u64,
+    ) -> Result<Option<(Vec<Transaction>, bool)>, SendError> {
         let mut history: Vec<Transaction> = Vec::new();
         let mut reached = after_lt;
         for _ in 0..MAX_PAGES {
             if reached >= last_lt {
-                return Ok(Some(history));
+                return Ok(Some((history, true)));
             }
             let Some(page) = self.page(self.wallet.address(), reached).await? else { return Ok(None) };
             let Some(last) = page.last() else { return Ok(None) };
             reached = last.id.lt;
             history.extend(page);
         }
-        Ok((reached >= last_lt).then_some(history))
+        Ok(Some((history, reached >= last_lt)))
     }
 
     /// Some transactions; `None` where the chain cannot be asked just now.

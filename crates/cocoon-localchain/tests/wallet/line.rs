@@ -1,12 +1,12 @@
 //! The embedded chain behind a connection that can fail, and the wallets that use it.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use cocoon_chain::{
-    AccountState, Chain, ChainError, GetMethodResult, MessageHash, Sent, StackItem, Timing, Transaction,
-    TransactionId, WalletDriver,
+    AccountState, Chain, ChainError, GetMethodResult, MAX_TRANSACTIONS_PER_CALL, MessageHash, Sent,
+    StackItem, Timing, Transaction, TransactionId, WalletDriver,
 };
 use cocoon_localchain::{ExternalMessage, GLOBAL_ID, LocalChain, Options, Production, TimeSource, method_id};
 use cocoon_ton::wallet::MODE_PAY_FEES_SEPARATELY;
@@ -45,6 +45,8 @@ pub(crate) struct Line {
     pub(crate) blind: AtomicBool,
     wallet: Mutex<Option<Address>>,
     pub(crate) unavailable: AtomicU32,
+    /// Most transactions of the wallet that are listed at once.
+    pub(crate) page: AtomicUsize,
 }
 
 /// Takes one off a counter that is not at its end.
@@ -69,6 +71,7 @@ impl Line {
             blind: AtomicBool::new(false),
             wallet: Mutex::new(None),
             unavailable: AtomicU32::new(0),
+            page: AtomicUsize::new(MAX_TRANSACTIONS_PER_CALL),
         })
     }
 
@@ -111,9 +114,11 @@ impl Chain for Line {
             if spend(&self.unavailable) {
                 return Err(silent());
             }
-            if self.blind.load(Ordering::SeqCst) && *self.wallet.lock().unwrap() != Some(address) {
+            let is_wallet = *self.wallet.lock().unwrap() == Some(address);
+            if self.blind.load(Ordering::SeqCst) && !is_wallet {
                 return Ok(Vec::new());
             }
+            let limit = if is_wallet { limit.min(self.page.load(Ordering::SeqCst)) } else { limit };
             self.chain.transactions_since(address, after_lt, limit).await
         }
         .boxed()

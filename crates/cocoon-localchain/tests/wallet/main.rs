@@ -7,6 +7,7 @@ mod line;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use cocoon_chain::wallet::MAX_PAGES;
 use cocoon_chain::{ChainError, SendError, Timing, WalletDriver, WalletView};
 use cocoon_localchain::{ExternalMessage, Production};
 use cocoon_ton::wallet::{PUBLISHED_MIN_BALANCE_NANOTON, fees};
@@ -255,6 +256,19 @@ async fn a_program_that_dies_between_sending_and_arrival_finds_what_it_sent() {
         line.blind.store(false, Ordering::SeqCst);
     });
     assert_eq!(view.unwrap().seqno, 1, "settled once the message was seen to have arrived");
+}
+
+#[tokio::test]
+async fn a_wallet_that_strangers_flood_goes_on() {
+    let (line, driver) = funded(WalletKind::Cocoon).await;
+    line.page.store(1, Ordering::SeqCst);
+    driver.settled().await.unwrap();
+    for _ in 0..3 * MAX_PAGES {
+        line.chain.grant(driver.wallet().address(), 1).await.unwrap();
+    }
+    let view = driver.settled().await.unwrap();
+    driver.send(&view, vec![transfer(somebody(1), TON)]).await.unwrap();
+    assert_eq!(driver.settled().await.unwrap().seqno, 1);
 }
 
 #[tokio::test]
