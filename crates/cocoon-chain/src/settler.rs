@@ -47,12 +47,19 @@ pub struct Step {
     pub transaction: crate::TransactionId,
     /// What the receiver's code said; `None` where it was not seen.
     pub exit_code: Option<i32>,
+    /// Whether it came back: refused, or for want of a contract, or because what the code wanted could not be done.
+    pub came_back: bool,
 }
 
 impl Step {
     /// Whether the receiver did not do what it was told.
     pub fn is_refused(&self) -> bool {
-        self.exit_code.is_some_and(|code| !matches!(code, 0 | 1))
+        self.came_back || self.exit_code.is_some_and(|code| !matches!(code, 0 | 1))
+    }
+
+    /// Whether the receiver is known to have done what it was told.
+    pub fn is_done(&self) -> bool {
+        self.exit_code.is_some() && !self.is_refused()
     }
 }
 
@@ -271,7 +278,9 @@ fn steps(transfers: Vec<Transfer>, sent: &Sent) -> Vec<Step> {
                 crate::Compute::Ran { exit_code, .. } => Some(exit_code),
                 crate::Compute::Skipped(_) => None,
             });
-            let step = Step { transfer, transaction: sent.transaction.id, exit_code };
+            let bounced = |at: &crate::Transaction| at.out_messages.iter().any(|message| message.bounced);
+            let came_back = landing.is_some_and(|landing| landing.came_back) || landed.is_some_and(bounced);
+            let step = Step { transfer, transaction: sent.transaction.id, exit_code, came_back };
             let (to, nanoton, purpose) =
                 (step.transfer.to, step.transfer.value_nanoton, step.transfer.purpose);
             if step.is_refused() {

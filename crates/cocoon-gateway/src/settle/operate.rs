@@ -253,12 +253,11 @@ async fn close_channels(
     progress: &mut impl FnMut(LeaveStep),
 ) -> Result<Vec<(Address, u64)>, OperateError> {
     let settlement = &till.settlement;
-    let mut failures = 0;
     let mut waiting = None;
     let mut lacking = None;
     loop {
         let outcome = settlement.round(&till.book).await;
-        let wait = settlement.wait_after(&outcome, &mut failures).time.max(settlement.pause);
+        let wait = settlement.wait_after(&outcome).time.max(settlement.pause);
         let round = match outcome {
             Ok(round) => round,
             Err(error) => {

@@ -7,7 +7,7 @@ use cocoon_chain::ChainError;
 use cocoon_chain::settler::Step;
 use cocoon_chain::wallet::{SendError, WalletView};
 use cocoon_settle::client::{ClientChannel, ClientPolicy, ClientView, Intent, plan};
-use cocoon_settle::{FundsNeeded, Plan, Purpose};
+use cocoon_settle::{FundsNeeded, Plan, Purpose, share};
 use cocoon_store::StoreError;
 use cocoon_ton::Address;
 use cocoon_ton::contracts::ContractStatus;
@@ -59,10 +59,11 @@ pub(super) struct Round {
     pub(super) finished: bool,
 }
 
+#[cfg(test)]
 impl Round {
     /// Whether a contract refused something.
     pub(super) fn was_refused(&self) -> bool {
-        self.steps.iter().any(|step| step.exit_code.is_some_and(|code| code > 1))
+        self.steps.iter().any(Step::is_refused)
     }
 }
 
@@ -272,7 +273,7 @@ impl Settlement {
         for step in steps {
             let contract = &step.transfer.to;
             // The contract's transaction comes after the wallet's. Any state without it is from the past.
-            if step.exit_code.is_some_and(|code| code <= 1)
+            if step.is_done()
                 && let Some(record) = inner.records.by_contract.get_mut(contract)
             {
                 record.seen_lt = record.seen_lt.max(step.transaction.lt.saturating_add(1));
@@ -309,7 +310,6 @@ pub(super) fn due_at(policy: &ClientPolicy, channel: &ClientChannel) -> u64 {
     if price == 0 || state.status != ContractStatus::Open {
         return u64::MAX;
     }
-    let share = |amount: u64, percent: u64| amount / 100 * percent + amount % 100 * percent / 100;
     let deposit = policy.deposit_nanoton.max(channel.min_stake_nanoton);
     let enough = share(deposit, policy.top_up_below_percent);
     let until_top_up = (state.balance_nanoton.saturating_add(price)).saturating_sub(enough) / price;

@@ -10,9 +10,6 @@ use super::Settlement;
 use super::round::{Round, RoundError};
 use crate::Shared;
 
-/// Longest wait after something that a contract refuses again and again: each attempt costs fees.
-const LONGEST_WAIT: Duration = Duration::from_secs(600);
-
 /// How long to wait after a round, and whether something new may cut that short.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Wait {
@@ -23,7 +20,6 @@ pub(super) struct Wait {
 /// Settles until `stop`.
 pub(crate) async fn run(shared: Arc<Shared>, settlement: Arc<Settlement>, stop: CancellationToken) {
     let mut wallet_news = settlement.chain.subscribe(settlement.settler.address()).ok();
-    let mut failures = 0;
     loop {
         if let Some(news) = &mut wallet_news {
             news.mark_unchanged();
@@ -35,7 +31,7 @@ pub(crate) async fn run(shared: Arc<Shared>, settlement: Arc<Settlement>, stop: 
         };
         // A channel that is being left takes no requests.
         shared.pool.changed();
-        let wait = settlement.wait_after(&outcome, &mut failures);
+        let wait = settlement.wait_after(&outcome);
         let sleeping = async {
             if !wait.wakeable {
                 tokio::time::sleep(wait.time).await;
@@ -65,8 +61,9 @@ pub(crate) async fn run(shared: Arc<Shared>, settlement: Arc<Settlement>, stop: 
 }
 
 impl Settlement {
-    /// `failures`: rounds in a row in which a contract refused something.
-    pub(super) fn wait_after(&self, outcome: &Result<Round, RoundError>, failures: &mut u32) -> Wait {
+    /// What a contract refuses makes no difference: the settler does not repeat it soon, and no other channel must wait
+    /// for it.
+    pub(super) fn wait_after(&self, outcome: &Result<Round, RoundError>) -> Wait {
         let round = match outcome {
             Ok(round) => round,
             Err(error) => {
@@ -74,12 +71,6 @@ impl Settlement {
                 return Wait { time, wakeable: false };
             }
         };
-        if round.was_refused() {
-            let factor = 2_u32.saturating_pow(*failures);
-            *failures = failures.saturating_add(1);
-            return Wait { time: RETRY_AFTER.saturating_mul(factor).min(LONGEST_WAIT), wakeable: false };
-        }
-        *failures = 0;
         // What was sent has changed what there is to see.
         if round.more || !round.steps.is_empty() {
             return Wait { time: Duration::ZERO, wakeable: true };

@@ -335,28 +335,25 @@ async fn a_chain_that_stalls_is_left_alone_for_as_long_as_it_asks() {
     let world = World::new(10).await;
     let till = world.till(policy(2, 4));
     let _presence = till.meet(&world);
-    let mut failures = 0;
     for (asks, waits) in [(None, RETRY_AFTER), (Some(60), Duration::from_secs(60)), (Some(1), RETRY_AFTER)] {
         world.lie(Lie::Stall(world.contract(), asks.map(Duration::from_secs)));
         let outcome = till.settlement.round(&till.book).await;
         assert!(outcome.is_err());
-        let wait = till.settlement.wait_after(&outcome, &mut failures);
+        let wait = till.settlement.wait_after(&outcome);
         assert_eq!((wait.time, wait.wakeable), (waits, false));
     }
 }
 
 #[tokio::test]
-async fn what_a_contract_refuses_is_tried_less_and_less_often() {
+async fn what_one_contract_refuses_holds_up_no_other_channel() {
     let world = World::new(10).await;
     let till = world.till(policy(2, 4));
     let presence = till.meet(&world);
     till.settle().await;
     presence.register(1);
     let mut round = till.round().await;
-    round.steps[0].exit_code = Some(1000);
-    let refused = Ok(round);
-    let mut failures = 0;
-    let waits: Vec<_> =
-        (0..9).map(|_| till.settlement.wait_after(&refused, &mut failures).time.as_secs()).collect();
-    assert_eq!(waits, [5, 10, 20, 40, 80, 160, 320, 600, 600]);
+    round.steps[0].exit_code = Some(-14);
+    assert!(round.was_refused());
+    let wait = till.settlement.wait_after(&Ok(round));
+    assert_eq!((wait.time, wait.wakeable), (Duration::ZERO, true));
 }
