@@ -219,7 +219,8 @@ impl<'a> RevocationList<'a> {
         if now < from {
             return Err(format!("the revocation list of {by:?} is of the future: {from}"));
         }
-        if to < now {
+        // RFC 5280 §5.1.2.5: the next list is out by then.
+        if to <= now {
             return Err(format!("the revocation list of {by:?} expired {to}"));
         }
         Ok(())
