@@ -231,6 +231,16 @@ impl<'a> Reader<'a> {
         })
     }
 
+    /// An amount that need not be there in coins, so that anybody can make it larger than all coins that exist: then
+    /// it is the largest number that there is.
+    pub(crate) fn coins_or_more(&mut self, field: &'static str) -> Result<u64, CellError> {
+        let count = self.uint(4, field)?;
+        (0..count).try_fold(0u64, |amount, _| {
+            let byte = self.u8(field)?;
+            Ok(amount.checked_mul(256).map_or(u64::MAX, |shifted| shifted | u64::from(byte)))
+        })
+    }
+
     pub(crate) fn address(&mut self, field: &'static str) -> Result<Address, CellError> {
         if self.uint(3, field)? != 0b100 {
             return Err(CellError::NotStandardAddress(field));
@@ -312,6 +322,10 @@ mod tests {
         let cell = Writer::new().uint(9, 4).bytes(&[1; 9]).build();
         let read = Reader::new(&cell, "cell").unwrap().coins("amount");
         assert_eq!(read, Err(CellError::AmountTooLarge("amount")));
+        let last = Writer::new().uint(15, 4).bytes(&[1; 15]).uint(5, 8).build();
+        for (cell, amount) in [(&cell, u64::MAX), (&last, u64::MAX), (&Writer::new().coins(7).build(), 7)] {
+            assert_eq!(Reader::new(cell, "cell").unwrap().coins_or_more("amount"), Ok(amount));
+        }
     }
 
     #[test]

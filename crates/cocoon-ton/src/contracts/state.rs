@@ -71,8 +71,8 @@ impl ProxyState {
             public_key: reader.bytes("public_key")?,
             root: reader.address("root")?,
             status: ContractStatus::read(&mut reader)?,
-            balance_nanoton: reader.coins("balance")?,
-            stake_nanoton: reader.coins("stake")?,
+            balance_nanoton: reader.coins_or_more("balance")?,
+            stake_nanoton: reader.coins_or_more("stake")?,
             unlock_unix_time: reader.u32("unlock_ts")?,
             params: read_params(&mut reader)?,
         };
@@ -94,7 +94,8 @@ pub struct ClientState {
     pub status: ContractStatus,
     /// Coins that may be spent, the stake included.
     pub balance_nanoton: u64,
-    /// Coins that the owner cannot withdraw while the contract is open.
+    /// Coins that the owner cannot withdraw while the contract is open. It may name more than it has, or than exist; then
+    /// this is the largest number.
     pub stake_nanoton: u64,
     /// Adjusted tokens charged so far. Never falls.
     pub tokens_used: u64,
@@ -116,7 +117,7 @@ impl ClientState {
         let mut reader = Reader::new(data, WHAT)?;
         let status = ContractStatus::read(&mut reader)?;
         let balance_nanoton = reader.coins("balance")?;
-        let stake_nanoton = reader.coins("stake")?;
+        let stake_nanoton = reader.coins_or_more("stake")?;
         let tokens_used = reader.uint(64, "tokens_used")?;
         let unlock_unix_time = reader.u32("unlock_ts")?;
         let secret_hash = reader.bytes("secret_hash")?;
@@ -265,6 +266,25 @@ mod tests {
         assert_eq!((state.owner, state.public_key, state.root), (address(1), [2; 32], address(3)));
         assert_eq!(state.status, ContractStatus::Closed);
         assert_eq!((state.balance_nanoton, state.stake_nanoton, state.unlock_unix_time), (4, 5, 6));
+    }
+
+    #[test]
+    fn a_stake_of_more_coins_than_exist_hides_nothing() {
+        let huge = |writer: Writer| writer.uint(9, 4).bytes(&[0xff; 9]);
+        let parties = Writer::new().address(&address(1)).address(&address(2)).bytes(&[3; 32]).build();
+        let client = huge(Writer::new().uint(1, 2).coins(8))
+            .uint(77, 64)
+            .uint(0, 32)
+            .bytes(&[9; 32])
+            .reference(parties)
+            .reference(params().cell_without_code())
+            .build();
+        let state = ClientState::from_data(&client).unwrap();
+        assert_eq!((state.status, state.balance_nanoton), (ContractStatus::Closing, 8));
+        assert_eq!((state.stake_nanoton, state.tokens_used), (u64::MAX, 77));
+        let proxy = Writer::new().address(&address(1)).bytes(&[2; 32]).address(&address(3)).uint(0, 2);
+        let proxy = huge(huge(proxy)).uint(6, 32).reference(params().cell_for_proxy()).build();
+        assert_eq!(ProxyState::from_data(&proxy).unwrap().balance_nanoton, u64::MAX);
     }
 
     #[test]

@@ -74,7 +74,8 @@ fn load_rest(op: u32, reader: &mut Reader<'_>) -> Result<Option<Body>, CellError
             query_id,
             owner: reader.address("owner")?,
             counters: ClientCounters::load(reader.nested("counters")?)?,
-            request: reader.maybe_nested("payload")?.map(ClientRequest::load).transpose()?,
+            // Its owner can put an address there that we do not know; what the contract counts is told all the same.
+            request: maybe_request(reader)?,
         },
         op::PROXY_CLIENT_UNPAID => Body::RefundUnpaid {
             query_id,
@@ -168,13 +169,19 @@ impl ClientCounters {
         let counters = Self {
             status: ContractStatus::read(&mut reader)?,
             balance: reader.coins("balance")?,
-            stake: reader.coins("stake")?,
+            stake: reader.coins_or_more("stake")?,
             tokens_used: reader.uint(64, "tokens_used")?,
             secret_hash: reader.bytes("secret_hash")?,
         };
         reader.end("the client's counters")?;
         Ok(counters)
     }
+}
+
+/// What a client contract asks for; `None` also where it is nothing that we know.
+fn maybe_request(reader: &mut Reader<'_>) -> Result<Option<ClientRequest>, CellError> {
+    let request = reader.maybe_reference("payload")?;
+    Ok(request.and_then(|cell| ClientRequest::load(Reader::new(&cell, "the client's request").ok()?).ok()))
 }
 
 impl ClientRequest {

@@ -2,7 +2,8 @@
 
 use cocoon_ton::Cell;
 use cocoon_ton::cell::{MAX_DEPTH, decode_boc};
-use cocoon_ton::message::{Body, op};
+use cocoon_ton::contracts::ContractStatus;
+use cocoon_ton::message::{Body, ClientCounters, op};
 use proptest::prelude::*;
 use tycho_types::cell::{CellBuilder, CellFamily as _};
 
@@ -33,6 +34,30 @@ fn is_stable(parsed: &Body) -> bool {
         Body::Unknown { .. } => true,
         Body::Bounced(body) => is_stable(body),
         body => Body::parse(&body.to_cell()) == *body,
+    }
+}
+
+#[test]
+fn what_a_client_contract_counts_is_told_whatever_its_owner_puts_beside_it() {
+    let owner = cocoon_ton::Address::basechain([1; 32]);
+    let counters = ClientCounters {
+        status: ContractStatus::Closing,
+        balance: 5,
+        stake: 4,
+        tokens_used: 3,
+        secret_hash: [2; 32],
+    };
+    let notice = Body::ClientProxyRequest { query_id: 7, owner, counters, request: None };
+    let cell = notice.to_cell();
+    let mut bits = cell.data().to_vec();
+    // The last bit says whether a request follows.
+    let last = cell.bit_len() - 1;
+    bits[usize::from(last / 8)] |= 0x80 >> (last % 8);
+    // An amount of none, and an address with a length of its own.
+    let strange = words(&[op::CLIENT_PROXY_REFUND_GRANTED, 0x0c00_0000], &[]);
+    for request in [strange, words(&[0x1234_5678], &[]), Cell::empty_cell()] {
+        let references = [cell.reference_cloned(0).unwrap(), request];
+        assert_eq!(Body::parse(&build(&bits, cell.bit_len(), &references)), notice);
     }
 }
 
