@@ -188,8 +188,11 @@ impl Core {
         let found = self.chain.client_state(contract).await;
         self.run(|proxy, _| match found {
             Ok(view) => {
-                let price = self.chain.subscribe_root().borrow().params.price_per_token_nanoton;
-                proxy.client_found(conn, view.state.map(|state| ClientChainState::new(&state, price)));
+                // The price that its contract charges, whatever the root asks for by now.
+                let state = view
+                    .state
+                    .map(|state| ClientChainState::new(&state, state.params.price_per_token_nanoton));
+                proxy.client_found(conn, state);
             }
             Err(error) => {
                 tracing::warn!(conn = conn.0, %contract, %error, "cannot look up a client's contract");
