@@ -174,7 +174,10 @@ impl Settlement {
                     RETRY_AFTER
                 }
                 Err(error) => {
-                    self.hold(Some("the proxy's books went back"));
+                    self.hold(Some(match error {
+                        SettlementError::WentBack { .. } => "the proxy's books went back",
+                        _ => "the proxy cannot settle any more",
+                    }));
                     return error;
                 }
             };
@@ -203,7 +206,8 @@ impl Settlement {
             if self.instances[index].finished && !serves {
                 continue;
             }
-            let synced = self.instances[index].sync(self.chain.as_ref(), &self.core, !serves).await?;
+            let synced =
+                self.instances[index].sync(self.chain.as_ref(), &self.core, !serves, wallet.at).await?;
             self.check_commits(index)?;
             let intent = if serves { Intent::Serve } else { Intent::WindUp };
             let min_stake = params.min_proxy_stake_nanoton;
@@ -222,6 +226,9 @@ impl Settlement {
         let steps = self.settler.carry_out(&wallet, all.clone()).await;
         self.publish();
         let steps = steps?;
+        for step in &steps {
+            self.instances.iter_mut().for_each(|instance| instance.done(step));
+        }
         if !steps.is_empty() {
             // What was sent has changed the picture.
             all.more = true;
@@ -266,7 +273,12 @@ impl Settlement {
         if self.instances.last().is_some_and(|instance| instance.params == *params) {
             return Ok(());
         }
-        let instance = Instance::new(params.clone(), &self.identity)?;
+        let instance = match Instance::new(params.clone(), &self.identity) {
+            Ok(instance) => instance,
+            // As with connections: a root configuration that cannot be used leaves the old one in force.
+            Err(_) if !self.instances.is_empty() => return Ok(()),
+            Err(error) => return Err(error.into()),
+        };
         // Parameters may come back to what they were: then the contract of that time is taken up again.
         self.instances.retain(|old| old.contract != instance.contract || !old.fresh());
         match self.instances.iter().position(|old| old.contract == instance.contract) {

@@ -5,9 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
-use cocoon_chain::{Chain, ChainError, MAX_TRANSACTIONS_PER_CALL, Message, Transaction};
+use cocoon_chain::settler::Step;
+use cocoon_chain::{
+    AccountState, BlockRef, Chain, ChainError, MAX_TRANSACTIONS_PER_CALL, Message, Transaction,
+};
 use cocoon_ledger::Ledger;
 use cocoon_session::proxy::ClientChainState;
+use cocoon_settle::Purpose;
 use cocoon_settle::proxy::{ClientAccount, Commits, WorkerAccount, committed_position};
 use cocoon_ton::cell::{decode_boc, encode_boc};
 use cocoon_ton::contracts::{
@@ -152,12 +156,14 @@ impl Instance {
         InstanceStatus { commit_seqno, finished, ..self.status.clone() }
     }
 
-    /// Reads what is new in the contract's history, then the contract, then the accounts that may need something.
+    /// Reads what is new in the contract's history, then the contract, then the accounts that may need something; all
+    /// from blocks not older than `since`, at which everything the wallet sent had arrived.
     pub(super) async fn sync(
         &mut self,
         chain: &dyn Chain,
         core: &Arc<Core>,
         winding_up: bool,
+        since: BlockRef,
     ) -> Result<Synced, SettlementError> {
         loop {
             let news =
@@ -169,7 +175,7 @@ impl Instance {
                 break;
             }
         }
-        let account = chain.account_state(self.contract).await?;
+        let account = fresh(chain, self.contract, since).await?;
         let read = |data| {
             ProxyState::from_data(data)
                 .map_err(|source| ChainError::UnexpectedData { address: self.contract, source })
@@ -185,7 +191,7 @@ impl Instance {
         }
         let winding_up =
             winding_up || state.as_ref().is_some_and(|state| state.status != ContractStatus::Open);
-        let more = self.look_up(chain, core, winding_up).await?;
+        let more = self.look_up(chain, core, winding_up, since).await?;
         Ok(Synced {
             held_nanoton: account.balance_nanoton,
             state,
@@ -213,6 +219,22 @@ impl Instance {
                 self.commits = Commits { seqno, position, unix_time: transaction.unix_time };
             }
             _ => {}
+        }
+    }
+
+    /// Takes in what was done, which its notice will tell only when it arrives: else it would be done once more.
+    pub(super) fn done(&mut self, step: &Step) {
+        let known = self.clients.get_mut(&step.transfer.to).and_then(|known| known.state.as_mut());
+        let Some(state) = known.filter(|_| step.is_done()) else { return };
+        let (Purpose::Charge { tokens } | Purpose::GrantRefund { tokens }) = step.transfer.purpose else {
+            return;
+        };
+        let price = state.params.price_per_token_nanoton;
+        let charged = tokens.saturating_sub(state.tokens_used).saturating_mul(price);
+        state.tokens_used = state.tokens_used.max(tokens);
+        state.balance_nanoton = state.balance_nanoton.saturating_sub(charged);
+        if matches!(step.transfer.purpose, Purpose::GrantRefund { .. }) {
+            (state.status, state.balance_nanoton) = (ContractStatus::Closed, 0);
         }
     }
 
@@ -268,7 +290,14 @@ impl Instance {
         chain: &dyn Chain,
         core: &Arc<Core>,
         winding_up: bool,
+        since: BlockRef,
     ) -> Result<bool, SettlementError> {
+        if winding_up {
+            // What was closed meanwhile shows by asking again.
+            self.workers.retain(|_, worker| {
+                worker.state.as_ref().is_none_or(|state| state.status == ContractStatus::Closed)
+            });
+        }
         let (clients, workers) = core.look(|proxy| {
             let ledger = proxy.ledger();
             let clients = ledger.clients().map(|(id, _)| Address::basechain(id.0));
@@ -283,10 +312,10 @@ impl Instance {
         });
         let left = clients.len() + workers.len() > MAX_LOOKUPS;
         for contract in clients.into_iter().take(MAX_LOOKUPS) {
-            self.look_up_client(chain, core, contract).await?;
+            self.look_up_client(chain, core, contract, since).await?;
         }
         for contract in workers.into_iter().take(MAX_LOOKUPS) {
-            let account = chain.account_state(contract).await?;
+            let account = fresh(chain, contract, since).await?;
             let state = match &account.data {
                 Some(data) => WorkerState::from_data(data)
                     .map(Some)
@@ -297,12 +326,6 @@ impl Instance {
             let held_nanoton = account.balance_nanoton;
             self.workers.insert(contract, WorkerAccount { contract, state, held_nanoton });
         }
-        if winding_up {
-            // What was closed meanwhile shows by asking again.
-            self.workers.retain(|_, worker| {
-                worker.state.as_ref().is_none_or(|state| state.status == ContractStatus::Closed)
-            });
-        }
         Ok(left)
     }
 
@@ -311,8 +334,9 @@ impl Instance {
         chain: &dyn Chain,
         core: &Arc<Core>,
         contract: Address,
+        since: BlockRef,
     ) -> Result<(), SettlementError> {
-        let account = chain.account_state(contract).await?;
+        let account = fresh(chain, contract, since).await?;
         let state = match &account.data {
             Some(data) => ClientState::from_data(data)
                 .map(Some)
@@ -355,9 +379,28 @@ impl Instance {
             let uncharged = ledger.chargeable(id).0.saturating_sub(state.tokens_used);
             let credit = state.balance_nanoton.min(state.stake_nanoton);
             let used = uncharged.saturating_mul(state.params.price_per_token_nanoton);
-            state.status == ContractStatus::Open && uncharged > 0 && used >= credit / 100 * percent
+            state.status == ContractStatus::Open
+                && uncharged > 0
+                && used >= cocoon_settle::share(credit, percent)
         })
     }
+}
+
+/// An account as of `since` or later: what is planned from an older view was done already.
+async fn fresh(
+    chain: &dyn Chain,
+    address: Address,
+    since: BlockRef,
+) -> Result<AccountState, SettlementError> {
+    let account = chain.account_state(address).await?;
+    if account.at.seqno < since.seqno {
+        let (shown, seen) = (account.at.seqno, since.seqno);
+        let reason = format!(
+            "{address} was shown at block {shown}, though block {seen} was seen: an endpoint is behind"
+        );
+        return Err(ChainError::Unavailable { reason, retry_after: None }.into());
+    }
+    Ok(account)
 }
 
 fn chain_state(state: &ClientState) -> ClientChainState {
