@@ -5,17 +5,22 @@ mod local;
 mod roles;
 mod root;
 mod tx;
+mod wallet;
 
 use clap::{Parser, Subcommand};
 
 pub(crate) use chain::{BlockTime, Chain, ChainCommand, ChainUrl, RunChain};
 pub(crate) use local::{Demo, Up};
-pub(crate) use roles::{Gateway, Proxy, Worker};
+pub(crate) use roles::{Gateway, Proxy, Worker, environment};
 pub(crate) use root::{
     Changing, DeployRoot, Hash, ImageOf, Images, LimitArgs, Models, Place, PriceArgs, Proxies, Root,
     RootCommand, ShowRoot, Upgrade,
 };
 pub(crate) use tx::Tx;
+pub(crate) use wallet::{
+    Acting, CreateWallet, Exit, FundNode, GatewayWork, ImportWallet, OneChannel, PersonKind, Role, SendCoins,
+    ShowWallet, Wallet, WalletCommand, Withdraw,
+};
 
 use crate::logging::LogFormat;
 
@@ -59,6 +64,7 @@ Examples:
   cocoon worker --config w.toml  one role alone
   cocoon chain                   a TON-style chain on this machine, with a faucet and toncenter's API
   cocoon tx te6ccg...            what a message or transaction of the contracts says
+  cocoon wallet create w.txt     a wallet; `wallet` also shows, sends, and brings a node's coins home
   cocoon root show --address ...  who may take part in a network, and what tokens cost
 
 `cocoon COMMAND --help` says more about each.";
@@ -73,6 +79,7 @@ pub(crate) enum Command {
     Chain(Chain),
     Tx(Tx),
     Root(Root),
+    Wallet(Wallet),
 }
 
 #[cfg(test)]

@@ -80,18 +80,26 @@ fn load(path: &Path, file: File) -> anyhow::Result<Secret> {
 }
 
 fn create(path: &Path) -> anyhow::Result<Secret> {
-    let failed = || format!("cannot write the key file {}", path.display());
-    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut key = Zeroizing::new([0; 32]);
     rand::Rng::fill(&mut rand::rng(), &mut *key);
-    // Complete under another name first: a crash leaves either no key or all of it. The file is private from its
-    // creation on.
-    let mut file = tempfile::NamedTempFile::new_in(directory).with_context(failed)?;
     let digits = Zeroizing::new(hex::encode(*key));
-    file.write_all(digits.as_bytes()).and_then(|()| file.write_all(b"\n")).with_context(failed)?;
-    file.as_file().sync_all().with_context(failed)?;
-    file.persist_noclobber(path).with_context(failed)?;
+    write_new(path, &digits).with_context(|| format!("cannot write the key file {}", path.display()))?;
     Ok(key)
+}
+
+/// Makes a private file with one line.
+///
+/// # Errors
+/// It is there already, or cannot be written.
+pub(crate) fn write_new(path: &Path, line: &str) -> std::io::Result<()> {
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    // Complete under another name first: a crash leaves either nothing or all of it. The file is private from its
+    // creation on.
+    let mut file = tempfile::NamedTempFile::new_in(directory)?;
+    file.write_all(line.as_bytes()).and_then(|()| file.write_all(b"\n"))?;
+    file.as_file().sync_all()?;
+    file.persist_noclobber(path)?;
+    Ok(())
 }
 
 #[cfg(unix)]

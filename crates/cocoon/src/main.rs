@@ -13,6 +13,7 @@ mod cli;
 mod config;
 mod demo;
 mod dir;
+mod exit;
 mod home;
 mod http_client;
 mod keys;
@@ -28,6 +29,7 @@ mod terminal;
 mod treasury;
 mod tx;
 mod up;
+mod wallet_command;
 
 use std::process::ExitCode;
 
@@ -76,6 +78,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             Command::Chain(options) => chain_command::run(options, &mut stop).await,
             Command::Tx(options) => tx::run(options, &mut stop).await,
             Command::Root(options) => root_command::run(options, &mut stop).await,
+            Command::Wallet(options) => wallet_command::run(options, &mut stop).await,
         }
     });
     // After a second signal nothing is waited for, blocking work included; otherwise nothing is left.

@@ -12,7 +12,7 @@ use cocoon_chain::{Chain, Compute};
 use cocoon_ledger::Nanoton;
 use cocoon_ton::message::{Body, exit_code_words};
 use cocoon_ton::mnemonic::MAX_TEXT_BYTES;
-use cocoon_ton::wallet::{MODE_PAY_FEES_SEPARATELY, fees};
+use cocoon_ton::wallet::{MODE_CARRY_ALL, MODE_PAY_FEES_SEPARATELY, fees};
 use cocoon_ton::{Address, Cell, Mnemonic, OutMessage, SigningKey, StateInit, Wallet};
 use zeroize::Zeroizing;
 
@@ -45,7 +45,7 @@ pub(crate) struct WalletArgs {
 
 /// Wallet contracts, as people name them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Kind {
+pub(crate) enum Kind {
     /// What most wallets make today.
     V5r1,
     /// What most wallets made until 2024.
@@ -63,6 +63,22 @@ pub(crate) struct Sender {
     /// Whether steps are left untold, for machines.
     quiet: bool,
     telling: Telling,
+}
+
+impl WalletArgs {
+    /// The wallet and its key. `network` matters to the address of a v5r1 wallet.
+    ///
+    /// # Errors
+    /// As [`Sender::open`].
+    pub(crate) fn load(&self, network: NetworkKind) -> anyhow::Result<(Wallet, SigningKey)> {
+        let key = load_key(&self.wallet)?;
+        Ok((wallet(self.wallet_kind, &key, self.wallet_owner, network)?, key))
+    }
+
+    /// Whether nobody is to be asked.
+    pub(crate) const fn yes(&self) -> bool {
+        self.yes
+    }
 }
 
 /// One message to a contract; fees come on top of the value.
@@ -90,10 +106,14 @@ impl Sender {
         quiet: bool,
     ) -> anyhow::Result<Self> {
         let network = access.network()?;
-        let key = load_key(&args.wallet)?;
-        let wallet = wallet(args, &key, network)?;
+        let (wallet, key) = args.load(network)?;
         let telling = Telling { testnet: network.is_testnet(), style: Style::stdout() };
-        Ok(Self { driver: WalletDriver::new(chain, wallet, key), yes: args.yes, quiet, telling })
+        Ok(Self::new(WalletDriver::new(chain, wallet, key), args.yes, quiet, telling))
+    }
+
+    /// Sends with `driver`; without asking where `yes`, without a word where `quiet`.
+    pub(crate) const fn new(driver: WalletDriver, yes: bool, quiet: bool, telling: Telling) -> Self {
+        Self { driver, yes, quiet, telling }
     }
 
     /// The wallet's address.
@@ -124,7 +144,7 @@ impl Sender {
         let needed = messages.iter().fold(fee, |sum, message| sum.saturating_add(message.value_nanoton));
         self.check_funds(&view, needed)?;
         if !self.yes {
-            confirm().await?;
+            confirm("Send this?").await?;
         }
         self.say("Sending, and waiting until it has arrived ...\n")?;
         let sent = self.driver.send(&view, messages).await?;
@@ -157,6 +177,9 @@ impl Sender {
     fn check(&self, landing: &Landing) -> anyhow::Result<()> {
         let to = landing.to.to_wire_string(self.telling.testnet);
         let Some(transaction) = &landing.transaction else {
+            if landing.came_back {
+                bail!("there is nothing at {to}; the coins came back, less fees");
+            }
             bail!("the wallet had too few coins for its message to {to}, and left it out");
         };
         if let Compute::Ran { exit_code, .. } = transaction.compute
@@ -177,9 +200,13 @@ fn told(message: &OutMessage) -> Record {
         .body
         .as_ref()
         .map(|body: &Cell| Value::Part(describe_body(&Body::parse(body), Known::default())));
+    let value = match message.mode & MODE_CARRY_ALL {
+        0 => Value::Coins(message.value_nanoton),
+        _ => Value::Text("all that the wallet has, less fees".to_owned()),
+    };
     Record::new("message", "", "message")
         .with("to", Value::Address(message.to))
-        .with("value", Value::Coins(message.value_nanoton))
+        .with("value", value)
         .with_some("deploys", message.init.as_ref().map(|_| Value::Flag(true)))
         .with_some("body", body)
 }
@@ -193,7 +220,9 @@ fn arrived(landing: &Landing) -> Record {
                 Compute::Ran { exit_code, .. } => exit_code_words(exit_code),
                 Compute::Skipped(_) => "arrived; no contract ran",
             };
+            let value = transaction.in_message.as_ref().map(|message| Value::Coins(message.value_nanoton));
             record
+                .with_some("value", value)
                 .with("outcome", Value::Text(outcome.to_owned()))
                 .with("transaction", Value::Hash(transaction.id.hash))
         }
@@ -201,19 +230,23 @@ fn arrived(landing: &Landing) -> Record {
 }
 
 /// Asks on the terminal; whoever is not there cannot agree.
-async fn confirm() -> anyhow::Result<()> {
+///
+/// # Errors
+/// Nobody agreed.
+pub(crate) async fn confirm(question: &str) -> anyhow::Result<()> {
     if !std::io::stdin().is_terminal() {
-        bail!("nobody can be asked whether to send this: say --yes if it shall be sent");
+        bail!("nobody can be asked here: {question} Say --yes if so");
     }
-    let answer = tokio::task::spawn_blocking(|| {
+    let question = format!("{question} [y/N] ");
+    let answer = tokio::task::spawn_blocking(move || {
         let mut error = std::io::stderr().lock();
-        error.write_all(b"Send this? [y/N] ").and_then(|()| error.flush())?;
+        error.write_all(question.as_bytes()).and_then(|()| error.flush())?;
         let mut line = String::new();
         std::io::stdin().lock().read_line(&mut line).map(|_| line)
     });
     let answer = answer.await?.context("cannot read the answer")?;
     if !matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes") {
-        bail!("not sent, as answered");
+        bail!("nothing was done, as answered");
     }
     Ok(())
 }
@@ -222,7 +255,7 @@ async fn confirm() -> anyhow::Result<()> {
 ///
 /// # Errors
 /// The file cannot be read, is open to others, or holds neither.
-fn load_key(path: &Path) -> anyhow::Result<SigningKey> {
+pub(crate) fn load_key(path: &Path) -> anyhow::Result<SigningKey> {
     let limit = u64::try_from(MAX_TEXT_BYTES).unwrap_or(u64::MAX);
     let text = keys::load_private(path, limit)?;
     let text = text.trim();
@@ -239,12 +272,19 @@ fn load_key(path: &Path) -> anyhow::Result<SigningKey> {
     Ok(mnemonic.signing_key())
 }
 
-fn wallet(args: &WalletArgs, key: &SigningKey, network: NetworkKind) -> anyhow::Result<Wallet> {
+/// The wallet of that kind which obeys `key`.
+///
+/// # Errors
+/// A node wallet's owner is missing.
+pub(crate) fn wallet(
+    kind: Kind,
+    key: &SigningKey,
+    owner: Option<Address>,
+    network: NetworkKind,
+) -> anyhow::Result<Wallet> {
     let public = key.verifying_key().to_bytes();
-    let owner = || {
-        args.wallet_owner.context("a node wallet's address depends on its owner: say --wallet-owner ADDRESS")
-    };
-    Ok(match args.wallet_kind {
+    let owner = || owner.context("a node wallet's address depends on its owner: say --wallet-owner ADDRESS");
+    Ok(match kind {
         Kind::V5r1 => Wallet::v5r1(public, network.id()),
         Kind::V4r2 => Wallet::v4r2(public),
         Kind::Cocoon => Wallet::cocoon(public, owner()?),

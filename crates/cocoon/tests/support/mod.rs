@@ -88,6 +88,18 @@ impl Running {
         }
     }
 
+    /// The next line that contains `words`.
+    pub fn line_with(&mut self, words: &str) -> String {
+        let end = Instant::now() + LIMIT;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            let line = self.lines.recv_timeout(left).expect("the program said nothing more");
+            if line.contains(words) {
+                return line;
+            }
+        }
+    }
+
     /// Sends a signal by its name.
     pub fn signal(&self, name: &str) {
         let pid = self.child.id().to_string();
