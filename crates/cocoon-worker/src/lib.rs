@@ -179,7 +179,7 @@ impl Shared {
 
     /// Why connected proxies cannot send requests, for each that cannot.
     fn holds(&self) -> Vec<String> {
-        self.links().values().filter_map(|link| link.hold_of_connected()).collect()
+        self.links().values().filter_map(|link| link.hold_of_connected(self)).collect()
     }
 
     /// Whether every request is done, and every answer all out.

@@ -307,7 +307,8 @@ impl Link {
     }
 
     /// The same, where the handshake is done.
-    pub(crate) fn hold_of_connected(&self) -> Option<String> {
+    pub(crate) fn hold_of_connected(&self, shared: &Shared) -> Option<String> {
+        self.steer(shared);
         let machine = self.lock();
         machine.held.as_ref().filter(|_| machine.up).map(|held| held.why.to_string())
     }

@@ -79,6 +79,9 @@ impl Pair {
             proxy["workers"][0]["ready"] == false
         })
         .await;
+        // The proxy may know of the handshake's end before the worker does.
+        until("the end of the handshake", async || stats(self.worker.http_addr()).await["proxies_held"] == 1)
+            .await;
     }
 
     async fn shown(&self) -> Value {
@@ -114,7 +117,6 @@ async fn a_proxy_without_a_contract_gets_no_work_done_until_it_has_one() {
     assert!(status.contains("503"), "{status}");
     assert_eq!(health["status"], "no proxy that can pay");
     assert!(health["holds"][0].as_str().unwrap().contains("is not on chain"), "{health}");
-    assert_eq!(stats(pair.worker.http_addr()).await["proxies_held"], 1);
 
     pair.town.proxy(1, 2 * TON).await;
     pair.until_asked().await;
