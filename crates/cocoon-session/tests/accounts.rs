@@ -349,6 +349,30 @@ fn our_client_asks_for_its_refund_and_gets_the_order() {
 }
 
 #[test]
+fn a_client_that_leaves_cannot_hold_its_account_open_by_a_long_request() {
+    let (mut net, mut client, mut worker) = after_one_request();
+    client.say(&mut net, &client::RunQueryEx { timeout: 3600.0, ..query(2) }).unwrap();
+    let _ = asked(&mut net, &mut worker);
+    net.proxy.client_seen(&client_contract(), closing(chain_state(1 << 40)));
+    net.settle();
+    assert_eq!(net.proxy.close_client(&client_contract()), CloseProgress::Busy);
+    for _ in 0..13 {
+        net.pass(Duration::from_secs(10));
+    }
+    net.settle();
+    net.commit();
+    let order = match net.proxy.close_client(&client_contract()) {
+        CloseProgress::Recorded => {
+            net.settle();
+            net.commit();
+            done(net.proxy.close_client(&client_contract()))
+        }
+        other => done(other),
+    };
+    assert_eq!(tokens_of(&order, OrderKind::RefundClient, &client_contract()), 5);
+}
+
+#[test]
 fn a_client_is_closed_for_the_driver_after_its_last_request() {
     let (mut net, mut client, mut worker) = after_one_request();
     client.say(&mut net, &query(2)).unwrap();

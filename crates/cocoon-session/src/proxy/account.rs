@@ -4,6 +4,8 @@
 //! An account is closed in the books first, when nothing of it is under way any more; once that record is durable, no
 //! order can ever name more than its final count, and only then is the order signed that closes the contract.
 
+use std::time::Duration;
+
 use cocoon_ledger::{ClientId, Nanoton, WorkerId};
 use cocoon_ton::address::Address;
 use cocoon_ton::contracts::{ClientState, ContractStatus};
@@ -12,7 +14,11 @@ use cocoon_wire::tl::client;
 
 use super::request::Rejection;
 use super::{ClientPeer, ClientStage, ConnId, Peer, Proxy};
-use crate::{ErrorCode, Violation};
+use crate::{ErrorCode, Time, Violation};
+
+/// How long requests under way may still take once their client's contract closes. It takes what nobody charged along
+/// when its delay is over, so it must not hold its account open by requests that take longer.
+pub const CLOSING_GRACE: Duration = Duration::from_secs(60);
 
 /// Kind of the rejection of requests whose account is being closed, or is closed.
 pub(super) const ACCOUNT_CLOSING: &str = "account_closing";
@@ -112,7 +118,7 @@ impl Proxy {
             return;
         }
         if !state.is_open() {
-            self.closing.insert(account);
+            self.begin_closing(account);
         }
         self.note_funds(account, state);
         self.flush_records();
@@ -128,12 +134,38 @@ impl Proxy {
         }
     }
 
+    fn begin_closing(&mut self, account: ClientId) {
+        if self.closing.insert(account) {
+            self.hurried.push(account);
+        }
+    }
+
+    /// Gives the requests of clients that have begun to close no more than [`CLOSING_GRACE`].
+    pub(super) fn hurry(&mut self, now: Time) {
+        let accounts = std::mem::take(&mut self.hurried);
+        if accounts.is_empty() {
+            return;
+        }
+        let late = now.plus(CLOSING_GRACE);
+        for (&key, request) in &mut self.requests {
+            let Some(Peer::Client(client)) = self.conns.get(&request.client).map(|conn| &conn.peer) else {
+                continue;
+            };
+            if request.deadline > late && accounts.contains(&client.account) {
+                self.deadlines.remove(&(request.deadline, key));
+                request.deadline = late;
+                self.deadlines.insert((late, key));
+            }
+        }
+    }
+
     /// Closes a client's account, for a contract that is closing on chain or has to be left; the client need not be
-    /// connected. It takes no new requests from the first call on. Call again until it is done; then, and after
+    /// connected. It takes no new requests from the first call on, and those under way end within [`CLOSING_GRACE`] and
+    /// [`DRAIN_TIME`](super::DRAIN_TIME). Call again until it is done; then, and after
     /// a restart too, it gives the same order.
     pub fn close_client(&mut self, contract: &Address) -> CloseProgress {
         let account = ClientId(*contract.hash());
-        self.closing.insert(account);
+        self.begin_closing(account);
         // A position that overflows would keep it busy for ever; the log is full long before.
         if self.ledger.close_client(account).is_err() {
             return CloseProgress::Busy;

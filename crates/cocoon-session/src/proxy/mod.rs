@@ -46,7 +46,7 @@ use generation::Leaving;
 use payment::{Notice, SignedOrders};
 use request::Request;
 
-pub use account::{ClientChainState, CloseProgress};
+pub use account::{CLOSING_GRACE, ClientChainState, CloseProgress};
 pub use generation::LEAVING_GRACE;
 pub use stats::{ConnectionStats, ProxyStats};
 
@@ -298,6 +298,8 @@ pub struct Proxy {
     orders: SignedOrders,
     /// Clients that take no new requests because their contract closes or is to be closed.
     closing: BTreeSet<ClientId>,
+    /// Those of them whose requests under way do not know of it yet.
+    hurried: Vec<ClientId>,
     /// Workers that get no new requests because their account is to be closed.
     closing_workers: BTreeSet<WorkerId>,
     /// At most one per connection.
@@ -339,6 +341,7 @@ impl Proxy {
             notices: VecDeque::new(),
             orders: SignedOrders::default(),
             closing: BTreeSet::new(),
+            hurried: Vec::new(),
             closing_workers: BTreeSet::new(),
             refunds: Vec::new(),
             events: VecDeque::new(),
@@ -499,6 +502,7 @@ impl Proxy {
         for conn in suspects {
             self.retry_unanswered(conn, now);
         }
+        self.hurry(now);
         while let Some(&(deadline, key)) = self.deadlines.first()
             && deadline <= now
         {
