@@ -221,16 +221,8 @@ impl<B: Books> Planner<'_, B> {
         let Some(state) = &client.state else { return };
         match state.status {
             ContractStatus::Open => {
-                let uncharged = client.signed_tokens.saturating_sub(state.tokens_used);
-                let used = cost(uncharged, state.params.price_per_token_nanoton);
                 let credit = state.balance_nanoton.min(state.stake_nanoton);
-                if uncharged > 0
-                    && used >= share(credit, self.policy.charge_at_percent)
-                    && let Some(order) = self.books.charge(&client.contract)
-                {
-                    let tokens = order.order().tokens;
-                    self.send_order(client, &order, Purpose::Charge { tokens });
-                }
+                self.charge(client, state, share(credit, self.policy.charge_at_percent));
             }
             // It wants to leave: granting it at once charges it exactly, before it can leave uncharged.
             ContractStatus::Closing => {
@@ -240,11 +232,30 @@ impl<B: Books> Planner<'_, B> {
         }
     }
 
+    /// Puts what a client has used on chain, if it is worth so much.
+    fn charge(&mut self, client: &ClientAccount, state: &ClientState, at_nanoton: u64) {
+        let uncharged = client.signed_tokens.saturating_sub(state.tokens_used);
+        let used = cost(uncharged, state.params.price_per_token_nanoton);
+        if uncharged > 0
+            && used >= at_nanoton
+            && let Some(order) = self.books.charge(&client.contract)
+        {
+            let tokens = order.order().tokens;
+            self.send_order(client, &order, Purpose::Charge { tokens });
+        }
+    }
+
     /// Whether that is possible at all: an order for less than was charged on chain would be refused, each time for a
     /// fee. It is what books sign that were lost. The client then leaves without the proxy.
     fn grant(&mut self, client: &ClientAccount, charged_tokens: u64) -> bool {
         match self.books.close_client(&client.contract) {
-            Closing::NotYet => self.plan.more = true,
+            Closing::NotYet => {
+                self.plan.more = true;
+                // The client's delay may be over first.
+                if let Some(state) = &client.state {
+                    self.charge(client, state, WORTH_FETCHING_NANOTON);
+                }
+            }
             Closing::Done(order) if order.order().tokens < charged_tokens => return false,
             Closing::Done(order) => {
                 let tokens = order.order().tokens;
