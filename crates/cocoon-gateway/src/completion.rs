@@ -177,6 +177,11 @@ async fn try_complete(
         Ok((exchange, head, sent)) => asked.answer(exchange, head, sent).await,
         Err(failure) => {
             let available = models::names(&shared.pool.all());
+            let failure =
+                match shared.settlement.as_ref().and_then(|settlement| settlement.why_not_filled_up()) {
+                    Some(why) => failure.with_cause_of_low_balance(&why),
+                    None => failure,
+                };
             Err(failure.into_api_error(&asked.prepared.model, &available))
         }
     }

@@ -53,6 +53,14 @@ impl Failure {
         Self::new(kind, words)
     }
 
+    /// The same, where a balance is too low, with the reason why it is not filled up before what the proxy says.
+    pub(crate) fn with_cause_of_low_balance(self, why: &str) -> Self {
+        match self.kind {
+            Kind::Balance => Self::new(Kind::Balance, &format!("{why} ({})", self.words)),
+            _ => self,
+        }
+    }
+
     /// Whether another proxy may do better.
     pub(crate) fn worth_another_proxy(&self) -> bool {
         match self.kind {
@@ -221,6 +229,17 @@ mod tests {
         assert_eq!(busy.retry_after, Some(BUSY_RETRY_SECONDS));
         let dear = Failure::new(Kind::TooDear, "can run this query with coefficient=7000");
         assert!(dear.into_api_error("m", &[]).message.contains("coefficient=7000"));
+    }
+
+    #[test]
+    fn a_low_balance_is_told_with_the_reason_why_it_stays_low() {
+        let low = Failure::new(Kind::Balance, "balance too low: 2 TON needed")
+            .with_cause_of_low_balance("send coins");
+        let error = low.into_api_error("m", &[]);
+        assert_eq!(error.status, 402);
+        assert!(error.message.contains("send coins (balance too low: 2 TON needed)"), "{}", error.message);
+        let busy = Failure::new(Kind::Busy, "busy");
+        assert_eq!(busy.clone().with_cause_of_low_balance("send coins"), busy);
     }
 
     #[test]

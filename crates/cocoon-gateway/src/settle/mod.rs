@@ -187,6 +187,20 @@ impl Settlement {
         self.status.borrow().clone()
     }
 
+    /// Why channels are not filled up, where they cannot be.
+    pub(crate) fn why_not_filled_up(&self) -> Option<String> {
+        if let Some(needs) = self.status.borrow().needs {
+            return Some(needs.to_string());
+        }
+        let report = self.report.borrow();
+        let left = report.budget_nanoton.saturating_sub(report.committed_nanoton);
+        // The planner tops up by no less.
+        (left < (self.policy.deposit_nanoton / 10).max(1)).then(|| {
+            let budget = cocoon_ledger::Nanoton(report.budget_nanoton);
+            format!("the gateway's budget of {budget} does not allow for another top-up; raise it")
+        })
+    }
+
     /// How it stands, now and as it changes.
     pub(crate) fn report(&self) -> watch::Receiver<SettlementReport> {
         self.report.subscribe()
