@@ -3,6 +3,8 @@
 //! So far: none at all, and the simulated quote of test networks. Hardware drivers join the list here.
 #![forbid(unsafe_code)]
 
+pub mod simulated;
+
 use std::sync::Arc;
 
 use cocoon_attest::{Evidence, EvidenceError, EvidenceKind, EvidenceSource, ReportData};
