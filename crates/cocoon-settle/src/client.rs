@@ -163,7 +163,10 @@ impl Planner<'_> {
         let lacking = proxy.params.min_proxy_stake_nanoton.saturating_sub(proxy.stake_nanoton);
         let trusted = lacking == 0 || !self.policy.require_proxy_stake;
         if !trusted {
-            plan.hold = Some(Hold::new("the proxy has not the stake that the root asks for"));
+            plan.hold = Some(Hold::new(
+                "the proxy has not the stake that the root asks for (published proxies have none: see \
+                 require_proxy_stake)",
+            ));
         }
         match &channel.state {
             None if trusted => self.open(channel, &mut plan),
@@ -278,7 +281,9 @@ impl Planner<'_> {
         }
         // A closed contract has a balance where the proxy contract could not pay. It can once it holds coins again.
         if closed && channel.proxy_held_nanoton < SMALLEST_PART_NANOTON {
-            plan.hold = Some(Hold::new("the proxy contract has no coins to refund"));
+            plan.hold = Some(Hold::new(
+                "the proxy contract has no coins to refund; anybody can send it some, then it goes on",
+            ));
             return plan;
         }
         let value = commission(channel.held_nanoton);

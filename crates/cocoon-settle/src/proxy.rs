@@ -27,11 +27,11 @@ pub struct ProxyPolicy {
 }
 
 impl Default for ProxyPolicy {
-    /// Charge at half, as published nodes do; take earnings at 1 TON; commit hourly.
+    /// Charge a little before half, at which published clients do it themselves; take earnings at 1 TON; commit hourly.
     fn default() -> Self {
         Self {
             extra_stake_nanoton: 0,
-            charge_at_percent: 50,
+            charge_at_percent: 45,
             withdraw_at_nanoton: 1_000_000_000,
             commit_every_seconds: 3600,
         }
@@ -280,7 +280,8 @@ impl<B: Books> Planner<'_, B> {
         let due = unix_time.saturating_add(self.policy.commit_every_seconds);
         // What goes along with other messages costs next to nothing.
         if self.view.position > position && (due <= self.view.now || !self.plan.transfers.is_empty()) {
-            let seqno = seqno.saturating_add(1);
+            // After the last number no commit would count; it would be sent again and again.
+            let Some(seqno) = seqno.checked_add(1) else { return };
             let body = save_state(self.view.query_id, seqno, self.view.position);
             self.tell_proxy(1, body, Purpose::Commit { seqno });
         } else if self.view.position > position {
@@ -371,8 +372,22 @@ fn save_state(query_id: u64, seqno: u32, position: u64) -> Body {
     Body::SaveState { query_id, seqno, unique_hash }
 }
 
-/// The position that a commit of ours names.
+/// The position that a commit of ours names; 0 for one of a published node, whose random number says nothing about our
+/// books.
 pub fn committed_position(unique_hash: &[u8; 32]) -> u64 {
-    let [a, b, c, d, e, f, g, h, ..] = *unique_hash;
-    u64::from_be_bytes([a, b, c, d, e, f, g, h])
+    let [a, b, c, d, e, f, g, h, rest @ ..] = *unique_hash;
+    if rest == [0; 24] { u64::from_be_bytes([a, b, c, d, e, f, g, h]) } else { 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_commit_names_our_position_and_a_published_node_s_names_none() {
+        let Body::SaveState { mut unique_hash, .. } = save_state(1, 2, 77) else { panic!("another body") };
+        assert_eq!(committed_position(&unique_hash), 77);
+        unique_hash[31] = 1;
+        assert_eq!(committed_position(&unique_hash), 0);
+    }
 }

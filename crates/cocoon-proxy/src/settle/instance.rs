@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use cocoon_chain::settler::Step;
@@ -27,6 +28,8 @@ use crate::core::Core;
 
 /// Accounts whose state is asked for in one round; the rest follows in the next.
 const MAX_LOOKUPS: usize = 64;
+/// How long what is known of a worker's open contract is good enough.
+const LOOK_AGAIN: Duration = Duration::from_secs(30);
 /// Largest stored parameters, in bytes.
 const MAX_PARAMS_BYTES: usize = 256 * 1024;
 
@@ -96,7 +99,8 @@ pub(super) struct Instance {
     pub(super) commits: Commits,
     pub(super) finished: bool,
     clients: HashMap<Address, Known>,
-    workers: HashMap<Address, WorkerAccount>,
+    /// Each with the time at which it was looked at.
+    workers: HashMap<Address, (WorkerAccount, Instant)>,
     status: InstanceStatus,
     saved: AtomicBool,
 }
@@ -196,7 +200,7 @@ impl Instance {
             held_nanoton: account.balance_nanoton,
             state,
             clients: self.accounts(core),
-            workers: self.workers.values().cloned().collect(),
+            workers: self.workers.values().map(|(worker, _)| worker.clone()).collect(),
             more,
         })
     }
@@ -215,7 +219,7 @@ impl Instance {
             Body::SaveState { seqno, unique_hash, .. }
                 if source == self.identity.wallet && seqno > self.commits.seqno =>
             {
-                let position = committed_position(&unique_hash);
+                let position = committed_position(&unique_hash).unwrap_or(self.commits.position);
                 self.commits = Commits { seqno, position, unix_time: transaction.unix_time };
             }
             _ => {}
@@ -224,6 +228,12 @@ impl Instance {
 
     /// Takes in what was done, which its notice will tell only when it arrives: else it would be done once more.
     pub(super) fn done(&mut self, step: &Step) {
+        // A worker's contract, and one that refused what seemed possible, is looked at again.
+        self.workers.remove(&step.transfer.to);
+        if step.is_refused() {
+            self.clients.remove(&step.transfer.to);
+            return;
+        }
         let known = self.clients.get_mut(&step.transfer.to).and_then(|known| known.state.as_mut());
         let Some(state) = known.filter(|_| step.is_done()) else { return };
         let (Purpose::Charge { tokens } | Purpose::GrantRefund { tokens }) = step.transfer.purpose else {
@@ -292,25 +302,15 @@ impl Instance {
         winding_up: bool,
         since: BlockRef,
     ) -> Result<bool, SettlementError> {
-        if winding_up {
-            // What was closed meanwhile shows by asking again.
-            self.workers.retain(|_, worker| {
-                worker.state.as_ref().is_none_or(|state| state.status == ContractStatus::Closed)
-            });
-        }
         let (clients, workers) = core.look(|proxy| {
             let ledger = proxy.ledger();
             let clients = ledger.clients().map(|(id, _)| Address::basechain(id.0));
             let workers = ledger.workers().map(|(id, _)| Address::basechain(id.0));
             let unknown: Vec<_> = clients.filter(|contract| !self.clients.contains_key(contract)).collect();
-            let workers: Vec<_> = if winding_up {
-                workers.filter(|contract| !self.workers.contains_key(contract)).collect()
-            } else {
-                Vec::new()
-            };
-            (unknown, workers)
+            let wanted = workers.filter(|contract| winding_up && self.wants_look(contract));
+            (unknown, wanted.collect::<Vec<_>>())
         });
-        let left = clients.len() + workers.len() > MAX_LOOKUPS;
+        let left = clients.len() > MAX_LOOKUPS || workers.len() > MAX_LOOKUPS;
         for contract in clients.into_iter().take(MAX_LOOKUPS) {
             self.look_up_client(chain, core, contract, since).await?;
         }
@@ -324,9 +324,18 @@ impl Instance {
             };
             let state = state.filter(|state| state.proxy == self.contract);
             let held_nanoton = account.balance_nanoton;
-            self.workers.insert(contract, WorkerAccount { contract, state, held_nanoton });
+            let worker = WorkerAccount { contract, state, held_nanoton };
+            self.workers.insert(contract, (worker, Instant::now()));
         }
         Ok(left)
+    }
+
+    /// Whether a worker's contract was never looked at, or is open and was not for a while: others come first meanwhile.
+    fn wants_look(&self, worker: &Address) -> bool {
+        self.workers.get(worker).is_none_or(|(worker, looked)| {
+            let open = worker.state.as_ref().is_some_and(|state| state.status != ContractStatus::Closed);
+            open && looked.elapsed() >= LOOK_AGAIN
+        })
     }
 
     async fn look_up_client(
