@@ -372,11 +372,11 @@ fn save_state(query_id: u64, seqno: u32, position: u64) -> Body {
     Body::SaveState { query_id, seqno, unique_hash }
 }
 
-/// The position that a commit of ours names; 0 for one of a published node, whose random number says nothing about our
-/// books.
-pub fn committed_position(unique_hash: &[u8; 32]) -> u64 {
-    let [a, b, c, d, e, f, g, h, rest @ ..] = *unique_hash;
-    if rest == [0; 24] { u64::from_be_bytes([a, b, c, d, e, f, g, h]) } else { 0 }
+/// The position that a commit of ours names; `None` for one of a published node, whose random number says nothing about
+/// our books.
+pub fn committed_position(unique_hash: &[u8; 32]) -> Option<u64> {
+    let (position, rest) = unique_hash.split_first_chunk::<8>()?;
+    rest.iter().all(|&byte| byte == 0).then(|| u64::from_be_bytes(*position))
 }
 
 #[cfg(test)]
@@ -386,8 +386,8 @@ mod tests {
     #[test]
     fn a_commit_names_our_position_and_a_published_node_s_names_none() {
         let Body::SaveState { mut unique_hash, .. } = save_state(1, 2, 77) else { panic!("another body") };
-        assert_eq!(committed_position(&unique_hash), 77);
+        assert_eq!(committed_position(&unique_hash), Some(77));
         unique_hash[31] = 1;
-        assert_eq!(committed_position(&unique_hash), 0);
+        assert_eq!(committed_position(&unique_hash), None);
     }
 }
