@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha512};
 
 use crate::hexed;
+use crate::snp::SnpReport;
 
 /// The kinds of evidence. Names are those of the published policies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -71,11 +72,18 @@ impl Evidence {
     }
 
     /// Evidence from a certificate's quote extension. The extension does not name its kind, so the kind is
-    /// read off the form: 64 bytes are a fake quote, a TDX quote starts with version 4 or 5 and TEE type 0x81.
+    /// read off the form: 64 bytes are a fake quote, a TDX quote starts with version 4 or 5 and TEE type 0x81, and
+    /// an SNP report of version 2 to 5 names signature algorithm 1 at its place. No quote is taken for a report:
+    /// where a report's version goes on with zeros, a quote has its key type, which never is zero.
     #[must_use]
     pub fn from_quote(bytes: Bytes) -> Self {
         let kind = match &bytes[..] {
             quote if quote.len() == ReportData::LEN => EvidenceKind::FakeTdx,
+            [2..=5, 0, 0, 0, rest @ ..]
+                if rest.len() >= SnpReport::LEN - 4 && rest[0x30..0x34] == [1, 0, 0, 0] =>
+            {
+                EvidenceKind::SevSnp
+            }
             [4 | 5, 0, _, _, 0x81, 0, 0, 0, ..] => EvidenceKind::Tdx,
             _ => EvidenceKind::Unrecognised,
         };

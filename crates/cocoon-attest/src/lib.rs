@@ -14,6 +14,7 @@ mod evidence;
 pub mod fuzzing;
 mod hexed;
 mod policy;
+pub mod snp;
 pub mod tdx;
 mod verify;
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::snp::SnpReport;
 use crate::{Evidence, EvidenceKind, ReportData, TdxMeasurements, UnixSeconds, hexed};
 
 /// One thing to fetch before evidence can be judged. What the names mean is between a verifier and the source
@@ -73,6 +74,8 @@ pub struct Check {
 pub enum Measurements {
     /// Of an Intel trust domain; all zero for a fake one.
     Tdx(TdxMeasurements),
+    /// Of an AMD SEV-SNP guest: its whole report.
+    SevSnp(SnpReport),
 }
 
 /// The outcome of a verification.
