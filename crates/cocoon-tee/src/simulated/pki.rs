@@ -122,6 +122,12 @@ impl Identity {
         &self.certificate
     }
 
+    /// What the certificate says.
+    #[must_use]
+    pub fn profile(&self) -> &Profile {
+        &self.profile
+    }
+
     /// The serial number in the certificate.
     #[must_use]
     pub fn serial(&self) -> &[u8] {
