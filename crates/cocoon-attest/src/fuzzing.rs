@@ -1,7 +1,9 @@
 //! Entry points for fuzzing, run over random bytes by the fuzzer and over a corpus by the tests.
 
+use crate::tdx::{self, TdxPolicy, TdxVerifier};
 use crate::{
-    Collateral, PeerCertificate, PeerRole, Policy, TdxQuote, UnixSeconds, Verdict, Verifier as _, VerifierSet,
+    Collateral, Evidence, EvidenceKind, PeerCertificate, PeerRole, Policy, ReportData, TdxQuote, UnixSeconds,
+    Verdict, Verifier as _, VerifierSet,
 };
 
 /// Takes any bytes through everything a peer's certificate goes through. Must return for every input.
@@ -23,4 +25,25 @@ pub fn peer_certificate(bytes: &[u8]) {
     assert!(!Policy::fake_tdx().decide(&unchecked).is_allowed(), "unverified evidence was let in");
     let _ = Policy::fake_tdx().decide(&verdict);
     let _ = TdxQuote::parse(evidence.bytes());
+}
+
+/// Takes any bytes through everything that reads TDX evidence and its collateral. Must return for every input.
+pub fn tdx_evidence(bytes: &[u8]) {
+    let evidence = Evidence::new(EvidenceKind::Tdx, bytes.to_vec().into());
+    let intel = TdxVerifier::new(TdxPolicy::strict());
+    // Trusting the root that comes along lets the search get past it.
+    let verifier = tdx::root_that_comes_along(bytes)
+        .and_then(|root| intel.clone().with_test_root(&root).ok())
+        .unwrap_or(intel);
+    let mut collateral = Collateral::none();
+    // The same bytes once more as the answer to everything that they ask for.
+    for request in verifier.collateral_needed(&evidence) {
+        collateral.insert(request, evidence.bytes().clone());
+    }
+    for collateral in [Collateral::none(), collateral] {
+        let verdict =
+            verifier.verify(&evidence, &collateral, &ReportData([0; 64]), UnixSeconds(1_795_228_887));
+        assert!(!verdict.accepted(), "a quote was accepted without collateral");
+    }
+    tdx::read_collateral(bytes);
 }

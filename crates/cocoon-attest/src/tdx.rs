@@ -21,6 +21,28 @@ pub use policy::{TcbStatus, TdxPolicy, Tolerance};
 pub use quote::{QuoteError, Register, Td15Measurements, TdBody, TdxMeasurements, TdxQuote};
 pub use verifier::{RootError, TdxVerifier};
 
+/// The third certificate in a quote, for the fuzzer.
+pub(crate) fn root_that_comes_along(quote: &[u8]) -> Option<Vec<u8>> {
+    let quote = quote::SignedQuote::parse(quote).ok()?;
+    checks::platform_chain(&quote).ok()?.into_iter().nth(2)
+}
+
+/// Reads bytes as each form that collateral has, for the fuzzer.
+pub(crate) fn read_collateral(bytes: &[u8]) {
+    // Either answer is fine; returning is what is tested.
+    let _ = x509::Certificate::parse(bytes).map(|certificate| certificate.issued_by(&certificate, 0));
+    let _ = x509::RevocationList::parse(bytes);
+    let _ = dcap_qvl::intel::parse_pck_extension(bytes);
+    if let Ok(answer) = collateral::SignedAnswer::parse(bytes) {
+        let _ = serde_json::from_str::<dcap_qvl::TcbInfo>(&answer.content);
+        let _ = serde_json::from_str::<dcap_qvl::QeIdentity>(&answer.content);
+    }
+    for der in collateral::read_chain(bytes).map(|(chain, _rest)| chain).unwrap_or_default() {
+        let _ = x509::Certificate::parse(&der);
+        let _ = dcap_qvl::intel::parse_pck_extension(&der);
+    }
+}
+
 /// The names of the checks in a verdict on TDX evidence, in the order they are made.
 pub mod check {
     /// The bytes are a TDX quote of version 4 or 5 by Intel's quoting enclave, with an ECDSA key on P-256.

@@ -227,3 +227,31 @@ fn verifications_per_second_on_one_core() {
         );
     }
 }
+
+/// The fuzzer starts from these; a change of form must reach it.
+#[test]
+fn the_fuzzers_corpus_is_what_a_simulated_machine_and_its_vendor_make() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fuzz/corpus/tdx_evidence");
+    let case = Case::new();
+    let mut seeds: Vec<(String, Vec<u8>)> = FORMS
+        .iter()
+        .map(|form| {
+            let name = format!("quote-{form:?}").replace(['(', ')'], "-").to_lowercase();
+            (name.trim_end_matches('-').to_owned(), Case { form: *form, ..Case::new() }.quote())
+        })
+        .collect();
+    let evidence = Evidence::from_quote(case.quote().into());
+    let requests = TdxVerifier::new(TdxPolicy::strict()).collateral_needed(&evidence);
+    for (name, request) in ["root-crl", "pck-crl", "tcb-info", "qe-identity"].into_iter().zip(&requests) {
+        seeds.push((name.to_owned(), case.collateral.get(request).unwrap().to_vec()));
+    }
+    seeds.push(("pck-certificate".to_owned(), case.machine.platform().certificate().to_vec()));
+    for (name, bytes) in seeds {
+        let path = format!("{folder}/{name}");
+        if std::env::var_os("COCOON_WRITE_CORPUS").is_some() {
+            std::fs::write(&path, &bytes).unwrap();
+        }
+        let hint = "write them anew with COCOON_WRITE_CORPUS=1";
+        assert!(std::fs::read(&path).is_ok_and(|found| found == bytes), "{name} differs: {hint}");
+    }
+}
