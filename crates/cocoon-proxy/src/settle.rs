@@ -212,7 +212,9 @@ impl Settlement {
             let intent = if serves { Intent::Serve } else { Intent::WindUp };
             let min_stake = params.min_proxy_stake_nanoton;
             let made = self.plan(index, &synced, intent, now, position, min_stake);
-            self.instances[index].finished = made.finished;
+            // A contract with a history that is not there now may be a lie, and must not be forgotten.
+            let is_known = synced.state.is_some() || self.instances[index].fresh();
+            self.instances[index].finished = made.finished && is_known;
             if serves {
                 hold = Some(made.hold.clone());
             }
@@ -272,6 +274,18 @@ impl Settlement {
     async fn enter(&mut self, params: &RootParams) -> Result<(), SettlementError> {
         if self.instances.last().is_some_and(|instance| instance.params == *params) {
             return Ok(());
+        }
+        // Every change makes the version higher. To believe an older one would be to close the contract in use for good.
+        let newest = self.instances.last().map_or(0, |instance| instance.params.params_version);
+        if params.params_version < newest {
+            self.hold(Some("the chain shows older parameters of the network than before"));
+            return Err(ChainError::BadAnswer(format!(
+                "the root contract shows parameters of version {}, after those of version {newest}: an endpoint is behind \
+                 or shows another chain. If the root's owner has set them back, wind this proxy up and start it with a \
+                 new ledger",
+                params.params_version
+            ))
+            .into());
         }
         let instance = match Instance::new(params.clone(), &self.identity) {
             Ok(instance) => instance,
@@ -390,7 +404,8 @@ impl Settlement {
 
     /// What is left of old proxy contracts for later.
     pub(crate) fn rest(&self) -> Vec<InstanceStatus> {
-        self.instances.iter().filter(|instance| !instance.finished).map(Instance::status).collect()
+        let statuses = self.instances.iter().filter(|instance| !instance.finished).map(Instance::status);
+        statuses.filter(|status| status.status.is_some()).collect()
     }
 
     pub(crate) fn settler(&self) -> &Settler {
