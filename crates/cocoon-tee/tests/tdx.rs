@@ -193,6 +193,48 @@ fn a_trust_domain_from_before_a_module_update_is_to_be_relaunched() {
 }
 
 #[test]
+fn a_relaunch_may_be_advised_together_with_other_settings() {
+    let mut case = Case { form: QuoteForm::V5(TdBody::Td15), ..Case::new() };
+    let platform = Level::new(TcbStatus::ConfigurationNeeded, ISSUED);
+    case.collateral = case.intel.publish(&Published { platform, ..Published::usual(ISSUED) });
+    let mut now = case.td.tee_tcb_svn;
+    now[0] = 6;
+    case.td.tee_tcb_svn[0] = 4;
+    case.td.td15 = Some(cocoon_attest::tdx::Td15Measurements {
+        tee_tcb_svn2: now,
+        mr_service_td: [0; 48],
+        current_service_td: [0; 48],
+    });
+    let both = TcbStatus::TDRelaunchAdvisedConfigurationNeeded;
+    case.policy = TdxPolicy::strict().tolerate(both, Tolerance::Always);
+    // Accepted means that the library finds the same status.
+    let verdict = case.judge();
+    assert!(verdict.accepted(), "{verdict:#?}");
+    assert!(detail(&verdict, check::TCB_STATUS).starts_with(&format!("{both:?}")), "{verdict:#?}");
+}
+
+#[test]
+fn what_the_library_refuses_is_refused_though_every_check_of_our_own_passed() {
+    // Intel gives modules three states only; this one is not among them, and our reading does not mind.
+    let modules = vec![(6, Level::new(TcbStatus::SWHardeningNeeded, ISSUED))];
+    let mut case = Case::new();
+    case.collateral = case.intel.publish(&Published { modules, ..Published::usual(ISSUED) });
+    let verdict = case.judge();
+    assert_eq!(failures(&verdict), [check::SECOND_READING], "{verdict:#?}");
+    assert_eq!(verdict.expires_at, None);
+}
+
+#[test]
+fn evidence_of_another_kind_is_not_read_as_a_quote() {
+    let case = Case::new();
+    let evidence = Evidence::new(cocoon_attest::EvidenceKind::SevSnp, case.quote().into());
+    let verifier = TdxVerifier::new(TdxPolicy::strict());
+    let verdict = verifier.verify(&evidence, &case.collateral, &ReportData::for_key(&case.key), NOW);
+    assert_eq!(failures(&verdict), [check::QUOTE_FORMAT]);
+    assert_eq!(detail(&verdict, check::QUOTE_FORMAT), "this is sev_snp evidence, not tdx");
+}
+
+#[test]
 fn open_advisories_are_shown_and_refused_where_the_policy_names_them() {
     let mut case = Case::new();
     let mut platform = Level::new(TcbStatus::SWHardeningNeeded, ISSUED);
