@@ -3,7 +3,7 @@
 
 mod support;
 
-use cocoon_attest::tdx::{TcbStatus, TdBody, TdxPolicy, TdxVerifier, Tolerance, check};
+use cocoon_attest::tdx::{TcbStatus, TdBody, TdxPolicy, TdxVerifier, Tolerance, check, collateral};
 use cocoon_attest::{
     Collateral, Evidence, EvidenceSource as _, Outcome, Policy, ReportData, Verifier as _, VerifierSet,
 };
@@ -70,6 +70,19 @@ fn the_verifier_asks_for_exactly_what_the_simulated_vendor_publishes() {
         assert_eq!(failures(&verdict), [check::COLLATERAL], "{verdict:#?}");
         let expected = format!("collateral missing: {}", request.name);
         assert_eq!(detail(&verdict, check::COLLATERAL), expected);
+    }
+}
+
+#[test]
+fn a_cache_learns_from_each_answer_when_to_fetch_the_next() {
+    let case = Case::new();
+    let evidence = Evidence::from_quote(case.quote().into());
+    for request in TdxVerifier::new(TdxPolicy::strict()).collateral_needed(&evidence) {
+        let answer = case.collateral.get(&request).unwrap();
+        assert_eq!(collateral::runs_out(answer), Some(ISSUED.plus(30 * DAY)), "{}", request.name);
+        assert_eq!(collateral::runs_out(&answer[..answer.len() - 1]), None, "{}", request.name);
+        let signed_elsewhere = !collateral::issuer_chain_headers(&request).is_empty();
+        assert_eq!(signed_elsewhere, request.name.starts_with("tdx/"), "{}", request.name);
     }
 }
 

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::x509::RevocationList;
 use crate::der::{self, Element, tag};
 use crate::{Collateral, CollateralRequest, EvidenceKind, UnixSeconds};
 
@@ -54,6 +55,39 @@ fn request(name: String) -> CollateralRequest {
 #[must_use]
 pub fn signed_answer(issuer_chain: &str, body: &[u8]) -> Bytes {
     [issuer_chain.trim().as_bytes(), b"\n", body].concat().into()
+}
+
+/// The response headers that may hold the signer's chain of the answer to this request, percent-encoded; none where
+/// the answer carries its own proof. Older PCCSs use the second name.
+#[must_use]
+pub fn issuer_chain_headers(request: &CollateralRequest) -> &'static [&'static str] {
+    if request.name.starts_with("tdx/certification/v4/tcb?") {
+        &["TCB-Info-Issuer-Chain", "SGX-TCB-Info-Issuer-Chain"]
+    } else if *request == qe_identity() {
+        &["SGX-Enclave-Identity-Issuer-Chain"]
+    } else {
+        &[]
+    }
+}
+
+/// When the answer to a request runs out, by its own word, so that a cache can fetch the next one in time; `None` if
+/// it is no such answer. Nothing is verified: this says when to fetch, not what to trust.
+#[must_use]
+pub fn runs_out(answer: &[u8]) -> Option<UnixSeconds> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Dated {
+        next_update: String,
+    }
+    if answer.len() > MAX_ANSWER_LEN {
+        return None;
+    }
+    if let Ok(list) = RevocationList::parse(&unhexed(answer)) {
+        return Some(list.next_update());
+    }
+    let signed = SignedAnswer::parse(answer).ok()?;
+    let dated: Dated = serde_json::from_str(&signed.content).ok()?;
+    time(&dated.next_update, "date of the next one").ok()
 }
 
 /// The authorities below the root that issue certificates of platforms.

@@ -259,7 +259,7 @@ impl TdxVerifier {
         let mut reason = String::new();
         for candidate in &self.roots {
             let root = Certificate::parse(&candidate.der).map_err(said)?;
-            match platform.authority.issued_by(&root, 0) {
+            match platform.authority.issued_by(&root, 1) {
                 Ok(()) => {
                     platform.leaf.issued_by(&platform.authority, 0)?;
                     platform.leaf.signs_data()?;

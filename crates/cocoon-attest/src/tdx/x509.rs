@@ -120,7 +120,7 @@ impl<'a> Certificate<'a> {
     }
 
     /// Whether `issuer` says so: its name, its key's signature, and it is an authority that may have
-    /// `authorities_below` further authorities between itself and the end.
+    /// `authorities_below` further authorities between itself and the end of the chain.
     pub(super) fn issued_by(&self, issuer: &Certificate<'_>, authorities_below: u8) -> Result<(), String> {
         let (own, by) = (self.common_name(), issuer.common_name());
         if self.issuer != issuer.subject {
