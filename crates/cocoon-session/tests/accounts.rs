@@ -86,9 +86,14 @@ fn a_top_up_counts_as_soon_as_the_chain_shows_it() {
     net.proxy.client_seen(&client_contract(), chain_state(100));
     net.settle();
     assert_eq!(rejected(&mut net, &mut client, 2), (402, "insufficient_balance".into()));
+    // Rich, but with little credit until its use is charged: that passes.
+    let rich = ClientChainState { balance_nanoton: 1 << 40, stake_nanoton: 100, ..chain_state(0) };
+    net.proxy.client_seen(&client_contract(), rich);
+    net.settle();
+    assert_eq!(rejected(&mut net, &mut client, 3), (429, "rate_limit_exceeded".into()));
     net.proxy.client_seen(&client_contract(), chain_state(1 << 40));
     net.settle();
-    works(&mut net, &mut client, &mut worker, 3);
+    works(&mut net, &mut client, &mut worker, 4);
 }
 
 /// Settings that differ in one thing.

@@ -135,9 +135,9 @@ impl Settlement {
 
     async fn try_round(&self, book: &Book) -> Result<Round, RoundError> {
         let view = self.settler.settled().await?;
-        let entries = self.look(book, &view).await?;
+        let (entries, unread) = self.look(book, &view).await?;
         let now = self.chain_time(&view);
-        let plan = self.plan_for(&entries, now, view.address);
+        let plan = self.plan_for(&entries, now, view.address, unread.is_some());
         let plan = plan.fit(&self.settler.funds(&view));
         let mut round = Round {
             steps: Vec::new(),
@@ -151,16 +151,32 @@ impl Settlement {
         round.steps = self.settler.carry_out(&view, plan).await?;
         self.after(&round.steps);
         self.store(book).await?;
-        Ok(round)
+        unread.map_or(Ok(round), |error| Err(error.into()))
     }
 
-    /// Reads all channels that are not over. Whatever is returned is in the store.
-    pub(super) async fn look(&self, book: &Book, view: &WalletView) -> Result<Vec<Entry>, RoundError> {
+    /// Reads all channels that are not over, and says where one of them is shown as it cannot be: the others go on all
+    /// the same, since some may have to be left in time. Whatever is returned is in the store.
+    pub(super) async fn look(
+        &self,
+        book: &Book,
+        view: &WalletView,
+    ) -> Result<(Vec<Entry>, Option<ReadError>), RoundError> {
         let known = self.known(view.address);
         self.store(book).await?;
         let mut entries = Vec::with_capacity(known.len());
+        let mut unread = None;
         for (contract, record, channel) in known {
-            let shown = read::read(self.chain.as_ref(), contract, &record, view.at).await?;
+            let shown = match read::read(self.chain.as_ref(), contract, &record, view.at).await {
+                Ok(shown) => shown,
+                // Then none can be read.
+                Err(ReadError::Chain(error @ ChainError::Unavailable { .. })) => {
+                    return Err(ReadError::Chain(error).into());
+                }
+                Err(error) => {
+                    unread.get_or_insert(error);
+                    continue;
+                }
+            };
             if shown.frozen {
                 channel.tell_frozen(&contract);
                 continue;
@@ -170,7 +186,7 @@ impl Settlement {
         }
         self.take_note(&mut entries);
         self.store(book).await?;
-        Ok(entries)
+        Ok((entries, unread))
     }
 
     /// The channels to read: all but those that are over and not in use.
@@ -219,7 +235,7 @@ impl Settlement {
         }
     }
 
-    fn plan_for(&self, entries: &[Entry], now: u64, wallet: Address) -> Plan {
+    fn plan_for(&self, entries: &[Entry], now: u64, wallet: Address, unread: bool) -> Plan {
         let mut planned = Vec::new();
         let mut reports = Vec::new();
         let mut elsewhere = self.spent_through_finished(entries);
@@ -238,6 +254,8 @@ impl Settlement {
             }
         }
         let budget_nanoton = self.policy.budget_nanoton.saturating_sub(elsewhere);
+        // What lies in a channel that cannot be read is unknown, so nothing more is paid in anywhere.
+        let budget_nanoton = if unread { 0 } else { budget_nanoton };
         let policy = ClientPolicy { budget_nanoton, ..self.policy };
         for entry in entries {
             entry.channel.set_due_at(due_at(&policy, &entry.for_plan(self.secret_hash)));

@@ -147,7 +147,7 @@ async fn a_refund_that_the_proxy_grants_is_taken_at_once_and_survives_a_restart(
     presence.refund(world.order(OrderKind::RefundClient, 100));
     assert!(till.is_woken() && !presence.wants_refund());
     let known = till.settlement.look(&till.book, &till.settlement.settler.settled().await.unwrap()).await;
-    assert_eq!(known.unwrap().len(), 1);
+    assert_eq!(known.unwrap().0.len(), 1);
     drop(presence);
     till.close();
     let till = world.till(policy(2, 3));

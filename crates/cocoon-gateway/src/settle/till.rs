@@ -61,7 +61,10 @@ impl Till {
     /// The open channels that are meant.
     pub(super) async fn open_channels(&self, which: Channels) -> Result<Vec<Entry>, OperateError> {
         let view = self.settlement.settler.settled().await?;
-        let mut entries = self.settlement.look(&self.book, &view).await?;
+        let (mut entries, unread) = self.settlement.look(&self.book, &view).await?;
+        if let Some(error) = unread {
+            return Err(error.into());
+        }
         entries.retain(|entry| {
             let open = entry.shown.client.as_ref().is_some_and(|state| state.status == ContractStatus::Open);
             open && match which {

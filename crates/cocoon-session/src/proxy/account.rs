@@ -81,6 +81,25 @@ impl ClientChainState {
     }
 }
 
+/// Coins that a client has beyond what it may use before it is charged.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Credit {
+    beyond_nanoton: u64,
+}
+
+impl Credit {
+    pub(super) fn of(state: &ClientChainState) -> Self {
+        let usable = state.balance_nanoton.min(state.stake_nanoton);
+        let beyond_nanoton = if state.is_open() { state.balance_nanoton - usable } else { 0 };
+        Self { beyond_nanoton }
+    }
+
+    /// Whether a charge would make room for what does not fit now.
+    pub(super) fn covers(self, needed: Nanoton, available: Nanoton) -> bool {
+        self.beyond_nanoton >= needed.left_after(available).0
+    }
+}
+
 /// How far the closing of an account is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CloseProgress {

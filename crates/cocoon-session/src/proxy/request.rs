@@ -9,6 +9,7 @@ use cocoon_wire::frame::MAX_FRAME_PAYLOAD;
 use cocoon_wire::tl::{ClientToProxy, client, ext, proxy};
 
 use super::account::ACCOUNT_CLOSING;
+use super::account::Credit;
 use super::reply::LastWord;
 use super::{
     ConnId, DRAIN_TIME, MAX_ATTEMPTS, MAX_QUERY_BYTES_HELD, MAX_REQUESTS, MAX_REQUESTS_PER_CLIENT, Proxy,
@@ -19,6 +20,10 @@ use crate::{ErrorCode, RequestFailure, Time, Violation};
 
 /// Why a query becomes no request: HTTP status, kind, words.
 pub(super) type Rejection = (i32, &'static str, String);
+
+/// What a client is told that uses faster than its use is charged.
+const BEING_CHARGED: &str =
+    "what was used is being charged on chain; try again soon, or raise the client contract's stake";
 
 /// Where a request stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,6 +122,7 @@ impl Proxy {
             return bad("request id is in use");
         }
         let (account, limit_binds) = (client.account, client.extensions);
+        let credit = client.chain.map_or_else(Credit::default, |chain| Credit::of(&chain));
         self.check_account(client)?;
         // An answer that nobody reads counts until it is out.
         if client.outbox.open_answers() >= MAX_REQUESTS_PER_CLIENT
@@ -148,6 +154,10 @@ impl Proxy {
         self.ledger.reserve(RequestId(id), account, amount, self.settings.tariff.rates()).map_err(|why| {
             match why {
                 ReserveError::TooManyReservations => (429, "rate_limit_exceeded", why.to_string()),
+                // The balance is there; what may be used before it is charged on chain is used up for the moment.
+                ReserveError::InsufficientFunds { needed, available } if credit.covers(needed, available) => {
+                    (429, "rate_limit_exceeded", BEING_CHARGED.to_owned())
+                }
                 ReserveError::InsufficientFunds { .. } | ReserveError::UnknownClient(_) => {
                     (402, "insufficient_balance", why.to_string())
                 }

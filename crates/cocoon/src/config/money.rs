@@ -45,7 +45,13 @@ impl ChainFile {
     /// Whether the server is on this machine, where nobody counts requests.
     fn is_local(&self) -> bool {
         // An embedded chain of this process has no URL.
-        self.url.as_ref().is_none_or(|url| url.contains("//127.0.0.1") || url.contains("//localhost"))
+        self.url.as_ref().is_none_or(|url| {
+            let uri = url.parse::<http::Uri>().ok();
+            let host = uri.as_ref().and_then(http::Uri::host).map(|host| host.trim_matches(['[', ']']));
+            host.is_some_and(|host| {
+                host == "localhost" || host.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback())
+            })
+        })
     }
 
     /// How often to look without being told to.
