@@ -1,7 +1,9 @@
 //! Intel TDX: reading quotes and verifying them.
 //!
-//! Two independent readings of the same evidence must agree before a quote is accepted: this module's own, step
-//! by step and each step a named [`check`] of the verdict, and that of the `dcap-qvl` library as a whole. A step
+//! Two readings of the same evidence must agree before a quote is accepted: this module's own, step by step and
+//! each step a named [`check`] of the verdict, and that of the `dcap-qvl` library as a whole. They use different
+//! cryptography (aws-lc here, RustCrypto there) and different readers of quotes, certificates and revocation lists;
+//! the reading of signed JSON and of what a platform's certificate says about it is the library's for both. A step
 //! that cannot be made for lack of collateral is shown as skipped, and the verdict is a refusal.
 //!
 //! The way of trust: root → platform authority → platform certificate (PCK) → quoting enclave's report →

@@ -4,8 +4,7 @@
 //! with SHA-256 on P-256, X.509 version 3, lists of version 2. Whatever differs is refused, critical extensions
 //! that are not understood among it.
 
-use p256::ecdsa::signature::Verifier as _;
-use p256::ecdsa::{Signature, VerifyingKey};
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, UnparsedPublicKey};
 
 use crate::UnixSeconds;
 use crate::der::{self, Malformed, Reader, tag};
@@ -31,10 +30,7 @@ const MAX_EXTENSIONS: usize = 16;
 pub(super) fn verifies(key: &[u8; 64], message: &[u8], signature: &[u8; 64]) -> bool {
     let mut point = [4; 65];
     point[1..].copy_from_slice(key);
-    match (VerifyingKey::from_sec1_bytes(&point), Signature::from_slice(signature)) {
-        (Ok(key), Ok(signature)) => key.verify(message, &signature).is_ok(),
-        _ => false,
-    }
+    UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, &point[..]).verify(message, signature).is_ok()
 }
 
 /// Something signed in X.509's way: the bytes signed, and r and s.
