@@ -34,7 +34,7 @@ use cocoon_attest::PolicyError;
 use cocoon_chain::Chain;
 use cocoon_ledger::Dispute;
 use cocoon_net::{MonotonicClock, TlsSettings};
-use cocoon_session::client::ClientSettings;
+use cocoon_session::client::{ClientSecret, ClientSettings};
 use cocoon_ton::{Address, RootConfig};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
@@ -191,7 +191,11 @@ pub async fn start(
         wallet: config.wallet,
         is_test: config.is_test,
         is_testnet: config.is_testnet,
-        secret: config.secret,
+        // A published network of test mode, where nothing is settled, has one secret for all.
+        secret: match config.settlement {
+            Some(_) => ClientSecret::PerProxy(config.secret),
+            None => ClientSecret::Shared(config.secret),
+        },
         root: Arc::clone(&root.borrow()),
         root_address: config.root_address,
         extensions: config.extensions,

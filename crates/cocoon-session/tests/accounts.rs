@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use cocoon_ledger::{ClientId, Record};
+use cocoon_session::client::ClientSecret;
 use cocoon_session::client::{ClientEvent, ClientSession};
 use cocoon_session::proxy::{ClientChainState, CloseProgress, Hold, Proxy};
 use cocoon_ton::contracts::ContractStatus;
@@ -69,6 +70,18 @@ fn funds_are_what_was_charged_and_the_smaller_of_balance_and_stake() {
     assert_eq!(closed.lifetime_funds().0, 10 * 20);
     let absurd = ClientChainState { tokens_used: u64::MAX, ..open };
     assert_eq!(absurd.lifetime_funds().0, u64::MAX);
+}
+
+#[test]
+fn what_one_proxy_hears_of_a_secret_opens_nothing_at_another() {
+    let [one, other] = [1, 2].map(|byte| cocoon_ton::Address::basechain([byte; 32]));
+    let secret = ClientSecret::PerProxy(b"a secret of ours".to_vec().into());
+    assert_eq!(secret.for_proxy(&one), secret.for_proxy(&one));
+    assert_ne!(secret.for_proxy(&one), secret.for_proxy(&other));
+    assert_ne!(secret.hash_for_proxy(&one), secret.hash_for_proxy(&other));
+    let shared = ClientSecret::Shared(b"published".to_vec().into());
+    assert_eq!(shared.for_proxy(&one).as_slice(), b"published");
+    assert_eq!(format!("{secret:?}"), "PerProxy(..)");
 }
 
 #[test]

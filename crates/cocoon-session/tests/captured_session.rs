@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use cocoon_ledger::PeerCounters;
-use cocoon_session::client::{ClientEvent, ClientSession, ClientSettings, Submission};
+use cocoon_session::client::{ClientEvent, ClientSecret, ClientSession, ClientSettings, Submission};
 use cocoon_session::proxy::{ClientChainState, ProxySettings};
 use cocoon_session::worker::{WorkerEvent, WorkerSession, WorkerSettings};
 use cocoon_session::{PaymentCounters, ProxyTerms, Time};
@@ -366,7 +366,7 @@ fn our_client_stands_in_for_the_captured_one() {
         wallet: keys.address("/client/wallet_address"),
         is_test: true,
         is_testnet: false,
-        secret: Zeroizing::new(Vec::new()),
+        secret: ClientSecret::Shared(Zeroizing::new(Vec::new())),
         root: keys.root(),
         root_address: keys.address("/root_contract_address"),
         extensions: true,

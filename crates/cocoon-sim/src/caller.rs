@@ -13,7 +13,6 @@ use cocoon_ton::contracts::ContractStatus;
 use cocoon_ton::{Address, OrderKind, RootConfig};
 use cocoon_wire::codec::{ByteStr, to_boxed};
 use cocoon_wire::tl::http;
-use sha2::{Digest as _, Sha256};
 
 use crate::Sabotage;
 use crate::checks::{Breach, CallId, short};
@@ -93,7 +92,7 @@ impl ClientNode {
         let price = TARIFF.price_per_token.0;
         let balance_nanoton = self.funds.saturating_sub(tokens_used.saturating_mul(price));
         let secret_hash =
-            if self.right_secret { Sha256::digest(&self.settings.secret).into() } else { [0; 32] };
+            if self.right_secret { self.settings.secret.hash_for_proxy(contract) } else { [0; 32] };
         ClientChainState {
             status: self.status,
             balance_nanoton,

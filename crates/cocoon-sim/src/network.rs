@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use cocoon_ledger::{Multiplier, PricePerToken, Tariff};
-use cocoon_session::client::ClientSettings;
+use cocoon_session::client::{ClientSecret, ClientSettings};
 use cocoon_session::proxy::ProxySettings;
 use cocoon_session::worker::WorkerSettings;
 use cocoon_ton::{Address, RootConfig, SigningKey, VerifyingKey, proxy_address};
@@ -103,7 +103,7 @@ impl Network {
             wallet: Address::basechain(rng.bytes32()),
             is_test: true,
             is_testnet: false,
-            secret: Zeroizing::new(rng.bytes32().to_vec()),
+            secret: ClientSecret::Shared(Zeroizing::new(rng.bytes32().to_vec())),
             root: Arc::clone(&self.root),
             root_address: self.root_address,
             extensions: rng.chance(75),

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use cocoon_net::{DialOptions, Endpoint, MonotonicClock, TlsSettings, dial, pump};
-use cocoon_session::client::{ClientEvent, ClientSession, ClientSettings, ModelOffers, Offer, Submission};
+use cocoon_session::client::{
+    ClientEvent, ClientSecret, ClientSession, ClientSettings, ModelOffers, Offer, Submission,
+};
 use cocoon_session::{FinalInfo, PaymentCounters, ProxyTerms, RequestFailure, Time};
 use cocoon_ton::{Address, RootConfig};
 use cocoon_wire::codec::to_boxed;
@@ -140,7 +142,7 @@ impl TestClient {
             wallet,
             is_test: true,
             is_testnet: false,
-            secret: Zeroizing::new(SECRET.to_vec()),
+            secret: ClientSecret::Shared(Zeroizing::new(SECRET.to_vec())),
             root,
             root_address: Address::basechain([2; 32]),
             extensions,

@@ -3,9 +3,15 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use cocoon_ton::{Address, SignedPayment};
 use tokio::sync::Notify;
+
+/// After a registration the next one waits this long, and twice as long each time that the proxy does not let us in.
+const REGISTRATION_REST: Duration = Duration::from_secs(30);
+/// See [`REGISTRATION_REST`].
+const LONGEST_REST: Duration = Duration::from_secs(3600);
 
 /// One channel's live part. Its record is the settlement's own.
 #[derive(Debug)]
@@ -27,6 +33,10 @@ pub(super) struct Live {
     pub(super) connections: usize,
     /// The nonce to register, and the connection that asked for it.
     pub(super) registration: Option<(u64, u64)>,
+    /// Registrations since the proxy last let us in.
+    registered: u32,
+    /// No further one before this.
+    register_from: Option<Instant>,
     /// The newest charge, verified.
     pub(super) charge: Option<SignedPayment>,
     /// The refund, verified.
@@ -79,7 +89,12 @@ impl Channel {
     }
 
     pub(super) fn live(&self) -> Live {
-        *self.lock()
+        let mut live = *self.lock();
+        // A proxy that never lets us in must not have us pay for one registration after another.
+        if live.register_from.is_some_and(|from| Instant::now() < from) {
+            live.registration = None;
+        }
+        live
     }
 
     /// The nonce was sent to the chain.
@@ -88,6 +103,9 @@ impl Channel {
         if live.registration.is_some_and(|(known, _)| known == nonce) {
             live.registration = None;
         }
+        let rest = REGISTRATION_REST.saturating_mul(1 << live.registered.min(16)).min(LONGEST_REST);
+        live.registered = live.registered.saturating_add(1);
+        live.register_from = Some(Instant::now() + rest);
     }
 
     pub(super) fn put_refund(&self, refund: SignedPayment) {
@@ -125,7 +143,9 @@ impl Presence {
 
     /// The proxy has let us in: it waits for no nonce.
     pub(crate) fn ready(&self) {
-        self.forget_nonce(&mut self.channel.lock());
+        let mut live = self.channel.lock();
+        self.forget_nonce(&mut live);
+        (live.registered, live.register_from) = (0, None);
     }
 
     /// A verified charge.
@@ -166,5 +186,31 @@ impl Drop for Presence {
         let mut live = self.channel.lock();
         live.connections = live.connections.saturating_sub(1);
         self.forget_nonce(&mut live);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_proxy_that_never_lets_us_in_is_not_paid_for_with_one_registration_after_another() {
+        let channel = Arc::new(Channel::new(Arc::new(Notify::new())));
+        let first = Presence::new(Arc::clone(&channel), 1);
+        first.register(7);
+        assert_eq!(channel.live().registration, Some((7, 1)));
+        channel.registered(7);
+        drop(first);
+
+        let second = Presence::new(Arc::clone(&channel), 2);
+        second.register(8);
+        assert_eq!(channel.live().registration, None, "so soon");
+        second.ready();
+        second.register(9);
+        assert_eq!(
+            channel.live().registration,
+            Some((9, 2)),
+            "it let us in, so the next one counts as the first"
+        );
     }
 }

@@ -23,11 +23,12 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use cocoon_chain::settler::{SettlementStatus, Settler};
 use cocoon_chain::{BlockRef, Chain};
 use cocoon_session::ProxyTerms;
+use cocoon_session::client::ClientSecret;
 use cocoon_settle::client::ClientPolicy;
 use cocoon_ton::wallet::Wallet;
 use cocoon_ton::{Address, RootConfig, SigningKey, client_state_init};
-use sha2::{Digest as _, Sha256};
 use tokio::sync::{Notify, watch};
+use zeroize::Zeroizing;
 
 pub(crate) use channel::{Channel, Presence};
 pub use operate::{
@@ -82,8 +83,8 @@ pub(crate) struct Settlement {
     policy: ClientPolicy,
     poll: Duration,
     pause: Duration,
-    /// SHA-256 of the secret for short authorisation.
-    secret_hash: [u8; 32],
+    /// From which each proxy's own secret for short authorisation follows.
+    secret: ClientSecret,
     inner: Mutex<Inner>,
     wake: Arc<Notify>,
 }
@@ -137,7 +138,7 @@ impl Settlement {
             policy: config.policy,
             poll: config.poll,
             pause: config.min_pause.max(Duration::from_millis(1)),
-            secret_hash: Sha256::digest(secret).into(),
+            secret: ClientSecret::PerProxy(Zeroizing::new(secret.to_vec())),
             inner: Mutex::new(Inner { records, stored, channels, connections: 0, newest: None }),
             wake,
         })

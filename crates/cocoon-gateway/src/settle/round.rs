@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use cocoon_chain::ChainError;
 use cocoon_chain::settler::Step;
 use cocoon_chain::wallet::{SendError, WalletView};
+use cocoon_session::client::ClientSecret;
 use cocoon_settle::client::{ClientChannel, ClientPolicy, ClientView, Intent, plan};
 use cocoon_settle::{FundsNeeded, Plan, Purpose, share};
 use cocoon_store::StoreError;
@@ -91,7 +92,7 @@ impl Entry {
         self.live.connections > 0
     }
 
-    pub(super) fn for_plan(&self, secret_hash: [u8; 32]) -> ClientChannel {
+    pub(super) fn for_plan(&self, secret: &ClientSecret) -> ClientChannel {
         ClientChannel {
             contract: self.contract,
             init: self.record.init.clone(),
@@ -103,7 +104,7 @@ impl Entry {
             charge: self.live.charge,
             refund: self.live.refund,
             registration: self.live.registration.map(|(nonce, _)| nonce),
-            secret_hash,
+            secret_hash: secret.hash_for_proxy(&self.record.begin.proxy),
             intent: if self.leaves() { Intent::Leave } else { Intent::Use },
         }
     }
@@ -227,7 +228,7 @@ impl Settlement {
             // Before the first deposit there is nothing to leave.
             entry.record.leave = (entry.record.leave || superseded) && entry.shown.client.is_some();
             entry.record.seen_lt = entry.record.seen_lt.max(entry.shown.client_lt);
-            let committed = entry.for_plan(self.secret_hash).committed_nanoton();
+            let committed = entry.for_plan(&self.secret).committed_nanoton();
             entry.record.finished_spent_nanoton = read::is_finished(&entry.shown).then_some(committed);
             if let Some(record) = inner.records.by_contract.get_mut(&entry.contract) {
                 record.clone_from(&entry.record);
@@ -241,7 +242,7 @@ impl Settlement {
         let mut elsewhere = self.spent_through_finished(entries);
         let mut committed = elsewhere;
         for entry in entries {
-            let channel = entry.for_plan(self.secret_hash);
+            let channel = entry.for_plan(&self.secret);
             committed = committed.saturating_add(channel.committed_nanoton());
             entry.channel.set_leaving(channel.intent == Intent::Leave);
             let begin = &entry.record.begin;
@@ -258,7 +259,7 @@ impl Settlement {
         let budget_nanoton = if unread { 0 } else { budget_nanoton };
         let policy = ClientPolicy { budget_nanoton, ..self.policy };
         for entry in entries {
-            entry.channel.set_due_at(due_at(&policy, &entry.for_plan(self.secret_hash)));
+            entry.channel.set_due_at(due_at(&policy, &entry.for_plan(&self.secret)));
         }
         let status = self.status.borrow().clone();
         let budget_nanoton = self.policy.budget_nanoton;

@@ -34,7 +34,10 @@ async fn a_channel_is_remembered_opened_and_registered_in_one_go() {
     assert!(till.book.load_channels().unwrap().by_contract.contains_key(&world.contract()));
 
     let state = world.client().await.unwrap();
-    assert_eq!((state.balance_nanoton, state.secret_hash), (2 * TON, till.settlement.secret_hash));
+    assert_eq!(
+        (state.balance_nanoton, state.secret_hash),
+        (2 * TON, till.settlement.secret.hash_for_proxy(&world.proxy))
+    );
     let seen = world.proxy_was_told().await;
     let registered = |body: &Body| match body {
         Body::ClientProxyRequest { request, .. } => {
@@ -112,7 +115,10 @@ async fn a_new_secret_reaches_the_contract() {
     let till = world.till_with_secret(policy(2, 3), b"another secret of ours");
     let _presence = till.meet(&world);
     assert_eq!(till.settle().await, [Purpose::ChangeSecret]);
-    assert_eq!(world.client().await.unwrap().secret_hash, till.settlement.secret_hash);
+    assert_eq!(
+        world.client().await.unwrap().secret_hash,
+        till.settlement.secret.hash_for_proxy(&world.proxy)
+    );
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use cocoon_ledger::{Multiplier, PricePerToken, Tariff};
-use cocoon_session::client::ClientSettings;
+use cocoon_session::client::{ClientSecret, ClientSettings};
 use cocoon_session::proxy::{ClientChainState, ConnId, Proxy, ProxyEvent, ProxySettings, RequestEnd};
 use cocoon_session::worker::WorkerSettings;
 use cocoon_session::{Time, Violation};
@@ -73,7 +73,7 @@ pub fn client_settings() -> ClientSettings {
         wallet: Address::basechain([6; 32]),
         is_test: true,
         is_testnet: false,
-        secret: Zeroizing::new(SECRET.to_vec()),
+        secret: ClientSecret::Shared(Zeroizing::new(SECRET.to_vec())),
         root: root(),
         root_address: root_address(),
         extensions: true,
