@@ -12,7 +12,7 @@ use cocoon_ton::message::{Body, RootChange};
 use cocoon_ton::{Address, RootConfig, StructVersion, code, root_state_init};
 use serde_json::json;
 
-use self::change::{Wanted, change, check_delays, check_prices};
+use self::change::{Wanted, change, check_client_stake, check_delays, check_prices};
 use crate::cli::{Changing, DeployRoot, Images, Models, Proxies, Root, RootCommand, ShowRoot, Upgrade};
 use crate::record::{Record, Telling};
 use crate::sending::{Sender, message};
@@ -108,6 +108,7 @@ fn first_config(options: &DeployRoot, owner: Address, is_test: bool) -> anyhow::
     let proxy_delay = delay(options.proxy_delay, params.proxy_delay_before_close_seconds, "proxy-delay")?;
     let client_delay = delay(options.client_delay, params.client_delay_before_close_seconds, "client-delay")?;
     check_delays(proxy_delay, client_delay)?;
+    check_client_stake(options.min_client_stake.nano())?;
     params.struct_version = StructVersion::V3;
     params.unique_id = options.unique_id.unwrap_or_else(rand::random);
     params.is_test = is_test;

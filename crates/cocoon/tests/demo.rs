@@ -55,9 +55,15 @@ fn a_demo_for_people_shows_the_summary_and_who_paid_whom() {
     let output = run(&["demo", TEXT]);
     assert!(output.status.success(), "{}", complaint(&output));
     let (warnings, shown) = (complaint(&output), String::from_utf8(output.stdout).unwrap());
-    for words in
-        ["harbour", "Metered", "Client paid", "Worker earned", "Proxy kept", "sums agree", "Nothing is missing"]
-    {
+    for words in [
+        "harbour",
+        "Metered",
+        "Client paid",
+        "Worker earned",
+        "Proxy kept",
+        "sums agree",
+        "Nothing is missing",
+    ] {
         assert!(shown.contains(words), "{words} is missing in: {shown}");
     }
     assert!(!shown.contains('\x1b'), "colours without a terminal: {shown}");

@@ -102,7 +102,7 @@ fn a_root_contract_is_made_changed_shown_and_handed_over() {
     let priced = change(&["prices", "--price", "30n"]);
     assert_eq!(priced["sent"]["arrived"][0]["outcome"], "done", "{priced}");
     assert_eq!(priced["root"]["params"]["worker_fee_per_token"]["nanoton"], "18");
-    change(&["params", "--client-delay", "60", "--min-client-stake", "0.25"]);
+    change(&["params", "--client-delay", "200", "--min-client-stake", "0.25"]);
     let hash = "5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a";
     change(&["images", "add", "worker", hash]);
     change(&["images", "add", "proxy", hash]);
@@ -120,7 +120,7 @@ fn a_root_contract_is_made_changed_shown_and_handed_over() {
     assert_eq!(shown["params"]["price_per_token"], json!({"nanoton": "30", "ton": "0.00000003 TON"}));
     assert_eq!(
         (&shown["params"]["client_delay"]["seconds"], &shown["params"]["version"]),
-        (&json!(60), &json!(2))
+        (&json!(200), &json!(2))
     );
     assert_eq!(shown["params"]["min_client_stake"]["ton"], "0.25 TON");
     assert_eq!((&shown["worker_images"], &shown["proxy_images"]), (&json!([hash]), &json!([])));

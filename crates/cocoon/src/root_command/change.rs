@@ -75,6 +75,9 @@ fn prices(wanted: &PriceArgs, current: &RootParams) -> anyhow::Result<(u64, u64)
     Ok((price, fee))
 }
 
+/// Least time for a proxy to charge a client that leaves, in seconds: a minute for its requests, and the chain's own time.
+const SHORTEST_CLIENT_DELAY: u32 = 150;
+
 /// The proxy must not pay more than it takes.
 ///
 /// # Errors
@@ -100,6 +103,23 @@ pub(super) fn check_delays(proxy: u32, client: u32) -> anyhow::Result<()> {
              shorter, so that it can leave while the proxy's contract still pays"
         );
     }
+    if client < SHORTEST_CLIENT_DELAY {
+        bail!(
+            "a client's contract would stay closing for {client} s only; a proxy needs {SHORTEST_CLIENT_DELAY} s to charge \
+             what was used, requests under way included"
+        );
+    }
+    Ok(())
+}
+
+/// A client's stake is what it may use before it is charged on chain.
+///
+/// # Errors
+/// It is nothing.
+pub(super) fn check_client_stake(nanoton: u64) -> anyhow::Result<()> {
+    if nanoton == 0 {
+        bail!("without a stake no client may use anything before it is charged; ask for some, such as 1 TON");
+    }
     Ok(())
 }
 
@@ -114,6 +134,7 @@ fn params(prices: &PriceArgs, limits: &LimitArgs, current: &RootParams) -> anyho
         limits.min_client_stake.map_or(current.min_client_stake_nanoton, |stake| stake.nano());
     check_prices(price, worker_fee)?;
     check_delays(proxy_delay, client_delay)?;
+    check_client_stake(min_client_stake)?;
     let same = price == current.price_per_token_nanoton
         && worker_fee == current.worker_fee_per_token_nanoton
         && proxy_delay == current.proxy_delay_before_close_seconds
@@ -216,10 +237,10 @@ mod tests {
         let prices = PriceArgs { price: Some(Nanoton(30)), worker_fee: None };
         let changed = change(&Wanted::Prices(prices.clone()), &current()).unwrap();
         assert_eq!(changed, RootChange::ChangePrices { price: 30, worker_fee: 18 });
-        let limits = LimitArgs { client_delay: Some(60), ..LimitArgs::default() };
+        let limits = LimitArgs { client_delay: Some(200), ..LimitArgs::default() };
         let changed = change(&Wanted::Params(prices, limits), &current()).unwrap();
         let RootChange::ChangeParams {
-            price: 30, worker_fee: 18, client_delay: 60, proxy_delay: 600, ..
+            price: 30, worker_fee: 18, client_delay: 200, proxy_delay: 600, ..
         } = changed
         else {
             panic!("{changed:?}")
@@ -244,6 +265,7 @@ mod tests {
             (Wanted::Prices(prices(20, 18)), "so already"),
             (Wanted::Params(prices(17, 18), LimitArgs::default()), "pay more than it takes"),
             (Wanted::Params(PriceArgs::default(), delays(300, 300)), "must be shorter"),
+            (Wanted::Params(PriceArgs::default(), delays(300, 149)), "needs 150 s"),
             (Wanted::Params(PriceArgs::default(), LimitArgs::default()), "so already"),
             (worker([5; 32], true), "accepted already"),
             (worker([6; 32], false), "not accepted now"),
