@@ -40,6 +40,7 @@ async fn what_a_contract_refuses_is_not_paid_for_again_at_once() {
     assert_eq!(settler.settled().await.unwrap().seqno, view.seqno, "nothing was sent");
 
     // Other things for the same contract go on.
-    let steps = settler.carry_out(&view, asking(network.root, Body::DoNotProcess { query_id: 0 })).await.unwrap();
+    let steps =
+        settler.carry_out(&view, asking(network.root, Body::DoNotProcess { query_id: 0 })).await.unwrap();
     assert!(!steps[0].is_refused(), "{steps:?}");
 }

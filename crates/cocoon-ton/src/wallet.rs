@@ -13,7 +13,9 @@ mod message;
 
 use ed25519_dalek::{Signer as _, SigningKey};
 
-pub use message::{MODE_CARRY_ALL, MODE_IGNORE_ERRORS, MODE_PAY_FEES_SEPARATELY, OutMessage, external_message};
+pub use message::{
+    MODE_CARRY_ALL, MODE_IGNORE_ERRORS, MODE_PAY_FEES_SEPARATELY, OutMessage, external_message,
+};
 
 use crate::address::Address;
 use crate::cell::{Cell, CellError, ContractCode, Reader, Writer};
