@@ -19,7 +19,7 @@ const MAX_API_KEY_BYTES: u64 = 1024;
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Chain")]
 pub(crate) struct ChainAccess {
-    /// A server with toncenter's HTTP API, version 2: a running `cocoon chain`, or https://toncenter.com
+    /// A server with toncenter's HTTP API, version 2: a running `cocoon chain`, or <https://toncenter.com>
     #[arg(long, value_name = "URL", default_value = DEFAULT_URL, env = "COCOON_CHAIN_URL")]
     pub(crate) url: String,
 
