@@ -6,4 +6,5 @@
 
 mod der;
 pub mod pki;
+pub mod snp;
 pub mod tdx;
