@@ -461,11 +461,19 @@ fn owner(configured: Option<Address>, tls: &Tls, root: &Root, backend: &Backend)
 /// The owner, where there must be one.
 ///
 /// # Errors
-/// None is configured.
+/// None is configured, or one of another workchain.
 pub(crate) fn named_owner(configured: Option<Address>) -> anyhow::Result<Address> {
-    configured.context(
+    let owner = configured.context(
         "owner is missing: the address that this node's coins go to in the end; `cocoon wallet create` makes one",
-    )
+    )?;
+    if owner.workchain() != 0 {
+        bail!(
+            "owner {owner} is an account of workchain {}; wallets live in the basechain, whose addresses begin with \
+             0: in their raw form",
+            owner.workchain()
+        );
+    }
+    Ok(owner)
 }
 
 /// A key of the node; made where the directory is new. Where there are books, a missing key is lost, not new: another one
@@ -505,4 +513,19 @@ fn root_address<'a>(role: &str, root: &'a Root) -> anyhow::Result<&'a Address> {
 
 fn dial(max_difficulty: u8) -> DialOptions {
     DialOptions { max_difficulty, ..DialOptions::default() }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_owner_is_a_wallet_of_the_basechain() {
+        let here = Address::basechain([7; 32]);
+        assert_eq!(named_owner(Some(here)).unwrap(), here);
+        let message = named_owner(Some(Address::new(-1, [7; 32]).unwrap())).unwrap_err().to_string();
+        assert!(message.contains("workchain -1"), "{message}");
+        assert!(named_owner(None).unwrap_err().to_string().contains("cocoon wallet create"));
+    }
 }

@@ -33,7 +33,7 @@ Reached at http://LISTEN/api/v2: toncenter's methods, by GET, POST and JSON-RPC
 
 Examples:
   cocoon chain                                  a block after each message
-  cocoon chain --block-time 5 --dir /tmp/chain  a block every five seconds
+  cocoon chain --block-time 5 --dir ./chain     a block every five seconds
   cocoon chain faucet UQ... 100                 100 TON out of nothing
   cocoon chain advance 86400                    a day later at once, for what has delays
   cocoon chain status --json"
