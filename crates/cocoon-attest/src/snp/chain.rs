@@ -238,3 +238,19 @@ fn parse(der: &[u8]) -> Result<Certificate<'_>, String> {
     Certificate::parse(der)
         .map_err(|malformed| format!("the certificate is malformed at its {}", malformed.0))
 }
+
+/// Reads bytes as each kind of collateral; for fuzzing.
+pub(crate) fn read_collateral(bytes: &[u8]) {
+    for certificate in x509::unwrap_pem(bytes).into_iter().flatten() {
+        if let Ok(certificate) = Certificate::parse(&certificate) {
+            for product in SnpProduct::ALL {
+                // Any answer is fine; returning is what is tested.
+                let _ =
+                    (certified_tcb(&certificate, product), certificate.hardware_id(product.chip_id_len()));
+            }
+        }
+    }
+    if let Ok(list) = RevocationList::parse(bytes) {
+        assert!(list.len() <= bytes.len(), "more is revoked than was read");
+    }
+}

@@ -67,9 +67,11 @@ mod roots;
 mod verifier;
 mod x509;
 
+pub(crate) use chain::read_collateral;
 pub use evidence::{SnpCertificates, SnpEvidence, SnpEvidenceError};
 pub use policy::{SnpPolicy, SnpRevocation};
 pub use product::{SnpProduct, SnpTcb, SnpTcbBytes};
 pub use report::{SnpFirmware, SnpReport, SnpReportError, SnpSigningKey};
+pub(crate) use roots::root_that_comes_along;
 pub use roots::{SnpRoot, SnpRoots};
 pub use verifier::SnpVerifier;

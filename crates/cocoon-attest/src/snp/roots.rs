@@ -2,8 +2,10 @@
 
 use sha2::{Digest as _, Sha256};
 
+use super::evidence::SnpEvidence;
 use super::product::SnpProduct;
 use super::report::SnpSigningKey;
+use super::x509::Certificate;
 
 /// A root key (ARK) that is trusted for one product line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -111,13 +113,20 @@ impl SnpRoots {
     }
 }
 
+/// Trust in whatever root stands in the evidence, for every product line; for fuzzing.
+pub(crate) fn root_that_comes_along(bytes: &[u8]) -> Option<SnpRoots> {
+    let evidence = SnpEvidence::parse(bytes).ok()?;
+    let ark = Certificate::parse(evidence.certificates.ark?).ok()?;
+    let key_hash: [u8; 32] = Sha256::digest(ark.key_info).into();
+    Some(SnpRoots::simulated(SnpProduct::ALL.map(|product| SnpRoot { product, key_hash })))
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
     use crate::snp::chain;
-    use crate::snp::x509::Certificate;
 
     #[test]
     fn the_built_in_authorities_have_the_pinned_keys_and_signed_each_other() {
