@@ -15,6 +15,11 @@ pub(super) struct Gathered<'a> {
     pub(super) endorsement: Option<Cow<'a, [u8]>>,
     pub(super) ark: Option<Cow<'a, [u8]>>,
     pub(super) intermediate: Option<Cow<'a, [u8]>>,
+    /// Whether the authorities, too, must be found: they are built in for AMD's roots only.
+    needs_authorities: bool,
+    /// The VCEK to ask for, though one came along: that one is for another TCB. Hosts forget to renew what they
+    /// hand out after an update.
+    pub(super) outdated: Option<CollateralRequest>,
     /// What was fetched comes before what the host put in: a host might hold on to an old list.
     pub(super) lists: Vec<Cow<'a, [u8]>>,
 }
@@ -43,6 +48,20 @@ fn product_of(der: &[u8]) -> Option<SnpProduct> {
     SnpProduct::ALL.into_iter().find(|product| product.name() == name)
 }
 
+/// The product line: by CPUID, or else by who signed the certificate that came along, or by which was fetched.
+fn find_product(report: &SnpReport, brought: Option<&[u8]>, collateral: &Collateral) -> Option<SnpProduct> {
+    let candidates = report.products();
+    let mut by_fetched = candidates.iter().copied().filter(|product| {
+        vcek_request(report, *product).is_some_and(|request| collateral.get(&request).is_some())
+    });
+    match (candidates, brought) {
+        ([product], _) => Some(*product),
+        (_, Some(der)) => product_of(der).filter(|product| candidates.contains(product)),
+        (_, None) if report.signing_key == SnpSigningKey::Vcek => by_fetched.next(),
+        _ => None,
+    }
+}
+
 impl<'a> Gathered<'a> {
     /// Finds the certificates: in the evidence, among what was fetched, built in; in this order, because evidence
     /// that brings its own needs no fetching.
@@ -55,26 +74,24 @@ impl<'a> Gathered<'a> {
             SnpSigningKey::None => None,
         };
         let fetched = |request: CollateralRequest| collateral.get(&request).map(|bytes| &bytes[..]);
-        let candidates = report.products();
-        let mut endorsement = brought.map(Cow::Borrowed);
-        let product = match (candidates, brought) {
-            ([product], _) => Some(*product),
-            (_, Some(der)) => product_of(der).filter(|product| candidates.contains(product)),
-            (_, None) if signer == SnpSigningKey::Vcek => candidates
-                .iter()
-                .copied()
-                .find(|product| vcek_request(report, *product).and_then(fetched).is_some()),
-            _ => None,
+        let mut gathered = Self {
+            product: find_product(report, brought, collateral),
+            endorsement: brought.map(Cow::Borrowed),
+            ark: None,
+            intermediate: None,
+            needs_authorities: roots.is_simulated(),
+            outdated: None,
+            lists: Vec::new(),
         };
-        let Some(product) = product else {
-            return Self { product, endorsement, ark: None, intermediate: None, lists: Vec::new() };
-        };
-        if endorsement.is_none() && signer == SnpSigningKey::Vcek {
-            endorsement = vcek_request(report, product)
-                .and_then(fetched)
-                .and_then(x509::unwrap_pem)
-                .and_then(|certificates| certificates.into_iter().next())
-                .map(Cow::Owned);
+        let Some(product) = gathered.product else { return gathered };
+        let fits = |der| Certificate::parse(der).ok().and_then(|key| certified_tcb(&key, product));
+        if signer == SnpSigningKey::Vcek && brought.and_then(fits) != Some(report.reported_tcb.0) {
+            gathered.outdated = vcek_request(report, product);
+            let answer = gathered.outdated.clone().and_then(fetched).and_then(x509::unwrap_pem);
+            if let Some(der) = answer.and_then(|certificates| certificates.into_iter().next()) {
+                gathered.endorsement = Some(Cow::Owned(der));
+                gathered.outdated = None;
+            }
         }
         let certificates = &evidence.certificates;
         let (mut ark, mut intermediate) =
@@ -90,8 +107,9 @@ impl<'a> Gathered<'a> {
             intermediate = intermediate.or(Some(Cow::Borrowed(middle)));
         }
         let lists = fetched(request(signer, product, "crl")).into_iter().chain(certificates.crl);
-        let lists = lists.map(Cow::Borrowed).collect();
-        Self { product: Some(product), endorsement, ark, intermediate, lists }
+        gathered.lists = lists.map(Cow::Borrowed).collect();
+        (gathered.ark, gathered.intermediate) = (ark, intermediate);
+        gathered
     }
 
     /// What is missing, as requests, and in words where it cannot be asked for.
@@ -116,7 +134,8 @@ impl<'a> Gathered<'a> {
             }
         }
         for product in candidates {
-            if self.product.is_some() && (self.ark.is_none() || self.intermediate.is_none()) {
+            let incomplete = self.ark.is_none() || self.intermediate.is_none();
+            if self.needs_authorities && incomplete {
                 requests.push(request(signer, *product, "cert_chain"));
             }
             if self.lists.is_empty() {

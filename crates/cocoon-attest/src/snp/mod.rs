@@ -11,7 +11,7 @@
 //!
 //! | name | holds when |
 //! |---|---|
-//! | `format` | the bytes are a report of version 2 to 5, with all reserved fields of the header zero |
+//! | `format` | the bytes are a report of version 2 to 5 and a table that can be read, no reserved key flag set |
 //! | `product` | the policy has a floor for the product line, and CPUID, certificates and root agree on the line |
 //! | `signing_key` | the report says that it was signed, with a kind of key that the policy takes |
 //! | `collateral` | every certificate and the revocation list are at hand |
@@ -53,9 +53,9 @@
 //! and an RSA library with an open advisory, and it leaves revocation, validity and every policy to its caller.
 //!
 //! # Sources
-//! AMD 56860, "SEV Secure Nested Paging Firmware ABI Specification", revision 1.58 ("the ABI" below); AMD 57230,
-//! "Versioned Chip Endorsement Key (VCEK) Certificate and KDS Interface Specification", revision 1.00 ("KDS"); AMD
-//! 56421, "SEV-ES Guest-Hypervisor Communication Block Standardization", revision 2.03 ("GHCB").
+//! AMD 56860, "SEV Secure Nested Paging Firmware ABI Specification" ("the ABI" below); AMD 57230,
+//! "Versioned Chip Endorsement Key (VCEK) Certificate and KDS Interface Specification" ("KDS"); AMD
+//! 56421, "SEV-ES Guest-Hypervisor Communication Block Standardization" ("GHCB").
 
 mod chain;
 mod evidence;

@@ -60,7 +60,10 @@ impl Verifier for SnpVerifier {
             |_| Vec::new(),
             |parsed| {
                 let nothing = Collateral::none();
-                Gathered::find(&parsed, &nothing, &self.roots).missing(&parsed.report).0
+                let gathered = Gathered::find(&parsed, &nothing, &self.roots);
+                let (mut requests, _) = gathered.missing(&parsed.report);
+                requests.extend(gathered.outdated.filter(|_| gathered.endorsement.is_some()));
+                requests
             },
         )
     }
