@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use cocoon_chain::settler::Step;
 use cocoon_chain::{
-    AccountState, BlockRef, Chain, ChainError, MAX_TRANSACTIONS_PER_CALL, Message, Transaction,
+    AccountState, AccountStatus, BlockRef, Chain, ChainError, MAX_TRANSACTIONS_PER_CALL, Message, Transaction,
 };
 use cocoon_ledger::Ledger;
 use cocoon_session::proxy::ClientChainState;
@@ -20,7 +20,7 @@ use cocoon_ton::contracts::{
     proxy_state_init,
 };
 use cocoon_ton::message::{Body, ClientCounters, ClientRequest};
-use cocoon_ton::{Address, RootParams, SigningKey};
+use cocoon_ton::{Address, Cell, RootParams, SigningKey};
 use serde::{Deserialize, Serialize};
 
 use super::{SettlementError, expected};
@@ -184,7 +184,15 @@ impl Instance {
             ProxyState::from_data(data)
                 .map_err(|source| ChainError::UnexpectedData { address: self.contract, source })
         };
-        let state = account.data.as_ref().map(read).transpose()?;
+        let data = data_with_code(&account, &self.init.code);
+        if data.is_none() && matches!(account.status, AccountStatus::Active | AccountStatus::Frozen) {
+            let reason = match account.status {
+                AccountStatus::Frozen => "is frozen because it owes storage fees; send it coins",
+                _ => "is shown with another contract than the one that its address follows from",
+            };
+            return Err(ChainError::BadAnswer(format!("{} {reason}", self.contract)).into());
+        }
+        let state = data.map(read).transpose()?;
         let state = state.map(|state| expected(self.contract, state, &self.identity)).transpose()?;
         self.status.held_nanoton = account.balance_nanoton;
         self.status.status = state.as_ref().map(|state| state.status);
@@ -316,12 +324,14 @@ impl Instance {
         }
         for contract in workers.into_iter().take(MAX_LOOKUPS) {
             let account = fresh(chain, contract, since).await?;
-            let state = match &account.data {
-                Some(data) => WorkerState::from_data(data)
-                    .map(Some)
-                    .map_err(|source| ChainError::UnexpectedData { address: contract, source })?,
-                None => None,
-            };
+            let state =
+                match self.params.worker_code.as_ref().and_then(|code| data_with_code(&account, code.cell()))
+                {
+                    Some(data) => WorkerState::from_data(data)
+                        .map(Some)
+                        .map_err(|source| ChainError::UnexpectedData { address: contract, source })?,
+                    None => None,
+                };
             let state = state.filter(|state| state.proxy == self.contract);
             let held_nanoton = account.balance_nanoton;
             let worker = WorkerAccount { contract, state, held_nanoton };
@@ -346,12 +356,13 @@ impl Instance {
         since: BlockRef,
     ) -> Result<(), SettlementError> {
         let account = fresh(chain, contract, since).await?;
-        let state = match &account.data {
-            Some(data) => ClientState::from_data(data)
-                .map(Some)
-                .map_err(|source| ChainError::UnexpectedData { address: contract, source })?,
-            None => None,
-        };
+        let state =
+            match self.params.client_code.as_ref().and_then(|code| data_with_code(&account, code.cell())) {
+                Some(data) => ClientState::from_data(data)
+                    .map(Some)
+                    .map_err(|source| ChainError::UnexpectedData { address: contract, source })?,
+                None => None,
+            };
         // Another proxy contract's client is that instance's business.
         let state = state.filter(|state| state.proxy == self.contract);
         if let Some(state) = &state {
@@ -410,6 +421,12 @@ async fn fresh(
         return Err(ChainError::Unavailable { reason, retry_after: None }.into());
     }
     Ok(account)
+}
+
+/// What the contract with this code knows; `None` where there is none, or another one: that of other parameters.
+fn data_with_code<'a>(account: &'a AccountState, code: &Cell) -> Option<&'a Cell> {
+    let shown = account.code.as_ref().filter(|_| account.status == AccountStatus::Active)?;
+    account.data.as_ref().filter(|_| shown.repr_hash() == code.repr_hash())
 }
 
 fn chain_state(state: &ClientState) -> ClientChainState {
