@@ -311,7 +311,10 @@ impl Asked<'_> {
         match status.map(|status| (status.needs, status.hold)) {
             Some((Some(needs), _)) => Failure::new(Kind::Funds, &needs.to_string()),
             Some((None, Some(hold))) => Failure::new(Kind::Proxy, &hold),
-            _ => Failure::new(Kind::Proxy, "no proxy is connected; see /health"),
+            _ => {
+                let failure = self.shared.pool.failure().map_or_else(String::new, |why| format!(" ({why})"));
+                Failure::new(Kind::Proxy, &format!("no proxy is connected{failure}; see /health"))
+            }
         }
     }
 

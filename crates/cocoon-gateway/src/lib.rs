@@ -255,6 +255,12 @@ impl Gateway {
         let _ = self.shared.pool.ready().wait_for(|ready| *ready > 0).await;
     }
 
+    /// How the newest attempt to reach a proxy failed, while none is connected.
+    #[must_use]
+    pub fn last_failure(&self) -> Option<String> {
+        self.shared.pool.failure()
+    }
+
     /// What was spent over all proxies, as acknowledged by their payment notices.
     #[must_use]
     pub fn spent(&self) -> Spent {

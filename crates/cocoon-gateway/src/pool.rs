@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use cocoon_net::{Backoff, DialOptions, TlsSettings, dial};
@@ -27,11 +27,13 @@ const MAX_PROXIES: usize = 256;
 pub(crate) struct Pool {
     connections: RwLock<Arc<Vec<Arc<Connection>>>>,
     ready: watch::Sender<usize>,
+    /// How the newest attempt to reach a proxy failed, with its address.
+    failure: Mutex<Option<String>>,
 }
 
 impl Default for Pool {
     fn default() -> Self {
-        Self { connections: RwLock::default(), ready: watch::Sender::new(0) }
+        Self { connections: RwLock::default(), ready: watch::Sender::new(0), failure: Mutex::default() }
     }
 }
 
@@ -44,6 +46,17 @@ impl Pool {
     /// How many are ready, now and as it changes.
     pub(crate) fn ready(&self) -> watch::Receiver<usize> {
         self.ready.subscribe()
+    }
+
+    /// Why no proxy is connected, where none is and one was tried.
+    pub(crate) fn failure(&self) -> Option<String> {
+        let failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+        failure.clone().filter(|_| *self.ready.borrow() == 0)
+    }
+
+    fn failed(&self, address: &str, why: &dyn std::fmt::Display) {
+        let words = format!("{address}: {why}");
+        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(words);
     }
 
     /// Counts anew which connections are ready.
@@ -197,12 +210,14 @@ async fn stay_connected(shared: Arc<Shared>, dialler: Dialler, address: String, 
                 if stop.is_cancelled() {
                     return;
                 }
+                shared.pool.failed(&address, &why);
                 tracing::warn!(proxy = %address, %why, "connection to the proxy ended");
                 if connection.terms().is_some() && began.elapsed() >= GOOD_CONNECTION {
                     backoff.reset();
                 }
             }
             Err(error) => {
+                shared.pool.failed(&address, &error.cause);
                 tracing::warn!(proxy = %address, cause = %error.cause, "cannot connect to the proxy")
             }
         }

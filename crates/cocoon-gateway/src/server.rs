@@ -220,7 +220,10 @@ fn health(shared: &Shared) -> Response<Body> {
         0 => (StatusCode::SERVICE_UNAVAILABLE, "no proxy is connected"),
         _ => (StatusCode::OK, "ok"),
     };
-    json_response(status, &json!({"status": word, "proxies_ready": ready}))
+    json_response(
+        status,
+        &json!({"status": word, "proxies_ready": ready, "last_failure": shared.pool.failure()}),
+    )
 }
 
 fn metrics(shared: &Shared) -> Response<Body> {

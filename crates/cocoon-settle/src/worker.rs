@@ -10,6 +10,10 @@ use cocoon_ton::payment::SignedPayment;
 
 use crate::{Plan, Purpose, Transfer, WORTH_FETCHING_NANOTON, commission, cost};
 
+/// What a first payout must bring, in nanoton, unless less is asked for: it leaves [`crate::ACCOUNT_RESERVE_NANOTON`] in
+/// the contract, and deploying costs fees.
+pub const FIRST_PAYOUT_NANOTON: u64 = 150_000_000;
+
 /// When a worker fetches what it has earned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WorkerPolicy {
@@ -71,6 +75,10 @@ pub fn plan(policy: &WorkerPolicy, channel: &WorkerChannel, wallet: &Address) ->
     let leaving = matches!(channel.proxy_status, Some(ContractStatus::Closing | ContractStatus::Closed));
     let at = if leaving { WORTH_FETCHING_NANOTON } else { policy.payout_at_nanoton };
     let at = channel.wanted_from_nanoton.map_or(at, |wanted| wanted.min(at));
+    // The first payout leaves coins in the contract that it deploys, until the proxy closes that. Only who asks for less
+    // than is worth fetching at all gets it at that price.
+    let first = channel.state.is_none() && at >= WORTH_FETCHING_NANOTON;
+    let at = if first { at.max(FIRST_PAYOUT_NANOTON) } else { at };
     if due == 0 || due < at {
         plan.finished = true;
         return plan;

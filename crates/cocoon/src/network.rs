@@ -162,7 +162,12 @@ impl Network {
             gateway.role.ready().await;
             wait_listed(gateway.role.http_addr(), &plan.model).await;
         };
-        ready("the gateway does not know the model", listed).await?;
+        ready("the gateway does not know the model", listed).await.map_err(|error| {
+            match gateway.role.last_failure() {
+                Some(why) => error.context(why),
+                None => error,
+            }
+        })?;
         let model = plan.model;
         let files = Files { gateway: gateway_file, proxy: proxy_file, workers: worker_files };
         let network = Self { gateway, proxy, workers, model, treasury, chain_server, files, opening, dir };

@@ -23,8 +23,8 @@ pub const CLOSING_GRACE: Duration = Duration::from_secs(60);
 /// Kind of the rejection of requests whose account is being closed, or is closed.
 pub(super) const ACCOUNT_CLOSING: &str = "account_closing";
 /// What a client is told whose contract is closing or closed.
-const CLIENT_CLOSING: &str =
-    "the client contract is closing and takes no new requests; go on with another client wallet";
+const CLIENT_CLOSING: &str = "this client's contract with the proxy is closing, or closed for good: it has left; go on with another wallet, which \
+     for a gateway is another directory";
 /// What a client is told of whom the chain knows more than the books: every order would be refused as an old one, and what
 /// it uses could not be charged.
 const BOOKS_BEHIND: &str = "the proxy's books know of fewer tokens than were charged on chain: its database was lost or is old; \

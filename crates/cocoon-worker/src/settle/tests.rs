@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use cocoon_chain::{AccountState, Chain};
 use cocoon_settle::WORTH_FETCHING_NANOTON;
+use cocoon_settle::worker::FIRST_PAYOUT_NANOTON;
 use cocoon_store::{SqliteStore, Store as _};
 use cocoon_ton::Cell;
 use cocoon_ton::contracts::{ContractStatus, WorkerState};
@@ -161,7 +162,7 @@ async fn at_a_proxy_that_closes_small_sums_are_fetched_and_half_a_year_later_sti
     let town = Town::new(5 * TON).await;
     let (early, late) = (town.proxy(1, 10 * TON).await, town.proxy(2, 10 * TON).await);
     let settlement = town.open().await;
-    let small = WORTH_FETCHING_NANOTON / FEE + 1;
+    let small = FIRST_PAYOUT_NANOTON / FEE + 1;
     town.show(&settlement.channels, &early, small).unwrap();
     assert!(settlement.round().await.unwrap().is_empty());
     for proxy in [&early, &late] {

@@ -76,7 +76,7 @@ async fn the_operators_page_shows_what_is_due_and_has_it_paid() {
     let town = Town::new(5 * TON).await;
     let proxy = town.proxy(1, 100 * TON).await;
     let (store, channels) = open_store(town.store()).await.unwrap();
-    let tokens = TON / 10 / FEE;
+    let tokens = TON / 5 / FEE;
     town.show(&channels, &proxy, tokens).unwrap();
     drop((store, channels));
 
