@@ -319,7 +319,8 @@ fn homecoming(settlement: &Settlement, style: Style) -> String {
         let [before, after] = [line.before, line.after].map(|nanoton| ton(nanoton.into()));
         let (tokens, fees) = (ton(line.tokens), ton(line.fees));
         // Writing to a String does not fail.
-        let _ = writeln!(text, "  {:<8} {before:>20} {after:>20} {tokens:>16} {fees:>14}", line.name);
+        let name = if line.name == "owner" { "network" } else { line.name };
+        let _ = writeln!(text, "  {name:<8} {before:>20} {after:>20} {tokens:>16} {fees:>14}");
     }
     let fees = cocoon_ledger::Nanoton(settlement.fees);
     let difference = settlement.difference();
@@ -329,7 +330,9 @@ fn homecoming(settlement: &Settlement, style: Style) -> String {
     };
     let _ = writeln!(
         text,
-        "{verdict} before - after - fees = {difference} nanoton; validators took {fees} in all."
+        "{verdict} before - after - fees = {difference} nanoton; validators took {fees} in all.\n{}",
+        style
+            .dim("The fees are for opening and closing every contract once; they do not grow with requests.")
     );
     text
 }

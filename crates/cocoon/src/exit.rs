@@ -13,8 +13,10 @@ use cocoon_chain::settler::Step;
 use cocoon_gateway::{LeaveStep, WalletEnd};
 use cocoon_ledger::Nanoton;
 use cocoon_proxy::WindUpStep;
+use cocoon_settle::worker::FIRST_PAYOUT_NANOTON;
 use cocoon_settle::{FundsNeeded, Purpose};
 use cocoon_ton::Address;
+use cocoon_ton::contracts::ContractStatus;
 use cocoon_ton::message::exit_code_words;
 
 use crate::calendar;
@@ -23,7 +25,7 @@ use crate::dir::StateDir;
 use crate::roles::{self, Backend};
 
 /// From what debt on a worker is paid on its way out, in nanoton: from the first.
-const FROM_NANOTON: u64 = 1;
+const FROM_NANOTON: u64 = cocoon_settle::WORTH_FETCHING_NANOTON;
 
 /// Something that happens on the way out.
 #[derive(Debug, Clone, PartialEq)]
@@ -146,6 +148,8 @@ pub(crate) struct Left {
     pub(crate) why: String,
     /// From when on they can be had, in Unix seconds, where that is known.
     pub(crate) from: Option<u64>,
+    /// Whether that is as it should be: nothing can be done about it now, and running this again changes nothing.
+    pub(crate) in_order: bool,
 }
 
 /// Takes a stopped node's directory for this process.
@@ -185,6 +189,7 @@ pub(crate) async fn gateway(
         nanoton,
         why: "the proxy contract has too few coins to pay it; try again later".to_owned(),
         from: None,
+        in_order: false,
     });
     let mut left_over: Vec<Left> = unpaid.collect();
     if let WalletEnd::OwnersTextNeeded { nanoton, .. } = left.wallet {
@@ -212,8 +217,33 @@ pub(crate) async fn worker(
     for due in &left.proxies {
         let nanoton = due.due_nanoton().unwrap_or(0);
         if nanoton > 0 {
-            let why = due.error.clone().unwrap_or_else(|| "the proxy contract did not pay it".to_owned());
-            left_over.push(Left { contract: due.contract, nanoton, why, from: None });
+            // Without a contract yet, the first payout has to bring more.
+            let first = due.paid_tokens.is_none_or(|tokens| tokens == 0);
+            let worth = if first { FIRST_PAYOUT_NANOTON } else { FROM_NANOTON };
+            let in_order = nanoton < worth && due.error.is_none();
+            let why = match &due.error {
+                Some(error) => error.clone(),
+                None if in_order => {
+                    "owed, but less than fetching it costs; `cocoon wallet withdraw worker --from 1n` \
+                                     fetches it all the same"
+                        .to_owned()
+                }
+                None => "the proxy contract did not pay it".to_owned(),
+            };
+            left_over.push(Left { contract: due.contract, nanoton, why, from: None, in_order });
+        }
+    }
+    for due in &left.proxies {
+        let shown = backend.chain.worker_state(due.contract).await?;
+        let open = shown.state.is_some_and(|state| state.status != ContractStatus::Closed);
+        if open && shown.balance_nanoton > 0 {
+            left_over.push(Left {
+                contract: due.contract,
+                nanoton: shown.balance_nanoton,
+                why: "kept for the worker contract's storage; comes back when the proxy closes it".to_owned(),
+                from: None,
+                in_order: true,
+            });
         }
     }
     left.needs.into_iter().for_each(|needs| progress(Progress::FundsNeeded(needs)));
@@ -248,6 +278,7 @@ pub(crate) async fn proxy(
             nanoton: status.held_nanoton,
             why: "held for workers and clients who come late; what nobody claims is the owner's".to_owned(),
             from: Some(status.unlock_unix_time.into()),
+            in_order: true,
         })
     });
     accounts.end(backend, late.collect()).await
@@ -300,7 +331,7 @@ pub(crate) fn needs_coins(backend: &Backend) -> anyhow::Result<()> {
 fn owners_text(wallet: Address, nanoton: u64) -> Left {
     let why =
         "the wallet obeys only its owner below 2 TON: the owner's message with the text w brings them out";
-    Left { contract: wallet, nanoton, why: why.to_owned(), from: None }
+    Left { contract: wallet, nanoton, why: why.to_owned(), from: None, in_order: false }
 }
 
 /// Whose coins are compared.

@@ -235,7 +235,9 @@ fn arrived(landing: &Landing) -> Record {
 /// Nobody agreed.
 pub(crate) async fn confirm(question: &str) -> anyhow::Result<()> {
     if !std::io::stdin().is_terminal() {
-        bail!("nobody can be asked here: {question} Say --yes if so");
+        bail!(
+            "this asks before it acts ({question}), and there is no terminal to ask on; add --yes to go ahead"
+        );
     }
     let question = format!("{question} [y/N] ");
     let answer = tokio::task::spawn_blocking(move || {

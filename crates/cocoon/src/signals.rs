@@ -5,9 +5,9 @@ use std::future::Future;
 
 use anyhow::Context as _;
 
-/// The second signal came before the orderly end was done.
+/// A signal came where there is no orderly end to wait for, or a second one before it was done.
 #[derive(Debug, Clone, Copy, thiserror::Error)]
-#[error("ended at once, as asked by a second signal; work under way was cut off")]
+#[error("interrupted: work under way was cut off; what was begun on chain goes on with the same command")]
 pub(crate) struct Interrupted;
 
 /// The signals of this process.

@@ -62,8 +62,9 @@ pub(super) async fn proxy(acting: &Acting) -> anyhow::Result<()> {
     drop(exit::hold::<ProxyFile>(&file.dir)?);
     let delay = params(&backend).proxy_delay_before_close_seconds;
     let plan = format!(
-        "All clients are refunded, all workers paid, and the proxy's contract is closed, which takes {}; then stake, \
-         earnings and the wallet's coins go to the owner.",
+        "All clients are refunded, workers that have a contract are paid (others are owed for half a year), and the proxy's \
+         contract is closed, which takes {}; then stake, earnings and the wallet's coins go to the owner, but for what \
+         fetching the rest in half a year will cost.",
         calendar::span(delay.into())
     );
     let mut teller = Teller::begin(acting, &file.root, &plan).await?;
@@ -137,7 +138,7 @@ impl Teller {
         let lacking: u64 = exit
             .left
             .iter()
-            .filter(|left| left.from.is_none())
+            .filter(|left| !left.in_order)
             .fold(0, |sum, left| sum.saturating_add(left.nanoton));
         if lacking > 0 {
             bail!("{} did not come back yet, for the reasons above; run this again later", Nanoton(lacking));
