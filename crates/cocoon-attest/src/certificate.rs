@@ -9,21 +9,29 @@ use ed25519_dalek::{Signature, VerifyingKey};
 use sha2::{Digest as _, Sha256};
 
 use crate::der::{self, Malformed, Reader, tag};
-use crate::{Evidence, ReportData, UnixSeconds};
+use crate::{Evidence, EvidenceKind, ReportData, UnixSeconds};
 
 /// Longest evidence in a certificate, bytes: the cap of the published nodes.
 pub const MAX_QUOTE_LEN: usize = 32 * 1024;
-/// Longest certificate, bytes: the evidence, and 8 KiB for all the rest (published ones need 600 bytes).
-pub const MAX_CERTIFICATE_LEN: usize = MAX_QUOTE_LEN + 8 * 1024;
+/// Longest evidence of GPUs in a certificate, bytes: eight of them.
+pub const MAX_GPU_LEN: usize = 48 * 1024;
+/// Longest certificate, bytes. TLS carries up to 64 KiB. Evidence of a machine needs 5 to 10 KiB, so that of eight
+/// GPUs fits beside it.
+pub const MAX_CERTIFICATE_LEN: usize = 60 * 1024;
 /// Most extensions in a certificate (published ones have 7).
 pub const MAX_EXTENSIONS: usize = 32;
 /// How far a peer's clock may differ from ours at either end of a certificate's validity, seconds.
 /// The same minute that the published tools grant.
 pub const CLOCK_SKEW_SECONDS: u64 = 60;
-/// The extension that carries the evidence.
+/// The published extension that carries a TDX quote, or a fake one. Critical.
 pub const QUOTE_OID: &[u64] = &[1, 3, 6, 1, 4, 1, 12345, 1];
-/// The extension that carries the claims: the raw public key.
+/// The published extension that carries the claims: the raw public key. Critical.
 pub const CLAIMS_OID: &[u64] = &[1, 3, 6, 1, 4, 1, 12345, 2];
+/// Our extension that carries an SEV-SNP report with its certificates. Ours stand under a number of the published arc
+/// that is far from the published ones, and are not critical: a node that does not know them passes over them.
+pub const SNP_OID: &[u64] = &[1, 3, 6, 1, 4, 1, 12345, 1000, 1];
+/// Our extension that carries the evidence of GPUs. Not critical.
+pub const GPU_OID: &[u64] = &[1, 3, 6, 1, 4, 1, 12345, 1000, 2];
 
 /// Longest object identifier read, bytes.
 const MAX_OID_LEN: usize = 64;
@@ -36,6 +44,8 @@ const DIGITAL_SIGNATURE: u8 = 0x80;
 mod oid {
     pub(super) const QUOTE: &[u8] = &[0x2b, 0x06, 0x01, 0x04, 0x01, 0xe0, 0x39, 0x01];
     pub(super) const CLAIMS: &[u8] = &[0x2b, 0x06, 0x01, 0x04, 0x01, 0xe0, 0x39, 0x02];
+    pub(super) const SNP: &[u8] = &[0x2b, 0x06, 0x01, 0x04, 0x01, 0xe0, 0x39, 0x87, 0x68, 0x01];
+    pub(super) const GPU: &[u8] = &[0x2b, 0x06, 0x01, 0x04, 0x01, 0xe0, 0x39, 0x87, 0x68, 0x02];
     pub(super) const SUBJECT_KEY_ID: &[u8] = &[0x55, 0x1d, 0x0e];
     pub(super) const KEY_USAGE: &[u8] = &[0x55, 0x1d, 0x0f];
     pub(super) const SUBJECT_ALT_NAME: &[u8] = &[0x55, 0x1d, 0x11];
@@ -128,6 +138,15 @@ pub enum CertificateError {
         /// Its length, bytes.
         len: usize,
     },
+    /// Evidence of GPUs longer than [`MAX_GPU_LEN`].
+    #[error("the certificate's evidence of GPUs has {len} bytes, more than {MAX_GPU_LEN}")]
+    GpuEvidenceTooLarge {
+        /// Its length, bytes.
+        len: usize,
+    },
+    /// Evidence of two kinds of machine: nobody is both.
+    #[error("the certificate carries evidence of two kinds of machine")]
+    TwoMachines,
     /// The claims name another key than the certificate's.
     #[error("the certificate's claims are not its public key")]
     ClaimsMismatch,
@@ -179,7 +198,7 @@ pub struct PeerCertificate {
     version: CertificateVersion,
     public_key: [u8; 32],
     validity: Validity,
-    quote: Option<Bytes>,
+    evidence: Evidence,
     claims: Option<Bytes>,
     fingerprint: [u8; 32],
     issuer_is_subject: bool,
@@ -237,11 +256,12 @@ impl PeerCertificate {
         if extensions.claims.is_some_and(|claims| claims != public_key) {
             return Err(CertificateError::ClaimsMismatch);
         }
+        let evidence = extensions.evidence()?;
         Ok(Self {
             version,
             public_key,
             validity,
-            quote: extensions.quote.map(Bytes::copy_from_slice),
+            evidence,
             claims: extensions.claims.map(Bytes::copy_from_slice),
             fingerprint: Sha256::digest(der).into(),
             issuer_is_subject: issuer == subject,
@@ -304,12 +324,6 @@ impl PeerCertificate {
         self.validity
     }
 
-    /// The evidence extension, if there is one, at most [`MAX_QUOTE_LEN`] bytes.
-    #[must_use]
-    pub fn quote(&self) -> Option<&Bytes> {
-        self.quote.as_ref()
-    }
-
     /// The claims extension, if there is one; then it equals the public key.
     #[must_use]
     pub fn claims(&self) -> Option<&Bytes> {
@@ -322,10 +336,11 @@ impl PeerCertificate {
         &self.fingerprint
     }
 
-    /// What the certificate carries for a [`Verifier`](crate::Verifier) to judge.
+    /// What the certificate carries for a [`Verifier`](crate::Verifier) to judge: at most [`MAX_QUOTE_LEN`] bytes about
+    /// the machine and [`MAX_GPU_LEN`] about its GPUs.
     #[must_use]
-    pub fn evidence(&self) -> Evidence {
-        self.quote.clone().map_or_else(Evidence::none, Evidence::from_quote)
+    pub fn evidence(&self) -> &Evidence {
+        &self.evidence
     }
 
     /// What evidence must be bound to, to speak for this certificate.
@@ -371,8 +386,34 @@ fn parse_public_key(content: &[u8]) -> Result<[u8; 32], CertificateError> {
 #[derive(Default)]
 struct Extensions<'a> {
     quote: Option<&'a [u8]>,
+    snp: Option<&'a [u8]>,
+    gpus: Option<&'a [u8]>,
     claims: Option<&'a [u8]>,
     usage: Usage,
+}
+
+impl Extensions<'_> {
+    /// The evidence. Each extension is for its own kind: what has the form of another is not recognised.
+    fn evidence(&self) -> Result<Evidence, CertificateError> {
+        let read = |bytes: &[u8], fits: fn(EvidenceKind) -> bool| {
+            let read = Evidence::from_quote(Bytes::copy_from_slice(bytes));
+            if fits(read.kind()) {
+                read
+            } else {
+                Evidence::new(EvidenceKind::Unrecognised, read.bytes().clone())
+            }
+        };
+        let machine = match (self.quote, self.snp) {
+            (None, None) => Evidence::none(),
+            (Some(quote), None) => read(quote, |kind| kind != EvidenceKind::SevSnp),
+            (None, Some(report)) => read(report, |kind| kind == EvidenceKind::SevSnp),
+            (Some(_), Some(_)) => return Err(CertificateError::TwoMachines),
+        };
+        Ok(match self.gpus {
+            Some(gpus) => machine.with_gpus(Bytes::copy_from_slice(gpus)),
+            None => machine,
+        })
+    }
 }
 
 fn parse_extensions(wrapper: &[u8]) -> Result<Extensions<'_>, CertificateError> {
@@ -398,10 +439,15 @@ fn parse_extensions(wrapper: &[u8]) -> Result<Extensions<'_>, CertificateError> 
         }
         seen.push(name);
         match name {
-            oid::QUOTE if value.len() > MAX_QUOTE_LEN => {
+            oid::QUOTE | oid::SNP if value.len() > MAX_QUOTE_LEN => {
                 return Err(CertificateError::QuoteTooLarge { len: value.len() });
             }
+            oid::GPU if value.len() > MAX_GPU_LEN => {
+                return Err(CertificateError::GpuEvidenceTooLarge { len: value.len() });
+            }
             oid::QUOTE => extensions.quote = Some(value),
+            oid::SNP => extensions.snp = Some(value),
+            oid::GPU => extensions.gpus = Some(value),
             oid::CLAIMS => extensions.claims = Some(value),
             oid::BASIC_CONSTRAINTS => extensions.usage.authority = parse_basic_constraints(value)?,
             oid::KEY_USAGE => extensions.usage.digital_signature = parse_key_usage(value)?,

@@ -50,29 +50,35 @@ impl std::fmt::Display for EvidenceKind {
     }
 }
 
-/// Evidence as it travels. Its fields are reached through methods, so that evidence of several parts (CPU and
-/// GPU, with certificates) can come without changing callers.
+/// Evidence as it travels: of the machine, and perhaps of its GPUs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Evidence {
     kind: EvidenceKind,
     bytes: Bytes,
+    gpus: Option<Bytes>,
 }
 
 impl Evidence {
     /// No evidence.
     #[must_use]
     pub fn none() -> Self {
-        Self { kind: EvidenceKind::None, bytes: Bytes::new() }
+        Self { kind: EvidenceKind::None, bytes: Bytes::new(), gpus: None }
     }
 
     /// Evidence of a kind that the caller knows, as its [`EvidenceSource`] made it.
     #[must_use]
     pub fn new(kind: EvidenceKind, bytes: Bytes) -> Self {
-        Self { kind, bytes }
+        Self { kind, bytes, gpus: None }
     }
 
-    /// Evidence from a certificate's quote extension. The extension does not name its kind, so the kind is
-    /// read off the form: 64 bytes are a fake quote, a TDX quote starts with version 4 or 5 and TEE type 0x81, and
+    /// The same, with evidence of the machine's GPUs beside it.
+    #[must_use]
+    pub fn with_gpus(mut self, gpus: Bytes) -> Self {
+        self.gpus = Some(gpus);
+        self
+    }
+
+    /// Evidence of a machine whose kind nobody names, as a file holds it. The kind is read off the form: 64 bytes are a fake quote, a TDX quote starts with version 4 or 5 and TEE type 0x81, and
     /// an SNP report of version 2 to 5 names signature algorithm 1 at its place. No quote is taken for a report:
     /// where a report's version goes on with zeros, a quote has its key type, which never is zero.
     #[must_use]
@@ -87,7 +93,7 @@ impl Evidence {
             [4 | 5, 0, _, _, 0x81, 0, 0, 0, ..] => EvidenceKind::Tdx,
             _ => EvidenceKind::Unrecognised,
         };
-        Self { kind, bytes }
+        Self { kind, bytes, gpus: None }
     }
 
     /// What this claims to be.
@@ -96,10 +102,16 @@ impl Evidence {
         self.kind
     }
 
-    /// The evidence itself.
+    /// The evidence of the machine itself.
     #[must_use]
     pub fn bytes(&self) -> &Bytes {
         &self.bytes
+    }
+
+    /// The evidence of its GPUs, where there is any.
+    #[must_use]
+    pub fn gpus(&self) -> Option<&Bytes> {
+        self.gpus.as_ref()
     }
 }
 

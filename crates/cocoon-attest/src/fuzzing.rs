@@ -21,7 +21,7 @@ pub fn peer_certificate(bytes: &[u8]) {
     }
     let evidence = certificate.evidence();
     let verdict =
-        VerifierSet::built_in().verify(&evidence, &Collateral::none(), &certificate.report_data(), now);
+        VerifierSet::built_in().verify(evidence, &Collateral::none(), &certificate.report_data(), now);
     let unchecked = Verdict::unchecked(evidence.kind(), "fuzzing");
     assert!(!Policy::fake_tdx().decide(&unchecked).is_allowed(), "unverified evidence was let in");
     let _ = Policy::fake_tdx().decide(&verdict);

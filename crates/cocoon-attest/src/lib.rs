@@ -19,11 +19,13 @@ pub mod tdx;
 mod verify;
 
 pub use certificate::{
-    CLAIMS_OID, CLOCK_SKEW_SECONDS, CertificateError, CertificateVersion, MAX_CERTIFICATE_LEN,
-    MAX_EXTENSIONS, MAX_QUOTE_LEN, PeerCertificate, PeerRole, QUOTE_OID, Validity,
+    CLAIMS_OID, CLOCK_SKEW_SECONDS, CertificateError, CertificateVersion, GPU_OID, MAX_CERTIFICATE_LEN,
+    MAX_EXTENSIONS, MAX_GPU_LEN, MAX_QUOTE_LEN, PeerCertificate, PeerRole, QUOTE_OID, SNP_OID, Validity,
 };
 pub use evidence::{Evidence, EvidenceError, EvidenceKind, EvidenceSource, ReportData};
-pub use policy::{AcceptedEvidence, Policy, PolicyDecision, PolicyError, PolicyRule};
+pub use policy::{
+    AcceptedEvidence, Demands, OperatorPolicy, Policy, PolicyDecision, PolicyError, PolicyRule, TestRoots,
+};
 pub use tdx::{QuoteError, Register, TdxMeasurements, TdxQuote};
 pub use verify::{
     Check, Collateral, CollateralRequest, FakeTdxVerifier, Measurements, Outcome, Verdict, Verifier,

@@ -1,10 +1,16 @@
 //! What we demand of a peer. A policy is ours alone: what we show of ourselves is another matter.
+//!
+//! [`Policy`] is one decision: is this verdict good enough? [`OperatorPolicy`] is what an operator writes down about
+//! all peers and platforms; policies and verifiers are made from it.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{EvidenceKind, Verdict};
+use crate::snp::{SnpPolicy, SnpRoot, SnpRoots, SnpVerifier};
+use crate::tdx::{RootError, TdxPolicy, TdxVerifier};
+use crate::{EvidenceKind, Verdict, VerifierSet, hexed};
 
 /// Which evidence will do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,8 +30,29 @@ pub enum PolicyRule {
     EvidenceKind,
     /// The evidence verifies.
     Verification,
-    /// The image hash is among the allowed ones.
+    /// The image hash is among those that the root contract lists.
     ImageHash,
+    /// The image hash is among those that the operator pinned.
+    PinnedImage,
+}
+
+impl PolicyRule {
+    /// Its name in configuration and answers.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::EvidenceKind => "evidence_kind",
+            Self::Verification => "verification",
+            Self::ImageHash => "image_hash",
+            Self::PinnedImage => "pinned_image",
+        }
+    }
+}
+
+impl std::fmt::Display for PolicyRule {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
 }
 
 /// Whether a peer is let in.
@@ -59,7 +86,7 @@ impl PolicyDecision {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PolicyError {
     /// No such policy.
-    #[error("unknown policy {name:?}; there are `any` and `fake_tdx`")]
+    #[error("unknown policy {name:?}; there are `any`, `fake_tdx` and `tee`")]
     UnknownName {
         /// What was asked for.
         name: String,
@@ -67,20 +94,31 @@ pub enum PolicyError {
     /// `any` with a list of image hashes: an unverified hash proves nothing.
     #[error("the policy `any` cannot enforce image hashes; ask for evidence, or drop the list")]
     HashesWithoutEvidence,
+    /// A list of accepted kinds names one that is no evidence.
+    #[error(
+        "`{kind}` is no evidence that could be accepted; there are `tdx`, `sev_snp` and, for test networks, `fake_tdx`"
+    )]
+    NotEvidence {
+        /// What was named.
+        kind: EvidenceKind,
+    },
 }
 
 /// What is demanded of a peer. Fails closed: what is not allowed is refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {
     accepted: AcceptedEvidence,
+    /// By the root contract.
     allowed_image_hashes: Option<BTreeSet<[u8; 32]>>,
+    /// By the operator; both lists must have the image.
+    pinned_image_hashes: Option<BTreeSet<[u8; 32]>>,
 }
 
 impl Policy {
     /// The published `any`: no evidence needed.
     #[must_use]
     pub fn any() -> Self {
-        Self { accepted: AcceptedEvidence::Any, allowed_image_hashes: None }
+        Self { accepted: AcceptedEvidence::Any, allowed_image_hashes: None, pinned_image_hashes: None }
     }
 
     /// The published `fake_tdx`: simulated evidence, bound to the peer's key. For test networks.
@@ -94,10 +132,17 @@ impl Policy {
     pub fn one_of(kinds: impl IntoIterator<Item = EvidenceKind>) -> Self {
         let never = [EvidenceKind::None, EvidenceKind::Unrecognised];
         let kinds = kinds.into_iter().filter(|kind| !never.contains(kind)).collect();
-        Self { accepted: AcceptedEvidence::OneOf(kinds), allowed_image_hashes: None }
+        let accepted = AcceptedEvidence::OneOf(kinds);
+        Self { accepted, allowed_image_hashes: None, pinned_image_hashes: None }
     }
 
-    /// The policy of this published name.
+    /// Evidence of hardware, of any kind that is verified here.
+    #[must_use]
+    pub fn tee() -> Self {
+        Self::one_of([EvidenceKind::Tdx, EvidenceKind::SevSnp])
+    }
+
+    /// The policy of this name: `any` and `fake_tdx` are published, `tee` is ours.
     ///
     /// # Errors
     /// There is no such policy, or this build cannot enforce it.
@@ -105,6 +150,7 @@ impl Policy {
         match name {
             "any" => Ok(Self::any()),
             "fake_tdx" => Ok(Self::fake_tdx()),
+            "tee" => Ok(Self::tee()),
             _ => Err(PolicyError::UnknownName { name: name.to_owned() }),
         }
     }
@@ -121,6 +167,21 @@ impl Policy {
             return Err(PolicyError::HashesWithoutEvidence);
         }
         self.allowed_image_hashes = Some(hashes.into_iter().collect());
+        Ok(self)
+    }
+
+    /// Allows only these image hashes besides, whatever the root contract lists.
+    ///
+    /// # Errors
+    /// As [`with_image_hashes`](Self::with_image_hashes).
+    pub fn with_pinned_images(
+        mut self,
+        hashes: impl IntoIterator<Item = [u8; 32]>,
+    ) -> Result<Self, PolicyError> {
+        if !self.needs_evidence() {
+            return Err(PolicyError::HashesWithoutEvidence);
+        }
+        self.pinned_image_hashes = Some(hashes.into_iter().collect());
         Ok(self)
     }
 
@@ -163,16 +224,99 @@ impl Policy {
             );
             return PolicyDecision::refused(PolicyRule::Verification, detail);
         }
-        match (&self.allowed_image_hashes, verdict.image_hash) {
-            (None, _) => PolicyDecision::Allowed,
-            (Some(allowed), Some(hash)) if allowed.contains(&hash) => PolicyDecision::Allowed,
-            (Some(_), Some(hash)) => {
-                let detail = format!("the image hash {} is not on the list", hex::encode(hash));
-                PolicyDecision::refused(PolicyRule::ImageHash, detail)
-            }
-            (Some(_), None) => {
-                PolicyDecision::refused(PolicyRule::ImageHash, "the evidence gives no image hash")
+        for (rule, list, whose) in [
+            (PolicyRule::ImageHash, &self.allowed_image_hashes, "the root contract's"),
+            (PolicyRule::PinnedImage, &self.pinned_image_hashes, "the operator's"),
+        ] {
+            let Some(allowed) = list else { continue };
+            match verdict.image_hash {
+                Some(hash) if allowed.contains(&hash) => {}
+                Some(hash) => {
+                    let detail = format!("the image hash {} is not on {whose} list", hex::encode(hash));
+                    return PolicyDecision::refused(rule, detail);
+                }
+                None => return PolicyDecision::refused(rule, "the evidence gives no image hash"),
             }
         }
+        PolicyDecision::Allowed
+    }
+}
+
+/// What is demanded of one sort of peer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Demands {
+    /// The kinds of evidence that will do.
+    pub accept: BTreeSet<EvidenceKind>,
+    /// The only images that are let in, by their hashes, where given; on top of the root contract's list.
+    #[serde(with = "hexed::set")]
+    pub images: Option<BTreeSet<[u8; 32]>>,
+}
+
+impl Default for Demands {
+    fn default() -> Self {
+        Self { accept: BTreeSet::from([EvidenceKind::Tdx, EvidenceKind::SevSnp]), images: None }
+    }
+}
+
+impl Demands {
+    /// As a policy.
+    ///
+    /// # Errors
+    /// An accepted kind is none.
+    pub fn policy(&self) -> Result<Policy, PolicyError> {
+        let evidence = [EvidenceKind::Tdx, EvidenceKind::SevSnp, EvidenceKind::FakeTdx];
+        if let Some(kind) = self.accept.iter().find(|kind| !evidence.contains(kind)) {
+            return Err(PolicyError::NotEvidence { kind: *kind });
+        }
+        let policy = Policy::one_of(self.accept.iter().copied());
+        match &self.images {
+            Some(images) => policy.with_pinned_images(images.iter().copied()),
+            None => Ok(policy),
+        }
+    }
+}
+
+/// An operator's policy: what is demanded of peers by their role, and of platforms by their vendor. The default is
+/// strict. In TOML, each field is a table.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct OperatorPolicy {
+    /// Of proxies.
+    pub proxy: Demands,
+    /// Of workers.
+    pub worker: Demands,
+    /// Of gateways, where any are asked for evidence.
+    pub client: Demands,
+    /// Of Intel's platforms.
+    pub tdx: TdxPolicy,
+    /// Of AMD's platforms.
+    pub sev_snp: SnpPolicy,
+}
+
+/// The roots of simulated platforms. **For test networks only**: whoever knows their keys can make any evidence.
+#[derive(Debug, Clone, Default)]
+pub struct TestRoots {
+    /// The simulated Intel's root certificate, DER.
+    pub intel: Option<Vec<u8>>,
+    /// The simulated AMD's root keys.
+    pub amd: Vec<SnpRoot>,
+}
+
+impl OperatorPolicy {
+    /// What judges evidence by this policy: by the vendors' roots, and on test networks by others besides.
+    ///
+    /// # Errors
+    /// A test root is none.
+    pub fn verifiers(&self, test: &TestRoots) -> Result<VerifierSet, RootError> {
+        let mut tdx = TdxVerifier::new(self.tdx.clone());
+        if let Some(root) = &test.intel {
+            tdx = tdx.with_test_root(root)?;
+        }
+        let roots = SnpRoots::amd().and_simulated(test.amd.iter().copied());
+        let snp = SnpVerifier::with_roots(self.sev_snp.clone(), roots);
+        Ok(VerifierSet::built_in()
+            .with(EvidenceKind::Tdx, Arc::new(tdx))
+            .with(EvidenceKind::SevSnp, Arc::new(snp)))
     }
 }

@@ -90,6 +90,8 @@ pub struct Verdict {
     /// The hash by which the root contract lists allowed images.
     #[serde(with = "hexed::option")]
     pub image_hash: Option<[u8; 32]>,
+    /// It rests on a test root, or on nothing: no proof of hardware.
+    pub simulated: bool,
     /// When the verdict stops holding (collateral runs out); `None`: not before the certificate does.
     pub expires_at: Option<UnixSeconds>,
 }
@@ -98,7 +100,8 @@ impl Verdict {
     /// A verdict without checks yet; it is not accepted.
     #[must_use]
     pub fn new(kind: EvidenceKind) -> Self {
-        Self { kind, checks: Vec::new(), measurements: None, image_hash: None, expires_at: None }
+        let simulated = kind.is_simulated();
+        Self { kind, checks: Vec::new(), measurements: None, image_hash: None, simulated, expires_at: None }
     }
 
     /// A verdict on evidence that nobody asked to have verified; it is not accepted.

@@ -7,7 +7,7 @@ mod forge;
 use base64::Engine as _;
 use cocoon_attest::{
     CLOCK_SKEW_SECONDS, CertificateError, CertificateVersion, EvidenceKind, MAX_CERTIFICATE_LEN,
-    MAX_EXTENSIONS, MAX_QUOTE_LEN, PeerCertificate, PeerRole, UnixSeconds,
+    MAX_EXTENSIONS, MAX_GPU_LEN, MAX_QUOTE_LEN, PeerCertificate, PeerRole, UnixSeconds,
 };
 use forge::{Forge, NOT_AFTER, NOT_BEFORE, tlv};
 
@@ -40,7 +40,7 @@ fn captured_certificates_are_read_and_bound_to_their_keys() {
         assert_eq!(certificate.validity().not_before, UnixSeconds(NOT_BEFORE), "{name}");
         assert_eq!(certificate.validity().not_after, UnixSeconds(NOT_AFTER), "{name}");
         assert_eq!(
-            certificate.quote().unwrap()[..],
+            certificate.evidence().bytes()[..],
             certificate.report_data().0,
             "{name}: quote binds the key"
         );
@@ -213,9 +213,33 @@ fn claims_that_are_not_the_key_are_refused_and_missing_ones_are_not() {
 fn a_quote_may_have_32_kib_and_not_a_byte_more() {
     let with_quote = |len: usize| Forge::published(SEED).with(forge::QUOTE, true, &vec![4; len]);
     let certificate = judge_at(&with_quote(MAX_QUOTE_LEN), NOW.0, PeerRole::Server).unwrap();
-    assert_eq!(certificate.quote().unwrap().len(), MAX_QUOTE_LEN);
+    assert_eq!(certificate.evidence().bytes().len(), MAX_QUOTE_LEN);
     let len = MAX_QUOTE_LEN + 1;
     assert_eq!(refusal(&with_quote(len)), CertificateError::QuoteTooLarge { len });
+}
+
+#[test]
+fn each_kind_of_evidence_has_its_own_extension() {
+    let report = include_bytes!("snp/milan-report.bin");
+    let kind = |forge: &Forge| judge_at(forge, NOW.0, PeerRole::Server).unwrap().evidence().kind();
+    assert_eq!(kind(&Forge::published(SEED).with(forge::SNP, false, report)), EvidenceKind::SevSnp);
+    // Where the other kind belongs, neither counts.
+    let misplaced = Forge::published(SEED).with(forge::QUOTE, true, report);
+    assert_eq!(kind(&misplaced), EvidenceKind::Unrecognised);
+    let misplaced = Forge::published(SEED).with(forge::SNP, false, &[0; 64]);
+    assert_eq!(kind(&misplaced), EvidenceKind::Unrecognised);
+    let both = Forge::fake_tdx(SEED).with(forge::SNP, false, report);
+    assert_eq!(refusal(&both), CertificateError::TwoMachines);
+}
+
+#[test]
+fn evidence_of_gpus_stands_beside_that_of_the_machine_and_has_a_limit() {
+    let with_gpus = |len: usize| Forge::fake_tdx(SEED).with(forge::GPU, false, &vec![7; len]);
+    let certificate = judge_at(&with_gpus(MAX_GPU_LEN), NOW.0, PeerRole::Server).unwrap();
+    assert_eq!(certificate.evidence().kind(), EvidenceKind::FakeTdx);
+    assert_eq!(certificate.evidence().gpus().map(|gpus| gpus.len()), Some(MAX_GPU_LEN));
+    let len = MAX_GPU_LEN + 1;
+    assert_eq!(refusal(&with_gpus(len)), CertificateError::GpuEvidenceTooLarge { len });
 }
 
 #[test]

@@ -3,9 +3,12 @@
 
 use std::sync::Arc;
 
+use cocoon_attest::snp::SnpProduct;
+use cocoon_attest::tdx::{TcbStatus, TdxPolicy, Tolerance};
 use cocoon_attest::{
-    Collateral, CollateralRequest, Evidence, EvidenceKind, Measurements, Outcome, Policy, PolicyDecision,
-    PolicyError, PolicyRule, QuoteError, ReportData, TdxQuote, UnixSeconds, Verdict, Verifier, VerifierSet,
+    Collateral, CollateralRequest, Demands, Evidence, EvidenceKind, Measurements, OperatorPolicy, Outcome,
+    Policy, PolicyDecision, PolicyError, PolicyRule, QuoteError, ReportData, TdxQuote, TestRoots,
+    UnixSeconds, Verdict, Verifier, VerifierSet,
 };
 
 const NOW: UnixSeconds = UnixSeconds(1_800_000_000);
@@ -117,7 +120,85 @@ fn image_hashes_without_evidence_are_a_configuration_error() {
 fn policies_go_by_their_published_names() {
     assert_eq!(Policy::by_name("any"), Ok(Policy::any()));
     assert_eq!(Policy::by_name("fake_tdx"), Ok(Policy::fake_tdx()));
-    assert!(Policy::by_name("tdx").is_err(), "nothing here verifies it yet, so nothing may ask for it");
+    assert_eq!(Policy::by_name("tee"), Ok(Policy::tee()));
+    assert!(Policy::by_name("tdx").is_err());
+}
+
+#[test]
+fn an_image_must_be_on_both_lists_where_there_are_two() {
+    let verdict = judge(&fake_evidence(&[1; 32]), &[1; 32]);
+    let hash = verdict.image_hash.unwrap();
+    let policy = |listed: [u8; 32], pinned: [u8; 32]| {
+        Policy::fake_tdx().with_image_hashes([listed]).unwrap().with_pinned_images([pinned]).unwrap()
+    };
+    assert_eq!(policy(hash, hash).decide(&verdict), PolicyDecision::Allowed);
+    assert_eq!(rule(policy([9; 32], hash).decide(&verdict)), Some(PolicyRule::ImageHash));
+    assert_eq!(rule(policy(hash, [9; 32]).decide(&verdict)), Some(PolicyRule::PinnedImage));
+}
+
+#[test]
+fn an_operators_policy_is_strict_where_it_says_nothing() {
+    let policy: OperatorPolicy = toml::from_str("").unwrap();
+    assert_eq!(policy, OperatorPolicy::default());
+    assert_eq!(policy.proxy.policy(), Ok(Policy::tee()));
+    assert_eq!(policy.tdx, TdxPolicy::strict());
+    assert!(
+        !policy.sev_snp.floors.contains_key(&SnpProduct::Milan),
+        "keys of Milan chips have been taken out"
+    );
+    assert!(!policy.sev_snp.allow_provisional_firmware && policy.sev_snp.require_alias_check);
+}
+
+#[test]
+fn an_operators_policy_says_what_it_says_and_nothing_else() {
+    let text = format!(
+        r#"
+        [worker]
+        accept = ["sev_snp"]
+        images = ["{}"]
+        [tdx]
+        tcb = {{ UpToDate = "always", SWHardeningNeeded = {{ days_after_tcb_date = 90 }} }}
+        allowed_td_attributes = "0x8000000010000000"
+        [sev_snp.floors.milan]
+        snp = 24
+        microcode = 219
+        [sev_snp.microcode]
+        19-1-1 = 219
+        "#,
+        "ab".repeat(32)
+    );
+    let policy: OperatorPolicy = toml::from_str(&text).unwrap();
+    let worker = Policy::one_of([EvidenceKind::SevSnp]).with_pinned_images([[0xab; 32]]).unwrap();
+    assert_eq!(policy.worker.policy(), Ok(worker));
+    assert_eq!(policy.proxy, Demands::default());
+    assert_eq!(policy.tdx.allowed_td_attributes, 1 << 63 | 1 << 28);
+    assert_eq!(policy.tdx.tcb[&TcbStatus::SWHardeningNeeded], Tolerance::DaysAfterTcbDate(90));
+    assert_eq!(policy.sev_snp.floors.keys().collect::<Vec<_>>(), [&SnpProduct::Milan]);
+    let again = toml::to_string(&policy).unwrap();
+    assert_eq!(toml::from_str::<OperatorPolicy>(&again).unwrap(), policy, "{again}");
+    for wrong in [
+        "[workers]\naccept = [\"tdx\"]",
+        "[worker]\naccept = [\"sgx\"]",
+        "[worker]\nimages = [\"ab\"]",
+        "[tdx]\ndebug = true",
+        "[tdx]\nallowed_xfam = \"7\"",
+        "[sev_snp.floors.rome]\nsnp = 1",
+        "[sev_snp.microcode]\n19-11 = 1",
+    ] {
+        assert!(toml::from_str::<OperatorPolicy>(wrong).is_err(), "{wrong}");
+    }
+    for kind in ["none", "unrecognised"] {
+        let policy: OperatorPolicy = toml::from_str(&format!("[worker]\naccept = [\"{kind}\"]")).unwrap();
+        assert!(policy.worker.policy().is_err(), "{kind} counted as evidence");
+    }
+}
+
+#[test]
+fn a_test_root_counts_only_where_it_was_given() {
+    let policy = OperatorPolicy::default();
+    assert!(policy.verifiers(&TestRoots::default()).is_ok());
+    let no_root = TestRoots { intel: Some(vec![1, 2, 3]), amd: Vec::new() };
+    assert!(policy.verifiers(&no_root).is_err());
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use super::evidence::SnpEvidence;
 use super::product::{SnpProduct, SnpTcb};
 use super::report::{SnpReport, SnpSigningKey};
-use super::roots::SnpRoots;
+use super::roots::{SnpRoots, Worth};
 use super::x509::{self, Certificate, Key, RevocationList};
 use crate::{Collateral, CollateralRequest, EvidenceKind, UnixSeconds};
 
@@ -79,7 +79,7 @@ impl<'a> Gathered<'a> {
             endorsement: brought.map(Cow::Borrowed),
             ark: None,
             intermediate: None,
-            needs_authorities: roots.is_simulated(),
+            needs_authorities: !roots.have_amd(),
             outdated: None,
             lists: Vec::new(),
         };
@@ -156,15 +156,14 @@ pub(super) fn root<'a>(
     der: &'a [u8],
     product: SnpProduct,
     roots: &SnpRoots,
-) -> Result<Certificate<'a>, String> {
+) -> Result<(Certificate<'a>, Worth), String> {
     let ark = parse(der)?;
-    if !roots.contains(product, ark.key_info) {
-        return Err(format!("the root's key is not the one trusted for {product}"));
-    }
+    let worth = roots.worth(product, ark.key_info);
+    let worth = worth.ok_or_else(|| format!("the root's key is not the one trusted for {product}"))?;
     if !ark.is_authority || !ark.is_signed_by(&ark) {
         return Err("the root is no authority that signed itself".to_owned());
     }
-    Ok(ark)
+    Ok((ark, worth))
 }
 
 /// The authority beneath the root.

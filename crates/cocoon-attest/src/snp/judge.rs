@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::policy::SnpPolicy;
-use super::product::{SnpProduct, SnpTcb};
+use super::product::{SnpChip, SnpProduct, SnpTcb};
 use super::report::{SnpReport, platform_bit, policy_bit};
 use super::verifier::record;
 use crate::{Outcome, ReportData, Verdict};
@@ -150,6 +150,8 @@ fn tcb_floor(report: &SnpReport, product: SnpProduct, policy: &SnpPolicy) -> Res
     let Some(floor) = policy.floors.get(&product) else {
         return Err(format!("the policy has no floor for {product}"));
     };
+    let mut floor = *floor;
+    floor.microcode = floor.microcode.max(microcode_floor(report, product, policy)?);
     for (name, bytes) in [
         ("reported", report.reported_tcb),
         ("committed", report.committed_tcb),
@@ -157,11 +159,32 @@ fn tcb_floor(report: &SnpReport, product: SnpProduct, policy: &SnpPolicy) -> Res
         ("current", report.current_tcb),
     ] {
         let tcb = SnpTcb::read(bytes, product);
-        if !tcb.reaches(floor) {
+        if !tcb.reaches(&floor) {
             return Err(format!("the {name} TCB is {tcb}; at least {floor} is asked for"));
         }
     }
     Ok(format!("all reach the floor: {floor}"))
+}
+
+/// The least microcode of this kind of chip; 0 where the policy says nothing about its line.
+fn microcode_floor(report: &SnpReport, product: SnpProduct, policy: &SnpPolicy) -> Result<u8, String> {
+    let of_line = |chip: &SnpChip| SnpProduct::of_cpu(chip.family, chip.model).contains(&product);
+    if !policy.microcode.keys().any(of_line) {
+        return Ok(0);
+    }
+    let Some([family, model, stepping]) = report.cpuid else {
+        let version = report.version;
+        return Err(format!(
+            "a report of version {version} does not say which kind of chip it is from, so its microcode cannot be \
+             judged; update the firmware"
+        ));
+    };
+    let chip = SnpChip { family, model, stepping };
+    policy
+        .microcode
+        .get(&chip)
+        .copied()
+        .ok_or_else(|| format!("the policy has no microcode for chips {chip}"))
 }
 
 fn firmware(report: &SnpReport, policy: &SnpPolicy) -> Result<String, String> {

@@ -30,7 +30,7 @@
 //! | `guest_policy` | the other bits of the guest's policy are known, and what the policy asks for |
 //! | `platform` | the platform's features are what the policy asks for |
 //! | `tcb_order` | reported, committed and launch TCB are none above the current one |
-//! | `tcb_floor` | reported, committed, launch and current TCB all reach the policy's floor |
+//! | `tcb_floor` | reported, committed, launch and current TCB all reach the policy's floor, microcode by kind of chip |
 //! | `firmware` | the firmware is committed, new enough for the operator, and as new as the guest asks |
 //! | `mitigations` | the mitigations that the policy asks for were in force at launch and are now |
 //! | `measurement` | the launch measurement is among the pinned ones; recorded as it is where none is pinned |
@@ -70,7 +70,7 @@ mod x509;
 pub(crate) use chain::read_collateral;
 pub use evidence::{SnpCertificates, SnpEvidence, SnpEvidenceError};
 pub use policy::{SnpPolicy, SnpRevocation};
-pub use product::{SnpProduct, SnpTcb, SnpTcbBytes};
+pub use product::{SnpChip, SnpProduct, SnpTcb, SnpTcbBytes};
 pub use report::{SnpFirmware, SnpReport, SnpReportError, SnpSigningKey};
 pub(crate) use roots::root_that_comes_along;
 pub use roots::{SnpRoot, SnpRoots};

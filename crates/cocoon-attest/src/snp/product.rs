@@ -52,6 +52,45 @@ impl std::fmt::Display for SnpProduct {
     }
 }
 
+/// A kind of chip, as CPUID tells it: family and model with their extended parts, and stepping. In text,
+/// `FAMILY-MODEL-STEPPING` in hexadecimal digits, such as `19-11-1`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct SnpChip {
+    /// Family.
+    pub family: u8,
+    /// Model.
+    pub model: u8,
+    /// Stepping.
+    pub stepping: u8,
+}
+
+impl From<SnpChip> for String {
+    fn from(chip: SnpChip) -> Self {
+        chip.to_string()
+    }
+}
+
+impl TryFrom<String> for SnpChip {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let mut parts = text.split('-').map(|part| u8::from_str_radix(part, 16).ok());
+        match [parts.next(), parts.next(), parts.next(), parts.next()] {
+            [Some(Some(family)), Some(Some(model)), Some(Some(stepping)), None] => {
+                Ok(Self { family, model, stepping })
+            }
+            _ => Err(format!("{text:?} is no kind of chip; write FAMILY-MODEL-STEPPING as in 19-11-1")),
+        }
+    }
+}
+
+impl std::fmt::Display for SnpChip {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:x}-{:x}-{:x}", self.family, self.model, self.stepping)
+    }
+}
+
 /// A TCB version as reports carry it: eight security versions whose order depends on the product line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -59,9 +98,9 @@ pub struct SnpTcbBytes(#[serde(with = "hexed::array")] pub [u8; 8]);
 
 /// The security versions that have a meaning. Each counts by itself: a TCB reaches another where all of them do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct SnpTcb {
     /// Of the FMC; Turin only, 0 elsewhere.
-    #[serde(default)]
     pub fmc: u8,
     /// Of the boot loader of the secure processor.
     pub boot_loader: u8,

@@ -16,11 +16,20 @@ pub struct SnpRoot {
     pub key_hash: [u8; 32],
 }
 
-/// The roots that a verifier trusts: one for each product line, or none.
+/// The roots that a verifier trusts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SnpRoots {
-    roots: Vec<SnpRoot>,
-    simulated: bool,
+    amd: bool,
+    simulated: Vec<SnpRoot>,
+}
+
+/// What a root's key is worth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Worth {
+    /// It is AMD's.
+    Amd,
+    /// It is that of a simulated platform: no proof of hardware.
+    Simulated,
 }
 
 /// AMD's authorities, in DER, as its Key Distribution Service gives them at `/vcek/v1/<product>/cert_chain` and
@@ -77,34 +86,43 @@ impl SnpRoots {
     /// AMD's, for production.
     #[must_use]
     pub fn amd() -> Self {
-        Self { roots: AMD_ROOTS.to_vec(), simulated: false }
+        Self { amd: true, simulated: Vec::new() }
     }
 
-    /// Others, for test networks: what they vouch for is no proof of hardware, and the verdict says so.
+    /// Others and not AMD's, for test networks: what they vouch for is no proof of hardware, and the verdict says so.
     #[must_use]
     pub fn simulated(roots: impl IntoIterator<Item = SnpRoot>) -> Self {
-        Self { roots: roots.into_iter().collect(), simulated: true }
+        Self { amd: false, simulated: roots.into_iter().collect() }
     }
 
-    /// Whether these are not AMD's.
+    /// These and others besides, which are simulated; for test networks.
     #[must_use]
-    pub fn is_simulated(&self) -> bool {
-        self.simulated
+    pub fn and_simulated(mut self, roots: impl IntoIterator<Item = SnpRoot>) -> Self {
+        self.simulated.extend(roots);
+        self
     }
 
-    /// Whether this key is the root of this product line.
-    pub(super) fn contains(&self, product: SnpProduct, key_info: &[u8]) -> bool {
-        let key_hash: [u8; 32] = Sha256::digest(key_info).into();
-        self.roots.contains(&SnpRoot { product, key_hash })
+    /// What this key is worth as the root of this product line; `None` where it is not trusted.
+    pub(super) fn worth(&self, product: SnpProduct, key_info: &[u8]) -> Option<Worth> {
+        let root = SnpRoot { product, key_hash: Sha256::digest(key_info).into() };
+        if self.amd && AMD_ROOTS.contains(&root) {
+            return Some(Worth::Amd);
+        }
+        self.simulated.contains(&root).then_some(Worth::Simulated)
     }
 
-    /// Root and intermediate that need not be fetched, where the roots are AMD's.
+    /// Whether AMD's authorities are among them, which need not be fetched.
+    pub(super) fn have_amd(&self) -> bool {
+        self.amd
+    }
+
+    /// Root and intermediate that need not be fetched, where AMD is trusted.
     pub(super) fn built_in(
         &self,
         product: SnpProduct,
         signer: SnpSigningKey,
     ) -> Option<(&'static [u8], &'static [u8])> {
-        if self.simulated {
+        if !self.amd {
             return None;
         }
         let authorities = AMD.iter().find(|authorities| authorities.product == product)?;
@@ -132,7 +150,7 @@ mod tests {
     fn the_built_in_authorities_have_the_pinned_keys_and_signed_each_other() {
         for Authorities { product, ark, ask, asvk } in AMD {
             let [ark, ask, asvk] = [ark, ask, asvk].map(|der| Certificate::parse(der).unwrap());
-            assert!(SnpRoots::amd().contains(product, ark.key_info), "{product}");
+            assert_eq!(SnpRoots::amd().worth(product, ark.key_info), Some(Worth::Amd), "{product}");
             for certificate in [&ark, &ask, &asvk] {
                 assert!(certificate.is_signed_by(&ark) && certificate.is_authority, "{product}");
             }
@@ -154,7 +172,9 @@ mod tests {
     #[test]
     fn a_root_counts_for_its_own_product_line_only() {
         let milan = Certificate::parse(AMD[0].ark).unwrap();
-        assert!(!SnpRoots::amd().contains(SnpProduct::Genoa, milan.key_info));
-        assert!(!SnpRoots::simulated([]).contains(SnpProduct::Milan, milan.key_info));
+        assert_eq!(SnpRoots::amd().worth(SnpProduct::Genoa, milan.key_info), None);
+        assert_eq!(SnpRoots::simulated([]).worth(SnpProduct::Milan, milan.key_info), None);
+        let both = SnpRoots::amd().and_simulated([SnpRoot { product: SnpProduct::Genoa, key_hash: [1; 32] }]);
+        assert_eq!(both.worth(SnpProduct::Milan, milan.key_info), Some(Worth::Amd));
     }
 }

@@ -6,7 +6,7 @@ use super::judge;
 use super::policy::{SnpPolicy, SnpRevocation};
 use super::product::{SnpProduct, SnpTcb};
 use super::report::{self, SnpReport, SnpSigningKey};
-use super::roots::SnpRoots;
+use super::roots::{SnpRoots, Worth};
 use super::x509::Certificate;
 use crate::{
     Collateral, CollateralRequest, Evidence, EvidenceKind, Measurements, Outcome, ReportData, UnixSeconds,
@@ -122,11 +122,7 @@ impl SnpVerifier {
     fn judge_signer(&self, verdict: &mut Verdict, evidence: &SnpEvidence<'_>, gathered: &Gathered<'_>) {
         let report = &evidence.report;
         let product = match (gathered.product, report.cpuid) {
-            (Some(product), _) if self.policy.floors.contains_key(&product) => {
-                let simulated =
-                    if self.roots.is_simulated() { ", simulated: no proof of hardware" } else { "" };
-                Ok(format!("{product}{simulated}"))
-            }
+            (Some(product), _) if self.policy.floors.contains_key(&product) => Ok(product.to_string()),
             (Some(product), _) => Err(format!("the policy does not accept {product}")),
             (None, Some([family, model, _])) if report.products().is_empty() => {
                 Err(format!("CPUID family {family:#x}, model {model:#x} is no known SNP product"))
@@ -166,7 +162,7 @@ impl SnpVerifier {
         };
         let signer = evidence.report.signing_key;
         let broken = "the certificate chain does not hold";
-        let ark = match chain::root(ark, product, &self.roots) {
+        let (ark, worth) = match chain::root(ark, product, &self.roots) {
             Ok(ark) => ark,
             Err(fault) => {
                 record(verdict, "root", Err(fault));
@@ -174,7 +170,15 @@ impl SnpVerifier {
                 return skip(verdict, &ON_THE_KEY, broken);
             }
         };
-        record(verdict, "root", Ok(format!("the root trusted for {product}")));
+        verdict.simulated = worth == Worth::Simulated;
+        record(
+            verdict,
+            "root",
+            Ok(match worth {
+                Worth::Amd => format!("AMD's root for {product}"),
+                Worth::Simulated => format!("a TEST root for {product}: this proves nothing about hardware"),
+            }),
+        );
         let ask = match chain::intermediate(intermediate, &ark, product, signer) {
             Ok(ask) => ask,
             Err(fault) => {

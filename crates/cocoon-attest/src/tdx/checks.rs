@@ -48,6 +48,8 @@ impl<'a> Platform<'a> {
 pub(super) struct Trusted<'a> {
     pub(super) root: Certificate<'a>,
     pub(super) platform: Platform<'a>,
+    /// Whether the root is a test root.
+    pub(super) simulated: bool,
 }
 
 impl Trusted<'_> {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use super::TdxMeasurements;
-use crate::UnixSeconds;
+use crate::{UnixSeconds, hexed};
 
 /// The state of a platform's TCB, in Intel's words ("Intel TDX DCAP Quoting Library API", `sgx_ql_qv_result_t`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -59,7 +59,8 @@ pub enum Tolerance {
 }
 
 /// What is demanded. The default is strict: up to date, production, nothing bound to it, no unusual features.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct TdxPolicy {
     /// Which states pass. One that is not listed is refused; [`TcbStatus::Revoked`] always is.
     pub tcb: BTreeMap<TcbStatus, Tolerance>,
@@ -68,13 +69,17 @@ pub struct TdxPolicy {
     /// The lowest `tcbEvaluationDataNumber` that collateral may have; it rises with each of Intel's TCB recoveries.
     pub min_tcb_evaluation: u32,
     /// Which bits of `td_attributes` may be set. All others must be zero, whatever they mean.
+    #[serde(with = "hexed::mask")]
     pub allowed_td_attributes: u64,
     /// Which bits of `td_attributes` must be set.
+    #[serde(with = "hexed::mask")]
     pub required_td_attributes: u64,
     /// Which bits of `xfam` may be set.
+    #[serde(with = "hexed::mask")]
     pub allowed_xfam: u64,
     /// The TDX modules by their measurement `mr_seam`; `None` leaves it at the signer and version that Intel's
     /// collateral demands (Intel lists no measurements there).
+    #[serde(with = "hexed::set")]
     pub tdx_modules: Option<BTreeSet<[u8; 48]>>,
 }
 

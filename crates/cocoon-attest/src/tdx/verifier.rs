@@ -125,6 +125,7 @@ impl TdxVerifier {
         let trusted = report.check(check::CERTIFICATE_CHAIN, self.trusted_platform(quote, &chain, now));
         match &trusted {
             Some(trusted) => {
+                report.verdict.simulated = trusted.simulated;
                 report.expires(trusted.expires());
                 report.check(check::QUOTE_SIGNATURE, check_signatures(quote, &trusted.platform.leaf));
             }
@@ -275,7 +276,7 @@ impl TdxVerifier {
                             hex::encode_upper(platform.pck.fmspc)
                         )
                     };
-                    return Ok((Trusted { root, platform }, found));
+                    return Ok((Trusted { root, platform, simulated: candidate.test }, found));
                 }
                 Err(why) => reason = why,
             }
