@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 mod certificate;
+mod collateral;
 mod der;
 mod evidence;
 pub mod fuzzing;
@@ -22,6 +23,7 @@ pub use certificate::{
     CLAIMS_OID, CLOCK_SKEW_SECONDS, CertificateError, CertificateVersion, GPU_OID, MAX_CERTIFICATE_LEN,
     MAX_EXTENSIONS, MAX_GPU_LEN, MAX_QUOTE_LEN, PeerCertificate, PeerRole, QUOTE_OID, SNP_OID, Validity,
 };
+pub use collateral::{CollateralFuture, CollateralSource, CollateralUnavailable};
 pub use evidence::{Evidence, EvidenceError, EvidenceKind, EvidenceSource, ReportData};
 pub use policy::{
     AcceptedEvidence, Demands, OperatorPolicy, Policy, PolicyDecision, PolicyError, PolicyRule, TestRoots,
