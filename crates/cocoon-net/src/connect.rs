@@ -135,8 +135,10 @@ async fn finish(
     deadline: Deadline,
 ) -> Result<SecureStream, ConnectFailure> {
     let certificates = tls.get_ref().1.peer_certificates();
-    let peer = deadline.within(Stage::Attestation, peer::identify(settings, certificates)).await?;
-    Ok(SecureStream { io: SecureIo::new(tls), peer, remote })
+    let judge = settings.judge();
+    let (peer, certificate) =
+        deadline.within(Stage::Attestation, peer::identify(judge, certificates)).await?;
+    Ok(SecureStream { io: SecureIo::new(tls, judge.clone().until_refused(certificate)), peer, remote })
 }
 
 /// When the set-up must be done.

@@ -97,7 +97,7 @@ pub enum ConnectFailure {
     #[error("{0}")]
     Collateral(#[source] CollateralUnavailable),
     /// The policy refuses the peer.
-    #[error("refused by policy ({rule:?}): {detail}")]
+    #[error("refused by policy ({rule}): {detail}")]
     Refused {
         /// The rule that failed.
         rule: PolicyRule,

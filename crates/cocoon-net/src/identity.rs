@@ -9,8 +9,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use cocoon_attest::{
-    CLAIMS_OID, CLOCK_SKEW_SECONDS, Evidence, EvidenceError, EvidenceSource, QUOTE_OID, ReportData,
-    UnixSeconds,
+    CLAIMS_OID, CLOCK_SKEW_SECONDS, Evidence, EvidenceError, EvidenceKind, EvidenceSource, GPU_OID,
+    MAX_CERTIFICATE_LEN, MAX_GPU_LEN, MAX_QUOTE_LEN, QUOTE_OID, ReportData, SNP_OID, UnixSeconds,
 };
 use ed25519_dalek::{Signer as _, SigningKey};
 use rand::RngCore as _;
@@ -178,6 +178,12 @@ fn issue(key: &NodeKey, source: &dyn EvidenceSource, now: UnixSeconds) -> Result
     let not_after = not_before + CERTIFICATE_LIFETIME.as_secs();
     let certificate =
         certificate_params(&public_key, &evidence, not_before, not_after)?.self_signed(&RcgenKey(key))?;
+    if certificate.der().len() > MAX_CERTIFICATE_LEN {
+        let len = certificate.der().len();
+        let reason =
+            format!("the certificate with it would have {len} bytes, more than {MAX_CERTIFICATE_LEN}");
+        return Err(EvidenceError { kind: evidence.kind(), reason }.into());
+    }
     let certified = CertifiedKey::new(vec![certificate.der().clone()], Arc::new(TlsKey(key.clone())));
     Ok(Issued { certified: Arc::new(certified), not_after: UnixSeconds(not_after) })
 }
@@ -207,14 +213,39 @@ fn certificate_params(
     params.key_usages = vec![rcgen::KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages =
         vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth, rcgen::ExtendedKeyUsagePurpose::ClientAuth];
-    if evidence.kind() != cocoon_attest::EvidenceKind::None {
-        for (oid, content) in [(QUOTE_OID, &evidence.bytes()[..]), (CLAIMS_OID, &public_key[..])] {
-            let mut extension = rcgen::CustomExtension::from_oid_content(oid, content.to_vec());
-            extension.set_criticality(true);
-            params.custom_extensions.push(extension);
+    params.custom_extensions = evidence_extensions(public_key, evidence)?;
+    Ok(params)
+}
+
+/// A quote as published nodes show it, critical and with claims; a report, and evidence of GPUs, in extensions of ours
+/// that others pass over.
+fn evidence_extensions(
+    public_key: &[u8; 32],
+    evidence: &Evidence,
+) -> Result<Vec<rcgen::CustomExtension>, IdentityError> {
+    let mut extensions = Vec::new();
+    let mut add = |oid: &[u64], content: &[u8], critical: bool, max: usize| {
+        if content.len() > max {
+            let reason = format!("it has {} bytes, and certificates hold {max} at most", content.len());
+            return Err(EvidenceError { kind: evidence.kind(), reason });
+        }
+        let mut extension = rcgen::CustomExtension::from_oid_content(oid, content.to_vec());
+        extension.set_criticality(critical);
+        extensions.push(extension);
+        Ok(())
+    };
+    match evidence.kind() {
+        EvidenceKind::None => {}
+        EvidenceKind::SevSnp => add(SNP_OID, evidence.bytes(), false, MAX_QUOTE_LEN)?,
+        _ => {
+            add(QUOTE_OID, evidence.bytes(), true, MAX_QUOTE_LEN)?;
+            add(CLAIMS_OID, public_key, true, public_key.len())?;
         }
     }
-    Ok(params)
+    if let Some(gpus) = evidence.gpus() {
+        add(GPU_OID, gpus, false, MAX_GPU_LEN)?;
+    }
+    Ok(extensions)
 }
 
 /// The node's key as the certificate writer wants it.

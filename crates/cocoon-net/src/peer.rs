@@ -1,17 +1,20 @@
-//! Who the peer is: from its certificate, by way of evidence and collateral, to the policy's decision.
+//! Who the peer is.
 
-use cocoon_attest::{
-    Collateral, CollateralUnavailable, Evidence, EvidenceKind, PeerCertificate, PolicyDecision, Verdict,
-};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use cocoon_attest::{Evidence, EvidenceKind, PeerCertificate, Verdict};
 use rustls::pki_types::CertificateDer;
 
-use crate::{ConnectFailure, TlsSettings};
+use crate::{ConnectFailure, Judge};
 
 /// A peer that the policy let in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PeerIdentity {
     /// Its raw Ed25519 key.
     pub public_key: [u8; 32],
+    /// Its certificate, DER.
+    pub certificate: Bytes,
     /// SHA-256 of its certificate.
     pub certificate_fingerprint: [u8; 32],
     /// The kind of evidence it showed, verified or not; see [`PeerIdentity::attested_kind`].
@@ -19,7 +22,7 @@ pub struct PeerIdentity {
     /// The evidence it showed.
     pub evidence: Evidence,
     /// What became of that evidence. Under the policy `any` it is not checked.
-    pub verdict: Verdict,
+    pub verdict: Arc<Verdict>,
     /// The verified hash of the image it runs; `None` where nothing was verified.
     pub image_hash: Option<[u8; 32]>,
 }
@@ -30,49 +33,34 @@ impl PeerIdentity {
     pub fn attested_kind(&self) -> Option<EvidenceKind> {
         self.verdict.accepted().then_some(self.kind)
     }
+
+    /// Whether hardware vouches for it: evidence was verified, and not by a simulated vendor's root.
+    #[must_use]
+    pub fn is_proven(&self) -> bool {
+        self.verdict.accepted() && !self.verdict.simulated
+    }
 }
 
 /// Decides about the peer behind a finished handshake.
 pub(crate) async fn identify(
-    settings: &TlsSettings,
+    judge: &Judge,
     certificates: Option<&[CertificateDer<'_>]>,
-) -> Result<PeerIdentity, ConnectFailure> {
+) -> Result<(PeerIdentity, PeerCertificate), ConnectFailure> {
     // The handshake does not finish without a certificate; should it ever, the peer is refused.
     let der = certificates
         .and_then(<[_]>::first)
         .ok_or(ConnectFailure::Tls(rustls::Error::NoCertificatesPresented))?;
     let certificate = PeerCertificate::parse(der).map_err(ConnectFailure::Certificate)?;
-    let evidence = certificate.evidence();
-    let policy = settings.policy();
-    let verdict = if !policy.needs_evidence() {
-        Verdict::unchecked(evidence.kind(), "the policy asks for no evidence")
-    } else if !policy.accepts_kind(evidence.kind()) {
-        Verdict::unchecked(evidence.kind(), "the policy does not accept this kind")
-    } else {
-        let collateral = fetch_collateral(settings, &evidence).await?;
-        settings.verifier().verify(&evidence, &collateral, &certificate.report_data(), settings.now())
-    };
-    if let PolicyDecision::Refused { rule, detail } = policy.decide(&verdict) {
-        return Err(ConnectFailure::Refused { rule, detail });
-    }
-    Ok(PeerIdentity {
+    let verdict = judge.decide(&certificate).await?;
+    let evidence = certificate.evidence().clone();
+    let peer = PeerIdentity {
         public_key: *certificate.public_key(),
+        certificate: Bytes::copy_from_slice(der),
         certificate_fingerprint: *certificate.fingerprint(),
         kind: evidence.kind(),
         image_hash: verdict.image_hash,
         evidence,
         verdict,
-    })
-}
-
-async fn fetch_collateral(settings: &TlsSettings, evidence: &Evidence) -> Result<Collateral, ConnectFailure> {
-    let requests = settings.verifier().collateral_needed(evidence);
-    if requests.is_empty() {
-        return Ok(Collateral::none());
-    }
-    let Some(source) = settings.collateral() else {
-        let reason = "no source is configured".to_owned();
-        return Err(ConnectFailure::Collateral(CollateralUnavailable { kind: evidence.kind(), reason }));
     };
-    source.fetch(&requests).await.map_err(ConnectFailure::Collateral)
+    Ok((peer, certificate))
 }

@@ -11,6 +11,8 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, Re
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use crate::NoLongerAllowed;
+
 /// Bytes asked of the state machine at a time.
 const SEND_BYTES: usize = 128 * 1024;
 /// Room for reading at a time.
@@ -41,6 +43,9 @@ pub enum Ended {
     /// We closed it.
     #[error("closed by us")]
     ByUs,
+    /// The peer is no longer let in.
+    #[error("closed: {0}")]
+    Refused(NoLongerAllowed),
     /// It broke.
     #[error("broken: {0}")]
     Broken(io::Error),
@@ -104,7 +109,7 @@ async fn move_bytes<S: AsyncRead + AsyncWrite>(
                     unflushed = !sending.is_empty();
                     sending.advance(count);
                 }
-                Err(error) => return Ended::Broken(error),
+                Err(error) => return broken(error),
             },
             () = wake.notified(), if sending.is_empty() => {}
             read = reader.read_buf(received) => match read {
@@ -113,7 +118,7 @@ async fn move_bytes<S: AsyncRead + AsyncWrite>(
                     return Ended::Violation(why);
                 },
                 Err(error) if is_close(&error) => return Ended::ByPeer,
-                Err(error) => return Ended::Broken(error),
+                Err(error) => return broken(error),
             },
             () = close.cancelled() => return Ended::ByUs,
         }
@@ -123,6 +128,12 @@ async fn move_bytes<S: AsyncRead + AsyncWrite>(
 /// Writes what it can, and flushes when there is nothing to write. Returns the bytes written.
 async fn write_some(writer: &mut (impl AsyncWrite + Unpin), sending: &[u8]) -> io::Result<usize> {
     if sending.is_empty() { writer.flush().await.map(|()| 0) } else { writer.write(sending).await }
+}
+
+/// Refused by us, or broken.
+fn broken(error: io::Error) -> Ended {
+    let refused = error.get_ref().and_then(|inner| inner.downcast_ref::<NoLongerAllowed>()).cloned();
+    refused.map_or(Ended::Broken(error), Ended::Refused)
 }
 
 /// Peers often just drop the connection, without TLS's farewell.

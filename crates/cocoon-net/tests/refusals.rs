@@ -10,7 +10,7 @@ use cocoon_attest::{
     CertificateError, Collateral, CollateralFuture, CollateralRequest, CollateralSource, Evidence,
     EvidenceKind, Outcome, Policy, PolicyRule, ReportData, UnixSeconds, Verdict, Verifier, VerifierSet,
 };
-use cocoon_net::{AcceptOptions, ConnectFailure, DialOptions, Stage, TlsSettings, dial};
+use cocoon_net::{AcceptOptions, ConnectFailure, DialOptions, NoLongerAllowed, Stage, TlsSettings, dial};
 use cocoon_wire::pow::{Challenge, Solution};
 use support::forge::{self, Forge, NOT_AFTER};
 use support::{
@@ -24,7 +24,7 @@ const SEED: [u8; 32] = [7; 32];
 
 fn node_at(second: u64, policy: Policy) -> TlsSettings {
     let clock = ManualClock::at(second);
-    TlsSettings::new(identity("fake_tdx"), Arc::new(VerifierSet::built_in()), policy, clock).unwrap()
+    TlsSettings::new(identity("fake_tdx"), Arc::new(VerifierSet::built_in()), policy, None, clock).unwrap()
 }
 
 /// What our acceptor and our dialler say to a raw peer with this TLS.
@@ -147,14 +147,15 @@ async fn a_refused_dialler_learns_of_it_and_gets_no_byte() {
 }
 
 #[tokio::test]
-async fn a_changed_policy_rules_the_next_connection_and_leaves_the_last_one_up() {
+async fn a_changed_policy_rules_the_next_connection_and_those_that_are_up() {
     let (acceptor, dialler) = (node("none", Policy::any()), node("none", Policy::any()));
     let (first, first_dialled) = connect(&acceptor, &dialler).await;
     acceptor.clone().set_policy(Policy::fake_tdx());
     let (second, _) = connect(&acceptor, &dialler).await;
     assert_eq!(rule(&cause(second)), Some(PolicyRule::EvidenceKind));
     first_dialled.unwrap().io.write_all(b"x").await.unwrap();
-    first.unwrap().io.read_exact(&mut [0]).await.unwrap();
+    let error = first.unwrap().io.read_exact(&mut [0]).await.unwrap_err();
+    assert!(error.get_ref().unwrap().is::<NoLongerAllowed>(), "{error}");
 }
 
 #[tokio::test]
@@ -337,16 +338,16 @@ impl CollateralSource for Archive {
 
 #[tokio::test]
 async fn evidence_that_needs_collateral_is_accepted_with_it_and_refused_without() {
-    let settings = || {
-        let clock = ManualClock::at(NOW);
-        TlsSettings::new(identity("none"), Arc::new(NeedsPaper), Policy::fake_tdx(), clock).unwrap()
+    let settings = |source: Option<Arc<dyn CollateralSource>>| {
+        let (clock, policy) = (ManualClock::at(NOW), Policy::fake_tdx());
+        TlsSettings::new(identity("none"), Arc::new(NeedsPaper), policy, source, clock).unwrap()
     };
     let dialler = node("fake_tdx", Policy::any());
-    let (accepted, _) = connect(&settings(), &dialler).await;
+    let (accepted, _) = connect(&settings(None), &dialler).await;
     let failure = cause(accepted);
     assert!(matches!(failure, ConnectFailure::Collateral(_)), "no source: {failure}");
-    let (accepted, _) = connect(&settings().with_collateral(Arc::new(Archive(false))), &dialler).await;
+    let (accepted, _) = connect(&settings(Some(Arc::new(Archive(false)))), &dialler).await;
     assert_eq!(rule(&cause(accepted)), Some(PolicyRule::Verification), "an empty source");
-    let (accepted, _) = connect(&settings().with_collateral(Arc::new(Archive(true))), &dialler).await;
+    let (accepted, _) = connect(&settings(Some(Arc::new(Archive(true)))), &dialler).await;
     assert_eq!(accepted.unwrap().peer.attested_kind(), Some(EvidenceKind::FakeTdx));
 }

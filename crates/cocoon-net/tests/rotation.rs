@@ -38,7 +38,8 @@ async fn renewal_keeps_connections_up_and_new_ones_see_the_new_certificate() {
     let clock = ManualClock::at(NOW);
     let settings = |clock: &Arc<ManualClock>| {
         let verifier = Arc::new(VerifierSet::built_in());
-        TlsSettings::new(identity("fake_tdx"), verifier, Policy::fake_tdx(), Arc::clone(clock) as _).unwrap()
+        TlsSettings::new(identity("fake_tdx"), verifier, Policy::fake_tdx(), None, Arc::clone(clock) as _)
+            .unwrap()
     };
     let (acceptor, dialler) = (settings(&clock), settings(&clock));
     let (accepted, dialled) = connect(&acceptor, &dialler).await;
@@ -105,7 +106,7 @@ async fn without_fresh_evidence_the_current_certificate_stays_in_use() {
     assert_eq!(identity.certificate(), first);
     let clock = ManualClock::at(NOW + 20 * HOUR);
     let verifier = Arc::new(VerifierSet::built_in());
-    let acceptor = TlsSettings::new(identity, verifier, Policy::any(), clock).unwrap();
+    let acceptor = TlsSettings::new(identity, verifier, Policy::any(), None, clock).unwrap();
     let (accepted, dialled) = connect(&acceptor, &node("none", Policy::fake_tdx())).await;
     accepted.unwrap();
     dialled.unwrap();

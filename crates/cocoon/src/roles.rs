@@ -441,7 +441,7 @@ impl Tls {
     fn settings(&self, require: Require) -> anyhow::Result<TlsSettings> {
         let policy = Policy::by_name(require.name())?;
         let verifier = Arc::new(VerifierSet::built_in());
-        TlsSettings::new(Arc::clone(&self.identity), verifier, policy, Arc::clone(&self.clock))
+        TlsSettings::new(Arc::clone(&self.identity), verifier, policy, None, Arc::clone(&self.clock))
             .context("cannot set up TLS")
     }
 

@@ -114,7 +114,7 @@ pub fn tls(source: &str, policy: Policy) -> TlsSettings {
 
 /// Shows `identity`, demands `policy`, by this clock.
 pub fn tls_with(identity: Arc<NodeIdentity>, policy: Policy, clock: Arc<dyn Clock>) -> TlsSettings {
-    TlsSettings::new(identity, Arc::new(VerifierSet::built_in()), policy, clock).unwrap()
+    TlsSettings::new(identity, Arc::new(VerifierSet::built_in()), policy, None, clock).unwrap()
 }
 
 /// An ordinary proxy's configuration.

@@ -59,7 +59,7 @@ pub fn identity(source: &str) -> Arc<NodeIdentity> {
 /// Shows `source`, demands `policy`.
 pub fn node(source: &str, policy: Policy) -> TlsSettings {
     let verifier = Arc::new(VerifierSet::built_in());
-    TlsSettings::new(identity(source), verifier, policy, ManualClock::at(NOW)).unwrap()
+    TlsSettings::new(identity(source), verifier, policy, None, ManualClock::at(NOW)).unwrap()
 }
 
 pub fn accepting() -> AcceptOptions {

@@ -18,7 +18,7 @@ pub(super) fn tls(seed: [u8; 32], policy: Policy) -> TlsSettings {
     let identity =
         NodeIdentity::new(NodeKey::from_seed(&seed), cocoon_tee::open("none").unwrap(), SystemClock.now());
     let verifiers = Arc::new(VerifierSet::built_in());
-    TlsSettings::new(identity.unwrap(), verifiers, policy, Arc::new(SystemClock)).unwrap()
+    TlsSettings::new(identity.unwrap(), verifiers, policy, None, Arc::new(SystemClock)).unwrap()
 }
 
 async fn worker(town: &Town, settlement: Option<SettlementConfig>) -> Worker {

@@ -1,0 +1,214 @@
+//! Peers that were let in, and for how long: what is verified when, and what ends a connection that is up.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod support;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use cocoon_attest::{
+    Collateral, CollateralFuture, CollateralRequest, CollateralSource, CollateralUnavailable, Evidence,
+    EvidenceKind, Outcome, Policy, ReportData, UnixSeconds, Verdict, Verifier,
+};
+use cocoon_net::{NoLongerAllowed, SecureStream, TlsSettings};
+use support::{ManualClock, NOW, connect, identity, node};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+const IMAGE: [u8; 32] = [5; 32];
+/// How long the collateral of the test vendor lasts, seconds.
+const LASTS: u64 = 10_000;
+
+fn paper() -> CollateralRequest {
+    CollateralRequest { kind: EvidenceKind::FakeTdx, name: "paper".to_owned() }
+}
+
+/// A vendor whose paper says until when it is good; counts how often it is read.
+#[derive(Default)]
+struct Vendor {
+    verified: AtomicUsize,
+    revoked: AtomicBool,
+}
+
+impl Verifier for Vendor {
+    fn collateral_needed(&self, _: &Evidence) -> Vec<CollateralRequest> {
+        vec![paper()]
+    }
+
+    fn verify(&self, evidence: &Evidence, found: &Collateral, _: &ReportData, now: UnixSeconds) -> Verdict {
+        self.verified.fetch_add(1, Ordering::SeqCst);
+        let mut verdict = Verdict::new(evidence.kind());
+        let until = found.get(&paper()).map(|paper| u64::from_le_bytes(paper[..].try_into().unwrap()));
+        let present =
+            if until.is_some_and(|until| now.0 <= until) { Outcome::Passed } else { Outcome::Failed };
+        verdict.record("collateral", present, "looked for it");
+        let spared = if self.revoked.load(Ordering::SeqCst) { Outcome::Failed } else { Outcome::Passed };
+        verdict.record("revocation", spared, "looked");
+        verdict.image_hash = Some(IMAGE);
+        verdict.expires_at = until.map(UnixSeconds);
+        verdict
+    }
+}
+
+/// Gives the paper, as long as it can be reached; each is good for [`LASTS`] from when it is fetched.
+struct Library {
+    clock: Arc<ManualClock>,
+    closed: AtomicBool,
+    refused: AtomicUsize,
+}
+
+impl CollateralSource for Library {
+    fn fetch<'a>(&'a self, requests: &'a [CollateralRequest]) -> CollateralFuture<'a> {
+        use cocoon_net::Clock as _;
+        Box::pin(async move {
+            if self.closed.load(Ordering::SeqCst) {
+                return Err(CollateralUnavailable {
+                    kind: EvidenceKind::FakeTdx,
+                    reason: "closed".to_owned(),
+                });
+            }
+            let mut found = Collateral::none();
+            for request in requests {
+                let until = self.clock.now().0 + LASTS;
+                found.insert(request.clone(), until.to_le_bytes().to_vec().into());
+            }
+            Ok(found)
+        })
+    }
+
+    fn refused(&self, _: &[CollateralRequest]) {
+        self.refused.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+/// A node that demands the vendor's word, and what it rests on.
+struct World {
+    settings: TlsSettings,
+    vendor: Arc<Vendor>,
+    library: Arc<Library>,
+    clock: Arc<ManualClock>,
+}
+
+impl World {
+    fn new() -> Self {
+        let clock = ManualClock::at(NOW);
+        let (closed, refused) = (AtomicBool::new(false), AtomicUsize::new(0));
+        let library = Arc::new(Library { clock: Arc::clone(&clock), closed, refused });
+        let vendor = Arc::new(Vendor::default());
+        let settings = TlsSettings::new(
+            identity("none"),
+            Arc::clone(&vendor) as _,
+            Policy::fake_tdx(),
+            Some(Arc::clone(&library) as _),
+            Arc::clone(&clock) as _,
+        );
+        Self { settings: settings.unwrap(), vendor, library, clock }
+    }
+
+    fn verified(&self) -> usize {
+        self.vendor.verified.load(Ordering::SeqCst)
+    }
+
+    /// The time is now this much later, and everybody looks.
+    fn later(&self, seconds: u64) {
+        self.clock.set(NOW + seconds);
+        self.settings.judge().look_again();
+    }
+}
+
+/// Both ends of a connection to the node.
+async fn connected(world: &World, peer: &TlsSettings) -> (SecureStream, SecureStream) {
+    let (accepted, dialled) = connect(&world.settings, peer).await;
+    (accepted.unwrap(), dialled.unwrap())
+}
+
+/// The peer says something, and our side hears it.
+async fn passes(ours: &mut SecureStream, theirs: &mut SecureStream) {
+    theirs.io.write_all(b"x").await.unwrap();
+    theirs.io.flush().await.unwrap();
+    assert_eq!(ours.io.read_u8().await.unwrap(), b'x');
+}
+
+/// Why our side hears nothing any more.
+async fn why_ended(ours: &mut SecureStream) -> String {
+    let error = ours.io.read_u8().await.unwrap_err();
+    assert!(error.get_ref().unwrap().is::<NoLongerAllowed>(), "{error}");
+    error.to_string()
+}
+
+#[tokio::test]
+async fn evidence_is_verified_once_per_certificate() {
+    let world = World::new();
+    let peer = node("fake_tdx", Policy::any());
+    for _ in 0..3 {
+        connected(&world, &peer).await;
+    }
+    assert_eq!(world.verified(), 1);
+    connected(&world, &node("fake_tdx", Policy::any())).await;
+    assert_eq!(world.verified(), 2, "another certificate is another matter");
+}
+
+#[tokio::test]
+async fn a_peer_whose_image_leaves_the_list_is_dropped_before_another_byte_goes_through() {
+    let world = World::new();
+    let (mut ours, mut theirs) = connected(&world, &node("fake_tdx", Policy::any())).await;
+    passes(&mut ours, &mut theirs).await;
+    let listed = |hash: [u8; 32]| Policy::fake_tdx().with_image_hashes([hash]).unwrap();
+    world.settings.set_policy(listed(IMAGE));
+    passes(&mut ours, &mut theirs).await;
+    world.settings.set_policy(listed([9; 32]));
+    let error = ours.io.write_all(b"a secret").await.unwrap_err();
+    assert!(error.to_string().contains("image_hash"), "{error}");
+    assert!(why_ended(&mut ours).await.contains("image_hash"));
+    drop(ours);
+    let mut heard = Vec::new();
+    // Cut off without a farewell, which TLS calls an unexpected end.
+    let _ = theirs.io.read_to_end(&mut heard).await;
+    assert!(heard.is_empty(), "a peer that is not let in any more heard {heard:?}");
+}
+
+#[tokio::test]
+async fn a_reader_that_waits_is_woken_when_its_peer_is_no_longer_let_in() {
+    let world = World::new();
+    let (mut ours, _theirs) = connected(&world, &node("fake_tdx", Policy::any())).await;
+    let settings = world.settings.clone();
+    let waiting = tokio::spawn(async move { why_ended(&mut ours).await });
+    tokio::task::yield_now().await;
+    settings.set_policy(Policy::fake_tdx().with_image_hashes([]).unwrap());
+    assert!(waiting.await.unwrap().contains("image_hash"));
+}
+
+#[tokio::test]
+async fn collateral_that_runs_out_is_fetched_anew_and_the_connection_stays() {
+    let world = World::new();
+    let (mut ours, mut theirs) = connected(&world, &node("fake_tdx", Policy::any())).await;
+    world.later(LASTS + 1);
+    passes(&mut ours, &mut theirs).await;
+    world.later(2 * LASTS);
+    passes(&mut ours, &mut theirs).await;
+    assert!(world.verified() >= 2);
+}
+
+#[tokio::test]
+async fn without_new_collateral_a_peer_stays_until_the_old_runs_out() {
+    let world = World::new();
+    let (mut ours, mut theirs) = connected(&world, &node("fake_tdx", Policy::any())).await;
+    world.library.closed.store(true, Ordering::SeqCst);
+    world.later(LASTS);
+    passes(&mut ours, &mut theirs).await;
+    world.later(LASTS + 1);
+    assert!(why_ended(&mut ours).await.contains("closed"));
+}
+
+#[tokio::test]
+async fn what_the_vendor_revokes_is_dropped_at_the_next_look_and_the_source_hears_of_it() {
+    let world = World::new();
+    let (mut ours, mut theirs) = connected(&world, &node("fake_tdx", Policy::any())).await;
+    world.vendor.revoked.store(true, Ordering::SeqCst);
+    world.later(60);
+    passes(&mut ours, &mut theirs).await;
+    world.later(3600);
+    assert!(why_ended(&mut ours).await.contains("revocation"));
+    assert_eq!(world.library.refused.load(Ordering::SeqCst), 1);
+    let peer = node("fake_tdx", Policy::any());
+    assert!(connect(&world.settings, &peer).await.0.is_err(), "nor is it let in again");
+}
