@@ -5,6 +5,8 @@
 #![forbid(unsafe_code)]
 
 mod amount;
+#[cfg_attr(not(test), expect(dead_code, reason = "for the command that verifies evidence"))]
+mod attest_report;
 mod calendar;
 mod chain_access;
 mod chain_command;
