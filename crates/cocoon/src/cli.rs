@@ -1,6 +1,7 @@
 //! The command line.
 
 mod chain;
+mod doctor;
 mod local;
 mod roles;
 mod root;
@@ -10,6 +11,7 @@ mod wallet;
 use clap::{Parser, Subcommand};
 
 pub(crate) use chain::{BlockTime, Chain, ChainCommand, ChainUrl, RunChain};
+pub(crate) use doctor::Doctor;
 pub(crate) use local::{Demo, Up};
 pub(crate) use roles::{Gateway, Proxy, Worker, environment};
 pub(crate) use root::{
@@ -62,6 +64,7 @@ Examples:
   cocoon up                      a whole network on this machine, for any OpenAI client
   cocoon demo README.md          summarise a file through such a network and show who paid whom
   cocoon worker --config w.toml  one role alone
+  cocoon doctor                  whether this machine is ready to be a worker
   cocoon chain                   a TON-style chain on this machine, with a faucet and toncenter's API
   cocoon tx te6ccg...            what a message or transaction of the contracts says
   cocoon wallet create w.txt     a wallet; `wallet` also shows, sends, and brings a node's coins home
@@ -80,6 +83,7 @@ pub(crate) enum Command {
     Tx(Tx),
     Root(Root),
     Wallet(Wallet),
+    Doctor(Doctor),
 }
 
 #[cfg(test)]

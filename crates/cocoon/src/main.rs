@@ -5,6 +5,8 @@
 #![forbid(unsafe_code)]
 
 mod amount;
+#[cfg_attr(not(test), expect(dead_code, reason = "for the command that verifies evidence"))]
+mod attest_report;
 mod calendar;
 mod chain_access;
 mod chain_command;
@@ -13,6 +15,7 @@ mod cli;
 mod config;
 mod demo;
 mod dir;
+mod doctor;
 mod exit;
 mod home;
 mod http_client;
@@ -48,7 +51,7 @@ const EXIT_USAGE: u8 = 2;
 fn main() -> ExitCode {
     let cli = Cli::parse();
     match run(cli) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) if error.is::<Interrupted>() => {
             terminal::complain(&error);
             ExitCode::from(EXIT_INTERRUPTED)
@@ -60,7 +63,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(cli: Cli) -> anyhow::Result<()> {
+fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     // Services tell of themselves in the log, and outlive the terminal.
     let service = matches!(cli.command, Command::Gateway(_) | Command::Proxy(_) | Command::Worker(_));
     let (level, on_hang_up) = if service { ("info", Asked::Reload) } else { ("warn", Asked::Stop) };
@@ -69,7 +72,8 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         tokio::runtime::Runtime::new().context("cannot start: the system gives no threads or files")?;
     let outcome = runtime.block_on(async {
         let mut stop = Signals::listen(on_hang_up)?;
-        match cli.command {
+        let done = match cli.command {
+            Command::Doctor(options) => return doctor::run(options, &mut stop).await,
             Command::Up(options) => up::run(options, &mut stop).await,
             Command::Demo(options) => demo::run(options, &mut stop).await,
             Command::Gateway(options) => roles::run_gateway(&options.load()?, &mut stop).await,
@@ -79,7 +83,8 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             Command::Tx(options) => tx::run(options, &mut stop).await,
             Command::Root(options) => root_command::run(options, &mut stop).await,
             Command::Wallet(options) => wallet_command::run(options, &mut stop).await,
-        }
+        };
+        done.map(|()| ExitCode::SUCCESS)
     });
     // After a second signal nothing is waited for, blocking work included; otherwise nothing is left.
     runtime.shutdown_background();

@@ -41,6 +41,32 @@ pub(crate) fn complain(error: &anyhow::Error) {
     let _ = io::stderr().lock().write_all(text.as_bytes());
 }
 
+/// One line without control characters: for words of others between words of ours.
+pub(crate) fn one_line(text: &str) -> String {
+    let words: Vec<&str> = text.split_whitespace().collect();
+    words.join(" ").chars().filter(|c| !c.is_control()).collect()
+}
+
+/// Breaks a text between words so that lines that begin after `indent` columns end before `width`. The first line is not
+/// indented. A word that is too long for a line has its own.
+pub(crate) fn wrapped(text: &str, indent: usize, width: usize) -> String {
+    let (mut wrapped, mut column) = (String::new(), indent);
+    for word in text.split(' ') {
+        let length = word.chars().count();
+        if column > indent && column + 1 + length > width {
+            wrapped.push('\n');
+            wrapped += &" ".repeat(indent);
+            column = indent;
+        } else if column > indent {
+            wrapped.push(' ');
+            column += 1;
+        }
+        wrapped += word;
+        column += length;
+    }
+    wrapped
+}
+
 /// Colours, on a terminal and where the environment does not forbid them (<https://no-color.org>).
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Style(bool);

@@ -20,6 +20,7 @@ fn help_is_there_for_every_command_and_shows_examples() {
         &["chain", "status", "--help"],
         &["tx", "--help"],
         &["root", "--help"],
+        &["doctor", "--help"],
     ] {
         let output = run(command);
         assert!(output.status.success(), "{command:?}");
@@ -44,6 +45,7 @@ fn wrong_arguments_are_a_usage_error() {
         &["up", "--workers", "65"],
         &["up", "--port-base", "65000"],
         &["up", "--model", "x"],
+        &["doctor", "--role", "baker"],
         &["demo"],
         &["demo", "x", "--sentences", "0"],
         &["gateway", "--http", "nowhere"],

@@ -392,6 +392,17 @@ pub(crate) enum Role {
     Worker,
 }
 
+impl Role {
+    /// Its name, as commands and configurations have it.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Gateway => "gateway",
+            Self::Proxy => "proxy",
+            Self::Worker => "worker",
+        }
+    }
+}
+
 /// Wallet contracts that people use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum PersonKind {
