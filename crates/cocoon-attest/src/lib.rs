@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 mod certificate;
+mod collateral;
 mod der;
 mod evidence;
 pub mod fuzzing;
@@ -22,6 +23,7 @@ pub use certificate::{
     CLAIMS_OID, CLOCK_SKEW_SECONDS, CertificateError, CertificateVersion, MAX_CERTIFICATE_LEN,
     MAX_EXTENSIONS, MAX_QUOTE_LEN, PeerCertificate, PeerRole, QUOTE_OID, Validity,
 };
+pub use collateral::{CollateralFuture, CollateralSource, CollateralUnavailable};
 pub use evidence::{Evidence, EvidenceError, EvidenceKind, EvidenceSource, ReportData};
 pub use policy::{AcceptedEvidence, Policy, PolicyDecision, PolicyError, PolicyRule};
 pub use tdx::{QuoteError, Register, TdxMeasurements, TdxQuote};

@@ -3,10 +3,8 @@
 use std::fmt;
 use std::io;
 
-use cocoon_attest::{CertificateError, PolicyRule};
+use cocoon_attest::{CertificateError, CollateralUnavailable, PolicyRule};
 use cocoon_wire::pow::PowError;
-
-use crate::CollateralUnavailable;
 
 /// A connection that did not come about: with whom, and why.
 #[derive(Debug, thiserror::Error)]

@@ -28,7 +28,7 @@ pub use error::{ConnectError, ConnectFailure, Stage};
 pub use identity::{CERTIFICATE_LIFETIME, IdentityError, NodeIdentity, NodeKey, spawn_rotation};
 pub use listener::{Listener, ListenerOptions};
 pub use pages::{PageListener, PageStream};
-pub use peer::{CollateralFuture, CollateralSource, CollateralUnavailable, PeerIdentity};
+pub use peer::PeerIdentity;
 pub use pump::{Ended, Endpoint, pump};
 pub use settings::TlsSettings;
 pub use stream::{SecureIo, SecureStream};

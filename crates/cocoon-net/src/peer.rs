@@ -1,10 +1,7 @@
 //! Who the peer is: from its certificate, by way of evidence and collateral, to the policy's decision.
 
-use std::future::Future;
-use std::pin::Pin;
-
 use cocoon_attest::{
-    Collateral, CollateralRequest, Evidence, EvidenceKind, PeerCertificate, PolicyDecision, Verdict,
+    Collateral, CollateralUnavailable, Evidence, EvidenceKind, PeerCertificate, PolicyDecision, Verdict,
 };
 use rustls::pki_types::CertificateDer;
 
@@ -33,27 +30,6 @@ impl PeerIdentity {
     pub fn attested_kind(&self) -> Option<EvidenceKind> {
         self.verdict.accepted().then_some(self.kind)
     }
-}
-
-/// What a [`CollateralSource`] promises.
-pub type CollateralFuture<'a> =
-    Pin<Box<dyn Future<Output = Result<Collateral, CollateralUnavailable>> + Send + 'a>>;
-
-/// Fetches what evidence needs for its verification: vendors' certificates, revocation lists and the like.
-/// It is expected to cache.
-pub trait CollateralSource: Send + Sync {
-    /// Fetches everything asked for. The time of a connection's set-up covers it.
-    fn fetch<'a>(&'a self, requests: &'a [CollateralRequest]) -> CollateralFuture<'a>;
-}
-
-/// Collateral that cannot be had.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("no collateral for {kind} evidence: {reason}")]
-pub struct CollateralUnavailable {
-    /// For what kind of evidence.
-    pub kind: EvidenceKind,
-    /// Why, and what to do about it.
-    pub reason: String,
 }
 
 /// Decides about the peer behind a finished handshake.

@@ -3,10 +3,9 @@
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use cocoon_attest::{Policy, UnixSeconds, Verifier};
+use cocoon_attest::{CollateralSource, Policy, UnixSeconds, Verifier};
 use rustls::{ClientConfig, ServerConfig};
 
-use crate::peer::CollateralSource;
 use crate::{Clock, NodeIdentity, tls};
 
 /// Our identity, and our demands on peers. Cheap to clone; clones share one policy.

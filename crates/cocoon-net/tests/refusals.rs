@@ -7,12 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cocoon_attest::{
-    CertificateError, Collateral, CollateralRequest, Evidence, EvidenceKind, Outcome, Policy, PolicyRule,
-    ReportData, UnixSeconds, Verdict, Verifier, VerifierSet,
+    CertificateError, Collateral, CollateralFuture, CollateralRequest, CollateralSource, Evidence,
+    EvidenceKind, Outcome, Policy, PolicyRule, ReportData, UnixSeconds, Verdict, Verifier, VerifierSet,
 };
-use cocoon_net::{
-    AcceptOptions, CollateralFuture, CollateralSource, ConnectFailure, DialOptions, Stage, TlsSettings, dial,
-};
+use cocoon_net::{AcceptOptions, ConnectFailure, DialOptions, Stage, TlsSettings, dial};
 use cocoon_wire::pow::{Challenge, Solution};
 use support::forge::{self, Forge, NOT_AFTER};
 use support::{
