@@ -23,6 +23,7 @@ pub struct CollateralRequest {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Collateral {
     items: BTreeMap<CollateralRequest, Bytes>,
+    failures: BTreeMap<CollateralRequest, String>,
 }
 
 impl Collateral {
@@ -41,6 +42,29 @@ impl Collateral {
     #[must_use]
     pub fn get(&self, request: &CollateralRequest) -> Option<&Bytes> {
         self.items.get(request)
+    }
+
+    /// Every answer with its request, in the order of the requests.
+    pub fn iter(&self) -> impl Iterator<Item = (&CollateralRequest, &Bytes)> {
+        self.items.iter()
+    }
+
+    /// Notes why a request could not be answered anew. There may be an older answer all the same.
+    pub fn note_failure(&mut self, request: CollateralRequest, reason: String) {
+        self.failures.insert(request, reason);
+    }
+
+    /// What could not be fetched, and why: for the words of a refusal, never for a decision.
+    pub fn failures(&self) -> impl Iterator<Item = (&CollateralRequest, &str)> {
+        self.failures.iter().map(|(request, reason)| (request, reason.as_str()))
+    }
+
+    /// The request's name and, where fetching failed, why.
+    pub(crate) fn describe(&self, request: &CollateralRequest) -> String {
+        match self.failures.get(request) {
+            Some(reason) => format!("{} ({reason})", request.name),
+            None => request.name.clone(),
+        }
     }
 }
 
