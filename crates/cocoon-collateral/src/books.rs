@@ -126,19 +126,15 @@ impl Books {
             let renew = now >= entry.renew_at && obstacle.is_none() && flight.is_none() && !is_full;
             return Decision::Serve { body, renew, note: None };
         }
-        let stale = |reason: String| {
-            let what =
-                if has_run_out { "this one has run out and" } else { "evidence was refused with this one;" };
-            format!("{what} there is no newer one: {reason}")
-        };
+        let stale = |reason: String| Some(stale(has_run_out, &reason));
         match (flight, obstacle) {
             (Some(flight), _) => Decision::Wait(flight),
             (None, _) if is_fresh => {
-                let note = Some(stale("it was fetched a moment ago".to_owned()));
+                let note = stale("it was fetched a moment ago".to_owned());
                 Decision::Serve { body, renew: false, note }
             }
-            (None, Some(reason)) => Decision::Serve { body, renew: false, note: Some(stale(reason)) },
-            (None, None) if is_full => Decision::Serve { body, renew: false, note: Some(stale(full())) },
+            (None, Some(reason)) => Decision::Serve { body, renew: false, note: stale(reason) },
+            (None, None) if is_full => Decision::Serve { body, renew: false, note: stale(full()) },
             (None, None) => Decision::Start,
         }
     }
@@ -152,10 +148,9 @@ impl Books {
     ) -> Decision {
         match self.entries.get(request) {
             Some(entry) => {
-                let note = match reason {
-                    None if now >= entry.expires => Some("it has run out already".to_owned()),
-                    reason => reason,
-                };
+                let has_run_out = now >= entry.expires;
+                let reason = reason.unwrap_or_else(|| "it had when it was fetched".to_owned());
+                let note = (has_run_out || entry.suspect).then(|| stale(has_run_out, &reason));
                 Decision::Serve { body: entry.body.clone(), renew: false, note }
             }
             None => Decision::Nothing(reason.unwrap_or_else(|| "fetching it was broken off".to_owned())),
@@ -316,6 +311,12 @@ impl Books {
     }
 }
 
+/// What is wrong with an answer that is given all the same.
+fn stale(has_run_out: bool, reason: &str) -> String {
+    let what = if has_run_out { "it has run out" } else { "evidence was refused with it" };
+    format!("{what}, and there is no newer one: {reason}")
+}
+
 /// How old an answer is, seconds; one that the clock was put back for is of any age.
 fn age(entry: &Entry, now: UnixSeconds) -> u64 {
     now.0.checked_sub(entry.fetched_at.0).unwrap_or(u64::MAX)
@@ -334,4 +335,75 @@ fn stands(pause: &Pause, now: UnixSeconds) -> bool {
 
 fn told(pause: &Pause, now: UnixSeconds) -> String {
     format!("{}; the next try is in {} s", pause.reason, pause.until.0.saturating_sub(now.0))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use cocoon_attest::EvidenceKind;
+
+    use super::*;
+    use crate::options::FetcherOptions;
+    use crate::route::Routes;
+
+    const NOW: UnixSeconds = UnixSeconds(1_000_000);
+
+    fn books() -> (Books, Route) {
+        let routes = Routes::new(&FetcherOptions::default()).unwrap();
+        (Books::new(false, 60), routes.find_named("nvidia_gpu", "rim/X", &[]).unwrap())
+    }
+
+    fn request(number: usize) -> CollateralRequest {
+        CollateralRequest { kind: EvidenceKind::Tdx, name: number.to_string() }
+    }
+
+    fn has(books: &mut Books, number: usize) -> bool {
+        matches!(books.decide(&request(number), Service::Rim, NOW), Decision::Serve { .. })
+    }
+
+    #[test]
+    fn what_nobody_asks_for_makes_room_in_memory() {
+        let (mut books, route) = books();
+        let body = Bytes::from_static(b"{}");
+        for number in 0..MAX_REMEMBERED_ANSWERS {
+            books.remember(&request(number), &route, body.clone(), NOW).unwrap();
+        }
+        assert!(has(&mut books, 0), "it is used, so it stays");
+        books.remember(&request(MAX_REMEMBERED_ANSWERS), &route, body, NOW).unwrap();
+        assert_eq!([0, 1, 2].map(|number| has(&mut books, number)), [true, false, true]);
+        let large = Bytes::from([b"{".as_slice(), &vec![0; MAX_REMEMBERED_BYTES / 2]].concat());
+        for number in [5_000, 5_001] {
+            books.remember(&request(number), &route, large.clone(), NOW).unwrap();
+        }
+        assert_eq!([0, 5_000, 5_001].map(|number| has(&mut books, number)), [false, false, true]);
+        assert_eq!(books.bytes, large.len());
+    }
+
+    #[test]
+    fn fetches_under_way_are_bounded_and_what_is_known_is_given_all_the_same() {
+        let (mut books, route) = books();
+        books.remember(&request(0), &route, Bytes::from_static(b"{}"), NOW).unwrap();
+        for number in 1..=MAX_FETCHES_UNDER_WAY {
+            assert!(matches!(books.decide(&request(number), Service::Rim, NOW), Decision::Start));
+            books.depart(&request(number));
+        }
+        let refused = books.decide(&request(9_999), Service::Rim, NOW);
+        assert!(matches!(refused, Decision::Nothing(reason) if reason.contains("under way")));
+        for late in [NOW, NOW.plus(2 * 86_400), NOW.plus(9 * 86_400)] {
+            let known = books.decide(&request(0), Service::Rim, late);
+            assert!(matches!(known, Decision::Serve { renew: false, .. }), "{known:?}");
+        }
+        books.arrive(&request(1));
+        assert!(matches!(books.decide(&request(9_999), Service::Rim, NOW), Decision::Start));
+    }
+
+    #[test]
+    fn failures_are_forgotten_in_the_end() {
+        let (mut books, _) = books();
+        let failure = Failure { kind: Kind::NotThis, reason: "gone".to_owned() };
+        for number in 0..2 * MAX_REMEMBERED_FAILURES {
+            books.failed(&request(number), Service::Rim, &failure, NOW);
+        }
+        assert_eq!(books.failures.len(), MAX_REMEMBERED_FAILURES);
+    }
 }

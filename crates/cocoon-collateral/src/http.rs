@@ -204,8 +204,43 @@ fn chain_of(error: &(dyn std::error::Error + 'static)) -> String {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
     use super::*;
+    use crate::options::ApiKey;
+    use crate::route::Routes;
+
+    #[tokio::test]
+    async fn an_ocsp_request_is_posted_and_the_key_stays_out_of_plain_text() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let options = FetcherOptions {
+            nvidia_ocsp_url: format!("http://{}", listener.local_addr().unwrap()),
+            nvidia_key: Some(ApiKey::new("secret".to_owned())),
+            ..FetcherOptions::default()
+        };
+        let routes = Routes::new(&options).unwrap();
+        let route = routes.find_named("nvidia_gpu", "ocsp/MAA", &[]).unwrap();
+        let responder = tokio::spawn(async move {
+            let (mut tcp, _) = listener.accept().await.unwrap();
+            let mut request = Vec::new();
+            while !request.ends_with(b"\r\n\r\n\x30\x00") {
+                request.push(tcp.read_u8().await.unwrap());
+            }
+            tcp.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n\x30\x01\x00").await.unwrap();
+            String::from_utf8(request).unwrap().to_lowercase()
+        });
+        let answer = Http::new(&options).unwrap().fetch(&route).await;
+        assert_eq!(answer, Ok(Bytes::from_static(&[0x30, 1, 0])));
+        let request = responder.await.unwrap();
+        assert!(
+            request.starts_with("post / http/1.1") && request.contains("application/ocsp-request"),
+            "{request}"
+        );
+        assert!(!request.contains("secret"), "{request}");
+        assert!(!format!("{options:?}").contains("secret"));
+    }
 
     #[test]
     fn escapes_are_undone_and_broken_ones_refused() {

@@ -11,8 +11,8 @@ use crate::route::{INTEL_PCS, KDS, NVIDIA_OCSP, NVIDIA_RIM};
 /// How a [`Fetcher`](crate::Fetcher) is to fetch and keep.
 #[derive(Debug, Clone)]
 pub struct FetcherOptions {
-    /// A PCS or PCCS: what comes before `/sgx/certification/v4/...`. Intel's own by default; a PCCS of one's own
-    /// (`https://localhost:8081`) or of a cloud also works for platforms that Intel's answers slowly for.
+    /// A PCS or PCCS: what comes before `/sgx/certification/v4/...`. Intel's own by default, or a PCCS of one's own
+    /// (`https://localhost:8081`) or of a cloud.
     pub pccs_url: String,
     /// Whose TLS certificate is good enough at `pccs_url`.
     pub pccs_trust: PccsTrust,

@@ -30,6 +30,8 @@ const ROOT_LIST: &str = "sgx/certification/v4/rootcacrl";
 const DAY: u64 = 86_400;
 /// How long reference measurements count as current. They are signed for good.
 const RIM_KEPT_SECONDS: u64 = 7 * DAY;
+/// Within how many bytes a manifest names what it is.
+const MANIFEST_BEGINS: usize = 1_024;
 /// How long an OCSP answer counts as current.
 const OCSP_KEPT_SECONDS: u64 = 3_600;
 /// The next answer is fetched when less than this is left, or a quarter of the time, if that is less.
@@ -144,7 +146,7 @@ const RULES: &[Rule] = &[
     rule(("sev_snp", "vcek/v1/"), Service::Kds, Form::Get, Renewal::Late, snp_runs_out),
     rule(("sev_snp", "vlek/v1/"), Service::Kds, Form::Get, Renewal::Late, snp_runs_out),
     rule((NVIDIA, "rim/v1/"), Service::Rim, Form::GetUnder("v1/rim/"), Renewal::EveryDay, rim_runs_out),
-    rule((NVIDIA, "v1/rim/"), Service::Rim, Form::Get, Renewal::EveryDay, rim_runs_out),
+    rule((NVIDIA, "rim/"), Service::Rim, Form::GetUnder("v1/rim/"), Renewal::EveryDay, rim_runs_out),
     rule((NVIDIA, "ocsp/"), Service::Ocsp, Form::Post, Renewal::EveryDay, ocsp_runs_out),
 ];
 
@@ -156,9 +158,12 @@ fn snp_runs_out(answer: &[u8], _: UnixSeconds) -> Option<UnixSeconds> {
     snp::runs_out(answer)
 }
 
-/// The service answers with a JSON object.
+/// The service answers with a JSON object; a mirror may have the manifest itself, which names its one element soon.
 fn rim_runs_out(answer: &[u8], fetched_at: UnixSeconds) -> Option<UnixSeconds> {
-    answer.trim_ascii_start().starts_with(b"{").then(|| fetched_at.plus(RIM_KEPT_SECONDS))
+    let element = b"SoftwareIdentity";
+    let is_manifest = answer.windows(element.len()).take(MANIFEST_BEGINS).any(|window| window == element);
+    let fits = is_manifest || answer.trim_ascii_start().starts_with(b"{");
+    fits.then(|| fetched_at.plus(RIM_KEPT_SECONDS))
 }
 
 /// A DER sequence (RFC 6960 §4.2.1).
@@ -221,7 +226,12 @@ impl Routes {
         self.find_named(request.kind.name(), &request.name, collateral::issuer_chain_headers(request))
     }
 
-    fn find_named(&self, kind: &str, name: &str, chain_headers: &'static [&'static str]) -> Option<Route> {
+    pub(crate) fn find_named(
+        &self,
+        kind: &str,
+        name: &str,
+        chain_headers: &'static [&'static str],
+    ) -> Option<Route> {
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/_-.?&=%+".contains(&byte);
         if name.len() > MAX_NAME_LEN || !name.bytes().all(plain) || name.contains("..") {
             return None;
@@ -319,7 +329,7 @@ mod tests {
                 "rim/v1/NV_GPU_DRIVER_GH100_535.104.05",
                 "https://rim.attestation.nvidia.com/v1/rim/NV_GPU_DRIVER_GH100_535.104.05",
             ),
-            (NVIDIA, "v1/rim/X", "https://rim.attestation.nvidia.com/v1/rim/X"),
+            (NVIDIA, "rim/X", "https://rim.attestation.nvidia.com/v1/rim/X"),
             (NVIDIA, "ocsp/MAA", "https://ocsp.ndis.nvidia.com/"),
         ] {
             assert_eq!(url(&vendors, kind, name).as_deref(), Some(expected), "{kind} {name}");
@@ -387,6 +397,7 @@ mod tests {
         assert_eq!(rim, (now.plus(RIM_KEPT_SECONDS), now.plus(DAY)));
         let ocsp = route(NVIDIA, "ocsp/MAA").life(&[0x30, 0], now).unwrap();
         assert_eq!(ocsp, (now.plus(3_600), now.plus(2_700)));
+        assert!(route(NVIDIA, "rim/v1/X").life(b"<?xml version=\"1.0\"?><SoftwareIdentity>", now).is_some());
         assert!(route(NVIDIA, "rim/v1/X").life(b"<html>", now).is_none());
         assert!(route("tdx", ROOT_LIST).life(b"<html>", now).is_none());
         assert!(route("sev_snp", "vcek/v1/Genoa/crl").life(b"<html>", now).is_none());
