@@ -1,6 +1,6 @@
 //! Verification: evidence, collateral and the time become a verdict that people and programs can read.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -136,6 +136,19 @@ impl Verdict {
     /// Adds a check.
     pub fn record(&mut self, name: &str, outcome: Outcome, detail: impl Into<String>) {
         self.checks.push(Check { name: name.to_owned(), outcome, detail: detail.into() });
+    }
+
+    /// Adds to the first check that failed what could not be fetched, and why, where it does not say so already.
+    pub fn explain(&mut self, collateral: &Collateral) {
+        let failed = self.checks.iter_mut().find(|check| check.outcome == Outcome::Failed);
+        let Some(Check { detail, .. }) = failed else { return };
+        let mut told = BTreeSet::new();
+        for (_, reason) in collateral.failures() {
+            if !detail.contains(reason) && told.insert(reason) {
+                detail.push_str("; ");
+                detail.push_str(reason);
+            }
+        }
     }
 
     /// Whether the evidence holds: something was checked, and nothing failed.

@@ -1,7 +1,8 @@
 //! Who the peer is: from its certificate, by way of evidence and collateral, to the policy's decision.
 
 use cocoon_attest::{
-    Collateral, CollateralUnavailable, Evidence, EvidenceKind, PeerCertificate, PolicyDecision, Verdict,
+    Collateral, CollateralUnavailable, Evidence, EvidenceKind, PeerCertificate, PolicyDecision, ReportData,
+    Verdict,
 };
 use rustls::pki_types::CertificateDer;
 
@@ -49,8 +50,7 @@ pub(crate) async fn identify(
     } else if !policy.accepts_kind(evidence.kind()) {
         Verdict::unchecked(evidence.kind(), "the policy does not accept this kind")
     } else {
-        let collateral = fetch_collateral(settings, &evidence).await?;
-        settings.verifier().verify(&evidence, &collateral, &certificate.report_data(), settings.now())
+        verify(settings, &evidence, &certificate.report_data()).await?
     };
     if let PolicyDecision::Refused { rule, detail } = policy.decide(&verdict) {
         return Err(ConnectFailure::Refused { rule, detail });
@@ -65,14 +65,26 @@ pub(crate) async fn identify(
     })
 }
 
-async fn fetch_collateral(settings: &TlsSettings, evidence: &Evidence) -> Result<Collateral, ConnectFailure> {
+/// Judges evidence with what must be fetched for that, and tells the source what was refused with it.
+async fn verify(
+    settings: &TlsSettings,
+    evidence: &Evidence,
+    binding: &ReportData,
+) -> Result<Verdict, ConnectFailure> {
     let requests = settings.verifier().collateral_needed(evidence);
+    let judge = |collateral| settings.verifier().verify(evidence, collateral, binding, settings.now());
     if requests.is_empty() {
-        return Ok(Collateral::none());
+        return Ok(judge(&Collateral::none()));
     }
     let Some(source) = settings.collateral() else {
         let reason = "no source is configured".to_owned();
         return Err(ConnectFailure::Collateral(CollateralUnavailable { kind: evidence.kind(), reason }));
     };
-    source.fetch(&requests).await.map_err(ConnectFailure::Collateral)
+    let collateral = source.fetch(&requests).await.map_err(ConnectFailure::Collateral)?;
+    let mut verdict = judge(&collateral);
+    if !verdict.accepted() {
+        source.refused(&requests);
+        verdict.explain(&collateral);
+    }
+    Ok(verdict)
 }
