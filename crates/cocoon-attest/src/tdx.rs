@@ -34,6 +34,7 @@ pub(crate) fn read_collateral(bytes: &[u8]) {
     // Either answer is fine; returning is what is tested.
     let _ = x509::Certificate::parse(bytes).map(|certificate| certificate.issued_by(&certificate, 0));
     let _ = x509::RevocationList::parse(bytes);
+    let _ = collateral::runs_out(bytes);
     let _ = dcap_qvl::intel::parse_pck_extension(bytes);
     if let Ok(answer) = collateral::SignedAnswer::parse(bytes) {
         let _ = serde_json::from_str::<dcap_qvl::TcbInfo>(&answer.content);

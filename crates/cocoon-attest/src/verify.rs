@@ -1,6 +1,6 @@
 //! Verification: evidence, collateral and the time become a verdict that people and programs can read.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -23,6 +23,7 @@ pub struct CollateralRequest {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Collateral {
     items: BTreeMap<CollateralRequest, Bytes>,
+    failures: BTreeMap<CollateralRequest, String>,
 }
 
 impl Collateral {
@@ -41,6 +42,29 @@ impl Collateral {
     #[must_use]
     pub fn get(&self, request: &CollateralRequest) -> Option<&Bytes> {
         self.items.get(request)
+    }
+
+    /// Every answer with its request, in the order of the requests.
+    pub fn iter(&self) -> impl Iterator<Item = (&CollateralRequest, &Bytes)> {
+        self.items.iter()
+    }
+
+    /// Notes why a request could not be answered anew. There may be an older answer all the same.
+    pub fn note_failure(&mut self, request: CollateralRequest, reason: String) {
+        self.failures.insert(request, reason);
+    }
+
+    /// What could not be fetched, and why: for the words of a refusal, never for a decision.
+    pub fn failures(&self) -> impl Iterator<Item = (&CollateralRequest, &str)> {
+        self.failures.iter().map(|(request, reason)| (request, reason.as_str()))
+    }
+
+    /// The request's name and, where fetching failed, why.
+    pub(crate) fn describe(&self, request: &CollateralRequest) -> String {
+        match self.failures.get(request) {
+            Some(reason) => format!("{} ({reason})", request.name),
+            None => request.name.clone(),
+        }
     }
 }
 
@@ -115,6 +139,19 @@ impl Verdict {
     /// Adds a check.
     pub fn record(&mut self, name: &str, outcome: Outcome, detail: impl Into<String>) {
         self.checks.push(Check { name: name.to_owned(), outcome, detail: detail.into() });
+    }
+
+    /// Adds to the first check that failed what could not be fetched, and why, where it does not say so already.
+    pub fn explain(&mut self, collateral: &Collateral) {
+        let failed = self.checks.iter_mut().find(|check| check.outcome == Outcome::Failed);
+        let Some(Check { detail, .. }) = failed else { return };
+        let mut told = BTreeSet::new();
+        for (_, reason) in collateral.failures() {
+            if !detail.contains(reason) && told.insert(reason) {
+                detail.push_str("; ");
+                detail.push_str(reason);
+            }
+        }
     }
 
     /// Whether the evidence holds: something was checked, and nothing failed.

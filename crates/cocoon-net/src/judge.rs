@@ -175,8 +175,13 @@ impl Judge {
     ) -> Arc<Verdict> {
         let (verifier, evidence) = (Arc::clone(&self.inner.verifier), certificate.evidence().clone());
         let (binding, kind) = (certificate.report_data(), evidence.kind());
-        let verified =
-            tokio::task::spawn_blocking(move || verifier.verify(&evidence, &collateral, &binding, now));
+        let verified = tokio::task::spawn_blocking(move || {
+            let mut verdict = verifier.verify(&evidence, &collateral, &binding, now);
+            if !verdict.accepted() {
+                verdict.explain(&collateral);
+            }
+            verdict
+        });
         // It fails only where the runtime ends, or a verifier is broken: either way nothing was verified.
         Arc::new(verified.await.unwrap_or_else(|_| Verdict::new(kind)))
     }

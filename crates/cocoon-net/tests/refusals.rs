@@ -3,7 +3,7 @@
 
 mod support;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use cocoon_attest::{
@@ -322,17 +322,35 @@ impl Verifier for NeedsPaper {
 }
 
 /// Has every paper, or none.
-struct Archive(bool);
+#[derive(Default)]
+struct Archive {
+    has_papers: bool,
+    refused: Mutex<Vec<CollateralRequest>>,
+}
+
+impl Archive {
+    fn new(has_papers: bool) -> Arc<Self> {
+        Arc::new(Self { has_papers, ..Self::default() })
+    }
+}
 
 impl CollateralSource for Archive {
     fn fetch<'a>(&'a self, requests: &'a [CollateralRequest]) -> CollateralFuture<'a> {
         Box::pin(async move {
             let mut found = Collateral::none();
-            for request in requests.iter().filter(|_| self.0) {
-                found.insert(request.clone(), b"signed".to_vec().into());
+            for request in requests {
+                if self.has_papers {
+                    found.insert(request.clone(), b"signed".to_vec().into());
+                } else {
+                    found.note_failure(request.clone(), "the archive is closed".to_owned());
+                }
             }
             Ok(found)
         })
+    }
+
+    fn refused(&self, requests: &[CollateralRequest]) {
+        self.refused.lock().unwrap().extend_from_slice(requests);
     }
 }
 
@@ -346,8 +364,13 @@ async fn evidence_that_needs_collateral_is_accepted_with_it_and_refused_without(
     let (accepted, _) = connect(&settings(None), &dialler).await;
     let failure = cause(accepted);
     assert!(matches!(failure, ConnectFailure::Collateral(_)), "no source: {failure}");
-    let (accepted, _) = connect(&settings(Some(Arc::new(Archive(false)))), &dialler).await;
-    assert_eq!(rule(&cause(accepted)), Some(PolicyRule::Verification), "an empty source");
-    let (accepted, _) = connect(&settings(Some(Arc::new(Archive(true)))), &dialler).await;
+    let (closed, open) = (Archive::new(false), Archive::new(true));
+    let (accepted, _) = connect(&settings(Some(closed.clone())), &dialler).await;
+    let failure = cause(accepted);
+    assert_eq!(rule(&failure), Some(PolicyRule::Verification), "an empty source");
+    assert!(failure.to_string().contains("the archive is closed"), "{failure}");
+    assert_eq!(*closed.refused.lock().unwrap(), [paper()], "the source hears of the refusal");
+    let (accepted, _) = connect(&settings(Some(open.clone())), &dialler).await;
     assert_eq!(accepted.unwrap().peer.attested_kind(), Some(EvidenceKind::FakeTdx));
+    assert!(open.refused.lock().unwrap().is_empty());
 }

@@ -22,6 +22,8 @@ pub(super) struct Gathered<'a> {
     pub(super) outdated: Option<CollateralRequest>,
     /// What was fetched comes before what the host put in: a host might hold on to an old list.
     pub(super) lists: Vec<Cow<'a, [u8]>>,
+    /// All that was fetched, and what could not be.
+    pub(super) collateral: &'a Collateral,
 }
 
 /// A name at the Key Distribution Service, without its host.
@@ -82,6 +84,7 @@ impl<'a> Gathered<'a> {
             needs_authorities: !roots.have_amd(),
             outdated: None,
             lists: Vec::new(),
+            collateral,
         };
         let Some(product) = gathered.product else { return gathered };
         let fits = |der| Certificate::parse(der).ok().and_then(|key| certified_tcb(&key, product));
@@ -257,6 +260,19 @@ fn parse(der: &[u8]) -> Result<Certificate<'_>, String> {
         .map_err(|malformed| format!("the certificate is malformed at its {}", malformed.0))
 }
 
+/// When an answer of the Key Distribution Service runs out, by its own word, so that a cache can fetch the next one
+/// in time: a revocation list when the next one is due, certificates when the first of them ends. `None` if it is no
+/// such answer. Nothing is verified: this says when to fetch, not what to trust.
+#[must_use]
+pub fn runs_out(answer: &[u8]) -> Option<UnixSeconds> {
+    if let Ok(list) = RevocationList::parse(answer) {
+        return Some(list.next_update);
+    }
+    let ends = |der: &Vec<u8>| Certificate::parse(der).ok().map(|certificate| certificate.not_after);
+    let ends: Option<Vec<UnixSeconds>> = x509::unwrap_pem(answer)?.iter().map(ends).collect();
+    ends?.into_iter().min()
+}
+
 /// Reads bytes as each kind of collateral; for fuzzing.
 pub(crate) fn read_collateral(bytes: &[u8]) {
     for certificate in x509::unwrap_pem(bytes).into_iter().flatten() {
@@ -271,4 +287,6 @@ pub(crate) fn read_collateral(bytes: &[u8]) {
     if let Ok(list) = RevocationList::parse(bytes) {
         assert!(list.len() <= bytes.len(), "more is revoked than was read");
     }
+    // Either answer is fine; returning is what is tested.
+    let _ = runs_out(bytes);
 }

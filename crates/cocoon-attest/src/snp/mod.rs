@@ -68,6 +68,7 @@ mod verifier;
 mod x509;
 
 pub(crate) use chain::read_collateral;
+pub use chain::runs_out;
 pub use evidence::{SnpCertificates, SnpEvidence, SnpEvidenceError};
 pub use policy::{SnpPolicy, SnpRevocation};
 pub use product::{SnpChip, SnpProduct, SnpTcb, SnpTcbBytes};

@@ -215,8 +215,8 @@ impl SnpVerifier {
         if self.policy.revocation == SnpRevocation::WhereAvailable {
             requests.retain(|request| !chain::asks_for_list(request));
         }
-        let names = requests.iter().map(|request| request.name.as_str()).chain(hopeless);
-        let names = names.collect::<Vec<_>>().join(", ");
+        let names = requests.iter().map(|request| gathered.collateral.describe(request));
+        let names = names.chain(hopeless.map(str::to_owned)).collect::<Vec<_>>().join(", ");
         if evidence.report.signing_key == SnpSigningKey::None {
             skip(verdict, &["collateral"], "a report without signature needs none");
             return None;

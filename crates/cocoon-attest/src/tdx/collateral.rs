@@ -198,10 +198,10 @@ impl Answers {
     /// # Errors
     /// Names every answer that is missing or too long.
     pub(super) fn take(requests: &[CollateralRequest; 4], collateral: &Collateral) -> Result<Self, String> {
-        let missing: Vec<&str> = requests
+        let missing: Vec<String> = requests
             .iter()
             .filter(|request| collateral.get(request).is_none())
-            .map(|request| request.name.as_str())
+            .map(|request| collateral.describe(request))
             .collect();
         if !missing.is_empty() {
             return Err(format!("collateral missing: {}", missing.join(", ")));
