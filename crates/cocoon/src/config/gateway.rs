@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use super::RoleFile;
 use super::money::{ChainFile, GatewayMoney};
-use super::shared::{Attestation, DialPow, Root, address_text};
+use super::attestation::{GatewayAttestation, CollateralFile};
+use super::shared::{DialPow, Root, address_text};
 
 /// The gateway's configuration as written.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -38,7 +39,9 @@ pub(crate) struct GatewayFile {
     /// How to spend.
     pub(crate) money: GatewayMoney,
     /// What we show and demand.
-    pub(crate) attestation: Attestation,
+    pub(crate) attestation: GatewayAttestation,
+    /// Where to fetch what verifying takes.
+    pub(crate) collateral: CollateralFile,
     /// Work for peers.
     pub(crate) pow: DialPow,
     /// Limits on requests and connections.
@@ -112,7 +115,8 @@ impl Default for GatewayFile {
             root: Root::default(),
             chain: ChainFile::default(),
             money: GatewayMoney::default(),
-            attestation: Attestation::default(),
+            attestation: GatewayAttestation::default(),
+            collateral: CollateralFile::default(),
             pow: DialPow::default(),
             limits: Limits::default(),
         }

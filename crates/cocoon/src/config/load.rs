@@ -84,17 +84,25 @@ fn collect(name: String, value: Json, fields: &mut Vec<Field>) {
     }
 }
 
-fn read(path: &Path) -> anyhow::Result<Table> {
+/// The text of a file of at most `max_bytes`.
+///
+/// # Errors
+/// It cannot be read, or is longer.
+pub(super) fn read_text(path: &Path, max_bytes: u64) -> anyhow::Result<String> {
     use std::io::Read as _;
-    let shown = path.display();
-    let failed =
-        || format!("cannot read the configuration {shown}; crates/cocoon/examples has one to start from");
-    let file = std::fs::File::open(path).with_context(failed)?;
     let mut text = String::new();
-    let length = file.take(MAX_FILE_BYTES + 1).read_to_string(&mut text).with_context(failed)?;
-    if length as u64 > MAX_FILE_BYTES {
-        bail!("the configuration {shown} is over {MAX_FILE_BYTES} bytes; is it the right file?");
+    let length = std::fs::File::open(path)?.take(max_bytes + 1).read_to_string(&mut text)?;
+    if length as u64 > max_bytes {
+        bail!("it is over {max_bytes} bytes; is it the right file?");
     }
+    Ok(text)
+}
+
+fn read(path: &Path) -> anyhow::Result<Table> {
+    let shown = path.display();
+    let text = read_text(path, MAX_FILE_BYTES).with_context(|| {
+        format!("cannot read the configuration {shown}; crates/cocoon/examples has one to start from")
+    })?;
     text.parse().map_err(|error| anyhow::anyhow!("{shown} is not TOML: {error}"))
 }
 

@@ -3,6 +3,7 @@
 //! The default value of each role's struct is the one list of its fields: it tells which names exist, which
 //! environment variables override them, and what a misspelt name may have meant.
 
+mod attestation;
 mod gateway;
 mod load;
 mod money;
@@ -10,11 +11,14 @@ mod proxy;
 mod shared;
 mod worker;
 
+pub(crate) use attestation::{
+    Attestation, CollateralFile, GatewayAttestation, Present, ProxyAttestation, Require, read_policy,
+};
 pub(crate) use gateway::GatewayFile;
 pub(crate) use load::{Overrides, load};
 pub(crate) use money::{ChainFile, GatewayMoney};
-pub(crate) use proxy::{AcceptPow, LOOPBACK_DIFFICULTY, ProxyAttestation, ProxyFile};
-pub(crate) use shared::{Attestation, Present, Require, Root, required};
+pub(crate) use proxy::{AcceptPow, LOOPBACK_DIFFICULTY, ProxyFile};
+pub(crate) use shared::{Root, required};
 pub(crate) use worker::{EngineFile, WorkerFile};
 
 /// A role's configuration as written.
@@ -24,7 +28,17 @@ pub(crate) trait RoleFile: Default + serde::Serialize + serde::de::DeserializeOw
 }
 
 /// Fields that hold paths, in any role: in a file they are relative to that file.
-const PATH_FIELDS: &[&str] = &["chain.api_key_file", "dir", "root.file", "secret_file"];
+const PATH_FIELDS: &[&str] = &[
+    "attestation.policy_file",
+    "chain.api_key_file",
+    "collateral.cache_dir",
+    "collateral.nvidia_key_file",
+    "collateral.pccs_ca_file",
+    "dir",
+    "root.file",
+    "root.simulated_seed_file",
+    "secret_file",
+];
 
 #[cfg(test)]
 mod tests;

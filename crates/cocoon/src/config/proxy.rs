@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use super::RoleFile;
 use super::money::{ChainFile, ProxyMoney};
-use super::shared::{Present, Require, Root, address_text};
+use super::attestation::{CollateralFile, ProxyAttestation};
+use super::shared::{Root, address_text};
 
 /// Bits of work asked of peers where nobody but this machine can connect: a formality.
 pub(crate) const LOOPBACK_DIFFICULTY: u8 = 4;
@@ -43,22 +44,12 @@ pub(crate) struct ProxyFile {
     pub(crate) money: ProxyMoney,
     /// What we show and demand.
     pub(crate) attestation: ProxyAttestation,
+    /// Where to fetch what verifying takes.
+    pub(crate) collateral: CollateralFile,
     /// Work that peers do.
     pub(crate) pow: AcceptPow,
     /// Limits on connections, for each of the two ports.
     pub(crate) limits: ConnectionLimits,
-}
-
-/// What a proxy shows and demands.
-#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub(crate) struct ProxyAttestation {
-    /// What we show.
-    pub(crate) present: Present,
-    /// What a worker must show.
-    pub(crate) require_of_workers: Require,
-    /// What a client must show.
-    pub(crate) require_of_clients: Require,
 }
 
 /// The proof of work asked of those who dial.
@@ -108,6 +99,7 @@ impl Default for ProxyFile {
             chain: ChainFile::default(),
             money: ProxyMoney::default(),
             attestation: ProxyAttestation::default(),
+            collateral: CollateralFile::default(),
             pow: AcceptPow::default(),
             limits: ConnectionLimits::default(),
         }

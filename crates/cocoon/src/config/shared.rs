@@ -18,64 +18,14 @@ pub(crate) struct Root {
     pub(crate) is_test: bool,
     /// Whether addresses are written in the testnet form.
     pub(crate) is_testnet: bool,
+    /// The seed of a test network's simulated machines and their vendors: 64 hexadecimal digits in a private file.
+    pub(crate) simulated_seed_file: Option<PathBuf>,
 }
 
 impl Default for Root {
     fn default() -> Self {
-        Self { file: None, address: None, is_test: true, is_testnet: false }
+        Self { file: None, address: None, is_test: true, is_testnet: false, simulated_seed_file: None }
     }
-}
-
-/// The evidence that we show.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum Present {
-    /// No evidence.
-    #[default]
-    None,
-    /// The simulated quote of test networks.
-    FakeTdx,
-}
-
-impl Present {
-    /// Its name, as the evidence sources have it.
-    pub(crate) const fn name(self) -> &'static str {
-        match self {
-            Self::None => "none",
-            Self::FakeTdx => "fake_tdx",
-        }
-    }
-}
-
-/// The evidence that we demand.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum Require {
-    /// None is needed.
-    #[default]
-    Any,
-    /// The simulated quote of test networks.
-    FakeTdx,
-}
-
-impl Require {
-    /// Its name, as the published policies have it.
-    pub(crate) const fn name(self) -> &'static str {
-        match self {
-            Self::Any => "any",
-            Self::FakeTdx => "fake_tdx",
-        }
-    }
-}
-
-/// What a gateway and a worker show and demand.
-#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub(crate) struct Attestation {
-    /// What we show.
-    pub(crate) present: Present,
-    /// What a proxy must show.
-    pub(crate) require: Require,
 }
 
 /// The proof of work that we do when dialling.

@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use super::RoleFile;
 use super::money::{ChainFile, WorkerMoney};
-use super::shared::{Attestation, DialPow, Root, address_text};
+use super::attestation::{Attestation, CollateralFile};
+use super::shared::{DialPow, Root, address_text};
 
 /// The worker's configuration as written.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -45,6 +46,8 @@ pub(crate) struct WorkerFile {
     pub(crate) money: WorkerMoney,
     /// What we show and demand.
     pub(crate) attestation: Attestation,
+    /// Where to fetch what verifying takes.
+    pub(crate) collateral: CollateralFile,
     /// Work for peers.
     pub(crate) pow: DialPow,
 }
@@ -77,6 +80,7 @@ impl Default for WorkerFile {
             chain: ChainFile::default(),
             money: WorkerMoney::default(),
             attestation: Attestation::default(),
+            collateral: CollateralFile::default(),
             pow: DialPow::default(),
         }
     }
