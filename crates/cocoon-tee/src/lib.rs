@@ -3,6 +3,8 @@
 //! So far: none at all, and the simulated quote of test networks. Hardware drivers join the list here.
 #![forbid(unsafe_code)]
 
+pub mod configfs;
+pub mod sealing;
 pub mod simulated;
 
 use std::sync::Arc;
