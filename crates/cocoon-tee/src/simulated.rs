@@ -8,3 +8,6 @@ mod der;
 pub mod pki;
 pub mod snp;
 pub mod tdx;
+mod vendors;
+
+pub use vendors::{MAX_MACHINES, Vendors};

@@ -137,14 +137,7 @@ impl Identity {
     /// The certificate in PEM.
     #[must_use]
     pub fn pem(&self) -> String {
-        let body = STANDARD.encode(&self.certificate);
-        let mut text = "-----BEGIN CERTIFICATE-----\n".to_owned();
-        for line in body.as_bytes().chunks(64) {
-            text.extend(line.iter().copied().map(char::from));
-            text.push('\n');
-        }
-        text.push_str("-----END CERTIFICATE-----\n");
-        text
+        pem(&self.certificate)
     }
 
     /// A revocation list over these serial numbers, DER.
@@ -168,6 +161,18 @@ impl Identity {
         ]);
         self.key.signed(&part)
     }
+}
+
+/// A certificate in PEM.
+pub(super) fn pem(der: &[u8]) -> String {
+    let body = STANDARD.encode(der);
+    let mut text = "-----BEGIN CERTIFICATE-----\n".to_owned();
+    for line in body.as_bytes().chunks(64) {
+        text.extend(line.iter().copied().map(char::from));
+        text.push('\n');
+    }
+    text.push_str("-----END CERTIFICATE-----\n");
+    text
 }
 
 fn certificate(issuer_key: &TestKey, issuer: &str, key: &TestKey, profile: &Profile) -> Vec<u8> {
