@@ -3,15 +3,23 @@
 use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
+use cocoon_tee::sealing::SealingKey;
 
 /// A directory that this process holds until this is dropped.
-#[derive(Debug)]
 pub(crate) struct StateDir {
     path: PathBuf,
+    sealing: Option<Arc<dyn SealingKey>>,
     /// The lock is the open file's.
     _lock: File,
+}
+
+impl std::fmt::Debug for StateDir {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("StateDir").field("path", &self.path).finish_non_exhaustive()
+    }
 }
 
 impl StateDir {
@@ -24,7 +32,7 @@ impl StateDir {
         make_private(path).with_context(|| format!("cannot make the directory {shown}"))?;
         let lock = File::create(path.join("lock")).with_context(|| format!("cannot write to {shown}"))?;
         match lock.try_lock() {
-            Ok(()) => Ok(Self { path: path.to_owned(), _lock: lock }),
+            Ok(()) => Ok(Self { path: path.to_owned(), sealing: None, _lock: lock }),
             Err(std::fs::TryLockError::WouldBlock) => {
                 bail!(
                     "another cocoon process is using {shown}; stop it, or choose another directory with --dir"
@@ -34,6 +42,16 @@ impl StateDir {
                 Err(error).with_context(|| format!("cannot lock {}", path.join("lock").display()))
             }
         }
+    }
+
+    /// The same, with keys sealed in it.
+    pub(crate) fn sealed(self, sealing: Option<Arc<dyn SealingKey>>) -> Self {
+        Self { sealing, ..self }
+    }
+
+    /// What seals its keys, where they are sealed.
+    pub(crate) fn sealing(&self) -> Option<&dyn SealingKey> {
+        self.sealing.as_deref()
     }
 
     /// Where it is.

@@ -1,5 +1,8 @@
 //! Secret keys on disk: one file each, 64 hexadecimal digits, readable by their owner alone.
 //!
+//! Where the node's machine seals its keys, the file holds `sealed ` and the sealed bytes in hexadecimal digits instead:
+//! of no use on another machine, or to another image.
+//!
 //! A key is made when its file is missing, so a node's first start needs no preparation; it is never replaced, because
 //! peers, contracts and balances hang on it.
 
@@ -8,27 +11,42 @@ use std::io::{Read as _, Write as _};
 use std::path::Path;
 
 use anyhow::{Context as _, bail};
+use cocoon_tee::sealing::{self, SealingKey};
 use zeroize::Zeroizing;
 
-/// Digits, a line end (perhaps of two characters), and one more to see that the file is too long.
-const MAX_KEY_FILE_BYTES: u64 = 67;
+/// Longest key file, bytes: sealed ones have about 180.
+const MAX_KEY_FILE_BYTES: u64 = 512;
+/// What a file with a sealed key begins with.
+const SEALED: &[u8] = b"sealed ";
 
 /// A 32-byte secret, wiped from memory when dropped.
 pub(crate) type Secret = Zeroizing<[u8; 32]>;
 
-/// Reads the key in `path`, or makes one there if there is none.
+/// Reads the key in `path`, or makes one there if there is none; sealed, where there is what seals it.
 ///
 /// # Errors
-/// The file cannot be read or written, is not a regular file, is readable by others, or holds no key.
-pub(crate) fn load_or_create(path: &Path) -> anyhow::Result<Secret> {
-    // Opening a pipe would wait for its other end.
-    match std::fs::metadata(path)
-        .and_then(|found| if found.is_file() { File::open(path) } else { Err(not_a_file()) })
-    {
-        Ok(file) => load(path, file),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => create(path),
+/// The file cannot be read or written, is not a regular file, is readable by others, or holds no key; or it is sealed and
+/// should not be, or the other way round.
+pub(crate) fn load_or_create(path: &Path, sealing: Option<&dyn SealingKey>) -> anyhow::Result<Secret> {
+    match open(path) {
+        Ok(file) => load(path, file, sealing),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => create(path, sealing),
         Err(error) => Err(error).with_context(|| format!("cannot read the key file {}", path.display())),
     }
+}
+
+/// Reads the key in `path`, which must be there and not sealed.
+///
+/// # Errors
+/// As [`load_or_create`].
+pub(crate) fn load_key(path: &Path) -> anyhow::Result<Secret> {
+    let file = open(path).with_context(|| format!("cannot read the key file {}", path.display()))?;
+    load(path, file, None)
+}
+
+fn open(path: &Path) -> std::io::Result<File> {
+    // Opening a pipe would wait for its other end.
+    if std::fs::metadata(path)?.is_file() { File::open(path) } else { Err(not_a_file()) }
 }
 
 /// Reads a secret text, such as the one that authorises a client: the first line of a private file.
@@ -61,13 +79,26 @@ fn not_a_file() -> std::io::Error {
     std::io::Error::new(std::io::ErrorKind::InvalidInput, "it is not a regular file")
 }
 
-fn load(path: &Path, file: File) -> anyhow::Result<Secret> {
+fn load(path: &Path, file: File, sealing: Option<&dyn SealingKey>) -> anyhow::Result<Secret> {
     let shown = path.display();
     refuse_if_shared(path, &file)?;
     let mut text = Zeroizing::new(Vec::new());
     file.take(MAX_KEY_FILE_BYTES)
         .read_to_end(&mut text)
         .with_context(|| format!("cannot read the key file {shown}"))?;
+    match (text.strip_prefix(SEALED), sealing) {
+        (Some(sealed), Some(sealing)) => {
+            return unseal(path, sealed, sealing).with_context(|| format!("the key file {shown}"));
+        }
+        (Some(_), None) => bail!(
+            "the key in {shown} is sealed to the machine that made it; set attestation.seal_keys = true there"
+        ),
+        (None, Some(_)) => bail!(
+            "the key in {shown} lies open, and whoever runs this machine may have read it; set \
+             attestation.seal_keys = false to use it all the same, or move the directory away to start as a new node"
+        ),
+        (None, None) => {}
+    }
     let mut key = Zeroizing::new([0; 32]);
     // What the decoder says could repeat digits of the key.
     if hex::decode_to_slice(text.trim_ascii_end(), &mut *key).is_err() {
@@ -79,10 +110,35 @@ fn load(path: &Path, file: File) -> anyhow::Result<Secret> {
     Ok(key)
 }
 
-fn create(path: &Path) -> anyhow::Result<Secret> {
+/// A key that was sealed. If the machine has a newer sealing key by now, the file is replaced by one sealed with that.
+fn unseal(path: &Path, sealed: &[u8], sealing: &dyn SealingKey) -> anyhow::Result<Secret> {
+    let sealed = hex::decode(sealed.trim_ascii_end()).context("it is damaged; restore it from a backup")?;
+    let opened = sealing::open(sealing, label(path), &sealed)?;
+    let key = <[u8; 32]>::try_from(&opened.plaintext[..]).map(Zeroizing::new);
+    let key = key.map_err(|_| anyhow::anyhow!("what was sealed in it is no key"))?;
+    if opened.outdated {
+        crate::dir::write_whole(path, &format!("{}\n", seal(path, &key, sealing)?))?;
+    }
+    Ok(key)
+}
+
+fn seal(path: &Path, key: &Secret, sealing: &dyn SealingKey) -> anyhow::Result<String> {
+    let sealed = sealing::seal(sealing, label(path), &key[..])?;
+    Ok(format!("{}{}", String::from_utf8_lossy(SEALED), hex::encode(sealed)))
+}
+
+/// A key is sealed for its own file's name, so that one cannot be put in another's place.
+fn label(path: &Path) -> &str {
+    path.file_name().and_then(std::ffi::OsStr::to_str).unwrap_or("key")
+}
+
+fn create(path: &Path, sealing: Option<&dyn SealingKey>) -> anyhow::Result<Secret> {
     let mut key = Zeroizing::new([0; 32]);
     rand::Rng::fill(&mut rand::rng(), &mut *key);
-    let digits = Zeroizing::new(hex::encode(*key));
+    let digits = Zeroizing::new(match sealing {
+        Some(sealing) => seal(path, &key, sealing)?,
+        None => hex::encode(*key),
+    });
     write_new(path, &digits).with_context(|| format!("cannot write the key file {}", path.display()))?;
     Ok(key)
 }
@@ -127,7 +183,7 @@ mod tests {
     #[test]
     fn what_is_no_regular_file_is_refused_at_once() {
         let directory = tempfile::tempdir().unwrap();
-        let message = format!("{:#}", load_or_create(directory.path()).unwrap_err());
+        let message = format!("{:#}", load_or_create(directory.path(), None).unwrap_err());
         assert!(message.contains("not a regular file"), "{message}");
     }
 
@@ -135,10 +191,40 @@ mod tests {
     fn a_key_is_made_once_and_read_back_ever_after() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("node-key.hex");
-        let first = load_or_create(&path).unwrap();
+        let first = load_or_create(&path, None).unwrap();
         assert_ne!(*first, [0; 32]);
-        assert_eq!(load_or_create(&path).unwrap(), first);
-        assert_ne!(load_or_create(&directory.path().join("other.hex")).unwrap(), first);
+        assert_eq!(load_or_create(&path, None).unwrap(), first);
+        assert_ne!(load_or_create(&directory.path().join("other.hex"), None).unwrap(), first);
+    }
+
+    #[test]
+    fn a_sealed_key_opens_on_its_machine_for_its_image_and_purpose_only() {
+        use cocoon_tee::sealing::SimulatedSealing;
+        let directory = tempfile::tempdir().unwrap();
+        let machine = |number, image: &[u8]| SimulatedSealing::new(&[7; 32], number, image);
+        let (mine, path) = (machine(1, b"worker"), directory.path().join("node-key.hex"));
+        let key = load_or_create(&path, Some(&mine)).unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.starts_with("sealed ") && !text.contains(&hex::encode(*key)), "{text}");
+        assert_eq!(load_or_create(&path, Some(&mine)).unwrap(), key);
+        for other in [machine(2, b"worker"), machine(1, b"another image")] {
+            assert!(load_or_create(&path, Some(&other)).is_err());
+        }
+        let message = load_or_create(&path, None).unwrap_err().to_string();
+        assert!(message.contains("seal_keys"), "{message}");
+        let elsewhere = directory.path().join("wallet-key.hex");
+        std::fs::copy(&path, &elsewhere).unwrap();
+        assert!(load_or_create(&elsewhere, Some(&mine)).is_err(), "a key in another's place was taken");
+    }
+
+    #[test]
+    fn a_key_that_lay_open_is_not_taken_for_a_sealed_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("node-key.hex");
+        load_or_create(&path, None).unwrap();
+        let sealing = cocoon_tee::sealing::SimulatedSealing::new(&[7; 32], 1, b"worker");
+        let message = load_or_create(&path, Some(&sealing)).unwrap_err().to_string();
+        assert!(message.contains("lies open"), "{message}");
     }
 
     #[test]
@@ -147,11 +233,11 @@ mod tests {
         use std::os::unix::fs::PermissionsExt as _;
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("node-key.hex");
-        load_or_create(&path).unwrap();
+        load_or_create(&path, None).unwrap();
         assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
 
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
-        let message = load_or_create(&path).unwrap_err().to_string();
+        let message = load_or_create(&path, None).unwrap_err().to_string();
         assert!(message.contains("mode 644") && message.contains("chmod 600"), "{message}");
         assert!(load_text(&path, 100).is_err());
     }
@@ -164,7 +250,7 @@ mod tests {
             let mut file = tempfile::NamedTempFile::new_in(&directory).unwrap();
             file.write_all(text.as_bytes()).unwrap();
             file.persist(&path).unwrap();
-            let message = format!("{:#}", load_or_create(&path).unwrap_err());
+            let message = format!("{:#}", load_or_create(&path, None).unwrap_err());
             assert!(message.contains("64 hexadecimal digits"), "{message}");
             assert!(text.is_empty() || !message.contains(text), "{message}");
         }

@@ -4,7 +4,6 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
-use cocoon_attest::{Policy, VerifierSet};
 use cocoon_chain::{Chain, StaticChain, ToncenterChain, ToncenterOptions};
 use cocoon_engine::Engine;
 use cocoon_engine::builtin::{EXTRACTIVE_SUMMARY_MODEL, ExtractiveSummary};
@@ -14,11 +13,12 @@ use cocoon_net::{Clock, DialOptions, NodeIdentity, NodeKey, SystemClock, TlsSett
 use cocoon_proxy::{Proxy, ProxyConfig};
 use cocoon_ton::{Address, SigningKey, Wallet};
 use cocoon_worker::{Worker, WorkerConfig};
+use cocoon_tee::sealing::SealingKey;
 use zeroize::Zeroizing;
 
+use crate::attestation::{Judging, Machine, Whom, real_enough};
 use crate::config::{
-    ChainFile, EngineFile, GatewayFile, Present, ProxyFile, Require, RoleFile as _, Root, WorkerFile,
-    required,
+    ChainFile, EngineFile, GatewayFile, ProxyFile, Require, RoleFile, Root, WorkerFile, required,
 };
 use crate::dir::StateDir;
 use crate::keys;
@@ -420,28 +420,53 @@ async fn wait(signals: &mut Signals, backend: &Backend) {
     tracing::info!("finishing requests under way; a second signal ends at once");
 }
 
-/// A node's key with its evidence, from which the settings of each port are made.
+/// A stopped node's directory, or one that is about to start: held, and with what seals its keys.
+///
+/// # Errors
+/// It is in use, or the machine that is configured cannot be used.
+pub(crate) fn open_dir<T: RoleFile>(file: &T) -> anyhow::Result<StateDir> {
+    let sealing = sealing(file)?;
+    Ok(StateDir::open(file.dir())?.sealed(sealing))
+}
+
+/// What seals a node's keys; `None` where they lie open.
+///
+/// # Errors
+/// The machine that is configured cannot be used.
+pub(crate) fn sealing<T: RoleFile>(file: &T) -> anyhow::Result<Option<Arc<dyn SealingKey>>> {
+    if !file.shown().seal_keys {
+        return Ok(None);
+    }
+    Ok(Machine::open(image::<T>(), &file.shown(), file.root())?.sealing)
+}
+
+/// The name of the image that a role runs in where its machine is simulated.
+pub(crate) fn image<T: RoleFile>() -> &'static str {
+    // One image for all roles would be as good; two show that each is checked.
+    if T::ROLE == WorkerFile::ROLE { "cocoon worker" } else { "cocoon proxy" }
+}
+
+/// A node's key with its evidence, and what it takes to judge peers, from which the settings of each port are made.
 struct Tls {
     identity: Arc<NodeIdentity>,
+    judging: Judging,
     clock: Arc<dyn Clock>,
 }
 
 impl Tls {
-    fn open(dir: &StateDir, present: Present, root: &Root) -> anyhow::Result<Self> {
-        let source = cocoon_tee::open(present.name())?;
-        if cocoon_tee::is_simulated(source.as_ref()) && !root.is_test {
-            bail!("attestation.present = {:?} is for test networks only", present.name());
-        }
+    fn open<T: RoleFile>(file: &T, dir: &StateDir, judging: Judging) -> anyhow::Result<Self> {
+        let source = Machine::open(image::<T>(), &file.shown(), file.root())?.source;
         let key = NodeKey::from_seed(&*key(dir, NODE_KEY)?);
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let identity = NodeIdentity::new(key, source, clock.now()).context("cannot make the certificate")?;
-        Ok(Self { identity, clock })
+        Ok(Self { identity, judging, clock })
     }
 
-    fn settings(&self, require: Require) -> anyhow::Result<TlsSettings> {
-        let policy = Policy::by_name(require.name())?;
-        let verifier = Arc::new(VerifierSet::built_in());
-        TlsSettings::new(Arc::clone(&self.identity), verifier, policy, None, Arc::clone(&self.clock))
+    fn settings(&self, require: Require, whom: Whom) -> anyhow::Result<TlsSettings> {
+        let (policy, judging) = (self.judging.policy(require, whom)?, &self.judging);
+        let collateral = Some(judging.collateral());
+        let clock = Arc::clone(&self.clock);
+        TlsSettings::new(Arc::clone(&self.identity), judging.verifiers(), policy, collateral, clock)
             .context("cannot set up TLS")
     }
 
@@ -487,7 +512,7 @@ fn key(dir: &StateDir, name: &str) -> anyhow::Result<keys::Secret> {
             path.display()
         );
     }
-    keys::load_or_create(&path)
+    keys::load_or_create(&path, dir.sealing())
 }
 
 /// The node's wallet: the contract that its wallet key controls, and in the last resort its owner.

@@ -46,7 +46,7 @@ const VALID_SECONDS: u32 = 60;
 /// # Errors
 /// The key file cannot be used.
 pub(crate) fn owner_wallet(dir: &Path) -> anyhow::Result<(Wallet, SigningKey)> {
-    let key = SigningKey::from_bytes(&*keys::load_or_create(&dir.join(OWNER_KEY))?);
+    let key = SigningKey::from_bytes(&*keys::load_or_create(&dir.join(OWNER_KEY), None)?);
     Ok((Wallet::v5r1(key.verifying_key().to_bytes(), GLOBAL_ID), key))
 }
 

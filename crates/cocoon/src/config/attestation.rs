@@ -35,6 +35,34 @@ pub(crate) enum Present {
     Auto,
 }
 
+impl Present {
+    /// Its name.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::FakeTdx => "fake_tdx",
+            Self::SimulatedTdx => "simulated_tdx",
+            Self::SimulatedSevSnp => "simulated_sev_snp",
+            Self::Tdx => "tdx",
+            Self::SevSnp => "sev_snp",
+            Self::Auto => "auto",
+        }
+    }
+}
+
+/// What a node shows, the same for every role.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Shown {
+    /// The evidence.
+    pub(crate) present: Present,
+    /// Whether that of GPUs goes with it.
+    pub(crate) gpus: bool,
+    /// Whether the node's keys lie sealed to machine and image.
+    pub(crate) seal_keys: bool,
+    /// Which of the simulated machines it is.
+    pub(crate) simulated_machine: u32,
+}
+
 /// The evidence that we demand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -54,6 +82,10 @@ pub(crate) enum Require {
 pub(crate) struct Attestation {
     /// What we show.
     pub(crate) present: Present,
+    /// Whether the node's keys lie sealed to machine and image.
+    pub(crate) seal_keys: bool,
+    /// Which of a test network's simulated machines this is.
+    pub(crate) simulated_machine: u32,
     /// Whether we show the evidence of this machine's GPUs, too.
     pub(crate) gpus: bool,
     /// What a proxy must show.
@@ -62,12 +94,24 @@ pub(crate) struct Attestation {
     pub(crate) policy_file: Option<PathBuf>,
 }
 
+impl Attestation {
+    /// What we show.
+    pub(crate) fn shown(&self) -> Shown {
+        let &Self { present, seal_keys, simulated_machine, .. } = self;
+        Shown { present, gpus: self.gpus, seal_keys, simulated_machine }
+    }
+}
+
 /// What a gateway shows and demands.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct GatewayAttestation {
     /// What we show.
     pub(crate) present: Present,
+    /// Whether the node's keys lie sealed to machine and image.
+    pub(crate) seal_keys: bool,
+    /// Which of a test network's simulated machines this is.
+    pub(crate) simulated_machine: u32,
     /// What a proxy must show.
     pub(crate) require: Require,
     /// What a worker must show before it sees a request of ours.
@@ -76,18 +120,38 @@ pub(crate) struct GatewayAttestation {
     pub(crate) policy_file: Option<PathBuf>,
 }
 
+impl GatewayAttestation {
+    /// What we show.
+    pub(crate) fn shown(&self) -> Shown {
+        let &Self { present, seal_keys, simulated_machine, .. } = self;
+        Shown { present, gpus: false, seal_keys, simulated_machine }
+    }
+}
+
 /// What a proxy shows and demands.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct ProxyAttestation {
     /// What we show.
     pub(crate) present: Present,
+    /// Whether the node's keys lie sealed to machine and image.
+    pub(crate) seal_keys: bool,
+    /// Which of a test network's simulated machines this is.
+    pub(crate) simulated_machine: u32,
     /// What a worker must show.
     pub(crate) require_of_workers: Require,
     /// What a client must show.
     pub(crate) require_of_clients: Require,
     /// The policy, TOML.
     pub(crate) policy_file: Option<PathBuf>,
+}
+
+impl ProxyAttestation {
+    /// What we show.
+    pub(crate) fn shown(&self) -> Shown {
+        let &Self { present, seal_keys, simulated_machine, .. } = self;
+        Shown { present, gpus: false, seal_keys, simulated_machine }
+    }
 }
 
 /// Reads a policy; the default where there is no file.

@@ -1,7 +1,7 @@
 //! The gateway's configuration; `examples/gateway.toml` documents every field.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cocoon_gateway::GatewayLimits;
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::RoleFile;
 use super::money::{ChainFile, GatewayMoney};
-use super::attestation::{GatewayAttestation, CollateralFile};
+use super::attestation::{GatewayAttestation, CollateralFile, Shown};
 use super::shared::{DialPow, Root, address_text};
 
 /// The gateway's configuration as written.
@@ -125,4 +125,16 @@ impl Default for GatewayFile {
 
 impl RoleFile for GatewayFile {
     const ROLE: &'static str = "gateway";
+
+    fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    fn root(&self) -> &Root {
+        &self.root
+    }
+
+    fn shown(&self) -> Shown {
+        self.attestation.shown()
+    }
 }

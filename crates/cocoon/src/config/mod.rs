@@ -12,7 +12,7 @@ mod shared;
 mod worker;
 
 pub(crate) use attestation::{
-    Attestation, CollateralFile, GatewayAttestation, Present, ProxyAttestation, Require, read_policy,
+    Attestation, CollateralFile, GatewayAttestation, Present, ProxyAttestation, Require, Shown, read_policy,
 };
 pub(crate) use gateway::GatewayFile;
 pub(crate) use load::{Overrides, load};
@@ -25,6 +25,15 @@ pub(crate) use worker::{EngineFile, WorkerFile};
 pub(crate) trait RoleFile: Default + serde::Serialize + serde::de::DeserializeOwned {
     /// `gateway`, `proxy` or `worker`.
     const ROLE: &'static str;
+
+    /// The node's directory.
+    fn dir(&self) -> &std::path::Path;
+
+    /// The network's root.
+    fn root(&self) -> &Root;
+
+    /// What the node shows of its machine.
+    fn shown(&self) -> Shown;
 }
 
 /// Fields that hold paths, in any role: in a file they are relative to that file.

@@ -1,7 +1,7 @@
 //! The proxy's configuration; `examples/proxy.toml` documents every field.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use cocoon_net::ListenerOptions;
 use cocoon_ton::Address;
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::RoleFile;
 use super::money::{ChainFile, ProxyMoney};
-use super::attestation::{CollateralFile, ProxyAttestation};
+use super::attestation::{CollateralFile, ProxyAttestation, Shown};
 use super::shared::{Root, address_text};
 
 /// Bits of work asked of peers where nobody but this machine can connect: a formality.
@@ -108,6 +108,18 @@ impl Default for ProxyFile {
 
 impl RoleFile for ProxyFile {
     const ROLE: &'static str = "proxy";
+
+    fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    fn root(&self) -> &Root {
+        &self.root
+    }
+
+    fn shown(&self) -> Shown {
+        self.attestation.shown()
+    }
 }
 
 impl ProxyFile {

@@ -1,14 +1,14 @@
 //! The worker's configuration; `examples/worker.toml` documents every field.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use cocoon_ton::Address;
 use serde::{Deserialize, Serialize};
 
 use super::RoleFile;
 use super::money::{ChainFile, WorkerMoney};
-use super::attestation::{Attestation, CollateralFile};
+use super::attestation::{Attestation, CollateralFile, Shown};
 use super::shared::{DialPow, Root, address_text};
 
 /// The worker's configuration as written.
@@ -88,4 +88,16 @@ impl Default for WorkerFile {
 
 impl RoleFile for WorkerFile {
     const ROLE: &'static str = "worker";
+
+    fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    fn root(&self) -> &Root {
+        &self.root
+    }
+
+    fn shown(&self) -> Shown {
+        self.attestation.shown()
+    }
 }

@@ -1,0 +1,179 @@
+//! What a node shows of its machine and demands of others, put together from its configuration.
+//!
+//! On a test network machines may be simulated: their evidence is complete and signed as real evidence is, under roots
+//! that follow from the network's seed, and goes through the verifiers that production uses. Nobody trusts those roots
+//! without the seed, and no node takes a seed outside a test network.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Context as _, bail};
+use cocoon_attest::{
+    CollateralSource, Demands, EvidenceKind, EvidenceSource, OperatorPolicy, Policy, TestRoots, UnixSeconds,
+    VerifierSet,
+};
+use cocoon_collateral::{Fetcher, FixedCollateral};
+use cocoon_net::{Clock, SystemClock};
+use cocoon_tee::configfs::ConfigfsTsm;
+use cocoon_tee::sealing::{NoSealing, SealingKey, SnpSealing};
+use cocoon_tee::simulated::Vendors;
+
+use crate::config::{CollateralFile, Present, Require, Root, Shown, read_policy};
+use crate::keys;
+
+/// The folder for collateral in a node's directory.
+const CACHE: &str = "collateral";
+
+/// The machine that a node runs on, as far as it proves anything.
+pub(crate) struct Machine {
+    /// What it shows.
+    pub(crate) source: Arc<dyn EvidenceSource>,
+    /// What seals the node's keys; `None` where they are to lie open.
+    pub(crate) sealing: Option<Arc<dyn SealingKey>>,
+}
+
+impl Machine {
+    /// The machine that is configured, with this image where it is simulated.
+    ///
+    /// # Errors
+    /// It is simulated outside a test network or without the network's seed, or cannot be used.
+    pub(crate) fn open(image: &str, shown: &Shown, root: &Root) -> anyhow::Result<Self> {
+        if let Some(kind) = simulated_kind(shown.present) {
+            let hint = "a simulated machine needs root.simulated_seed_file, which `cocoon up` makes";
+            let vendors = vendors(root)?.context(hint)?;
+            let number = shown.simulated_machine;
+            let source = vendors.source(kind, number, image).context("nobody simulates this kind")?;
+            let sealing = shown.seal_keys.then(|| Arc::new(vendors.sealing(number, image)) as _);
+            return Ok(Self { source, sealing });
+        }
+        let source = cocoon_tee::open(shown.present.name())?;
+        if cocoon_tee::is_simulated(source.as_ref()) && !root.is_test {
+            bail!("attestation.present = {:?} is for test networks only", shown.present.name());
+        }
+        let sealing = if shown.seal_keys { Some(sealing(source.kind())?) } else { None };
+        Ok(Self { source, sealing })
+    }
+}
+
+fn simulated_kind(present: Present) -> Option<EvidenceKind> {
+    match present {
+        Present::SimulatedTdx => Some(EvidenceKind::Tdx),
+        Present::SimulatedSevSnp => Some(EvidenceKind::SevSnp),
+        _ => None,
+    }
+}
+
+/// What seals keys on a real machine of this kind.
+fn sealing(kind: EvidenceKind) -> anyhow::Result<Arc<dyn SealingKey>> {
+    let key: Arc<dyn SealingKey> = match kind {
+        EvidenceKind::SevSnp => {
+            let tsm = ConfigfsTsm::open(ConfigfsTsm::USUAL_BASE.as_ref());
+            Arc::new(SnpSealing::open(&tsm).context("attestation.seal_keys")?)
+        }
+        EvidenceKind::Tdx => Arc::new(NoSealing::tdx()),
+        _ => Arc::new(NoSealing::none()),
+    };
+    key.version().context("attestation.seal_keys")?;
+    Ok(key)
+}
+
+/// The vendors of the network's simulated machines, where it has any.
+///
+/// # Errors
+/// The network is no test network, or the seed cannot be read.
+pub(crate) fn vendors(root: &Root) -> anyhow::Result<Option<Vendors>> {
+    let Some(path) = &root.simulated_seed_file else { return Ok(None) };
+    if !root.is_test {
+        bail!("root.simulated_seed_file is for test networks only: whoever has the seed can make any evidence");
+    }
+    Ok(Some(Vendors::from_seed(&*keys::load_key(path)?)))
+}
+
+/// What it takes to judge peers, for all ports of a node.
+pub(crate) struct Judging {
+    operator: OperatorPolicy,
+    verifiers: Arc<VerifierSet>,
+    collateral: Arc<dyn CollateralSource>,
+}
+
+/// Whom something is demanded of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Whom {
+    Proxy,
+    Worker,
+    Client,
+}
+
+impl Judging {
+    /// By the operator's policy and the vendors' roots, on a test network with simulated machines by theirs, too.
+    /// Collateral is kept in `dir` unless another folder is configured. Must be called inside the runtime.
+    ///
+    /// # Errors
+    /// The policy, the seed or a service's address cannot be used.
+    pub(crate) fn open(
+        policy: Option<&std::path::Path>,
+        root: &Root,
+        collateral: &CollateralFile,
+        dir: Option<&std::path::Path>,
+    ) -> anyhow::Result<Self> {
+        let (operator, vendors) = (read_policy(policy)?, vendors(root)?);
+        let roots = vendors.as_ref().map_or_else(TestRoots::default, Vendors::test_roots);
+        let verifiers = Arc::new(operator.verifiers(&roots)?);
+        let collateral = match vendors {
+            // What simulated vendors publish follows from their seed; there is nobody to fetch it from.
+            Some(vendors) => {
+                let answer = move |request: &_| vendors.answer(request, SystemClock.now());
+                Arc::new(FixedCollateral::answering(answer)) as Arc<dyn CollateralSource>
+            }
+            None => {
+                let cache: Option<PathBuf> = dir.map(|dir| dir.join(CACHE));
+                let now = Arc::new(|| -> UnixSeconds { SystemClock.now() });
+                Arc::new(Fetcher::new(&collateral.options(cache)?, now).context("[collateral]")?)
+            }
+        };
+        Ok(Self { operator, verifiers, collateral })
+    }
+
+    /// What is demanded of these.
+    ///
+    /// # Errors
+    /// The policy names what is no evidence.
+    pub(crate) fn policy(&self, require: Require, whom: Whom) -> anyhow::Result<Policy> {
+        let demands: &Demands = match whom {
+            Whom::Proxy => &self.operator.proxy,
+            Whom::Worker => &self.operator.worker,
+            Whom::Client => &self.operator.client,
+        };
+        Ok(match require {
+            Require::Any => Policy::any(),
+            Require::FakeTdx => Policy::fake_tdx(),
+            Require::Tee => demands.policy().with_context(|| format!("the policy for {whom:?}"))?,
+        })
+    }
+
+    /// What verifies.
+    pub(crate) fn verifiers(&self) -> Arc<VerifierSet> {
+        Arc::clone(&self.verifiers)
+    }
+
+    /// What fetches.
+    pub(crate) fn collateral(&self) -> Arc<dyn CollateralSource> {
+        Arc::clone(&self.collateral)
+    }
+}
+
+/// With real coins at stake, a node demands evidence of hardware from those it depends on.
+///
+/// # Errors
+/// It does not.
+pub(crate) fn real_enough(root: &Root, demands: &[(&str, Require)]) -> anyhow::Result<()> {
+    for (field, require) in demands {
+        if !root.is_test && *require != Require::Tee {
+            bail!(
+                "root.is_test = false is a network with real coins, where {field} must be \"tee\"; \
+                 for a network with coins that are worth nothing, set root.is_test = true"
+            );
+        }
+    }
+    Ok(())
+}
