@@ -38,7 +38,8 @@ fn every_product_line_passes_with_its_own_form_of_report() {
         assert!(verdict.accepted(), "{verdict:#?}");
         assert_eq!(SnpReport::parse(&evidence.bytes()[..SnpReport::LEN]).unwrap().version, version);
         assert_eq!(verdict.expires_at, Some(Span::default().to));
-        assert!(detail(&verdict, "product").contains("no proof of hardware"), "{verdict:#?}");
+        assert!(verdict.simulated, "the root is a test root");
+        assert!(detail(&verdict, "root").contains("proves nothing about hardware"), "{verdict:#?}");
     }
 }
 
