@@ -84,7 +84,9 @@ fn sealing(kind: EvidenceKind) -> anyhow::Result<Arc<dyn SealingKey>> {
 pub(crate) fn vendors(root: &Root) -> anyhow::Result<Option<Vendors>> {
     let Some(path) = &root.simulated_seed_file else { return Ok(None) };
     if !root.is_test {
-        bail!("root.simulated_seed_file is for test networks only: whoever has the seed can make any evidence");
+        bail!(
+            "root.simulated_seed_file is for test networks only: whoever has the seed can make any evidence"
+        );
     }
     Ok(Some(Vendors::from_seed(&*keys::load_key(path)?)))
 }
@@ -162,18 +164,20 @@ impl Judging {
     }
 }
 
-/// With real coins at stake, a node demands evidence of hardware from those it depends on.
+/// With real coins at stake, a node demands of those it depends on evidence of hardware, and images that the root lists.
 ///
 /// # Errors
 /// It does not.
-pub(crate) fn real_enough(root: &Root, demands: &[(&str, Require)]) -> anyhow::Result<()> {
-    for (field, require) in demands {
-        if !root.is_test && *require != Require::Tee {
-            bail!(
-                "root.is_test = false is a network with real coins, where {field} must be \"tee\"; \
-                 for a network with coins that are worth nothing, set root.is_test = true"
-            );
-        }
+pub(crate) fn real_enough(
+    root: &Root,
+    (field, require): (&str, Require),
+    (check_field, checked): (&str, bool),
+) -> anyhow::Result<()> {
+    if !root.is_test && (require != Require::Tee || !checked) {
+        bail!(
+            "root.is_test = false is a network with real coins; it needs {field} = \"tee\" and {check_field} = true. \
+             For a network with coins that are worth nothing, set root.is_test = true"
+        );
     }
     Ok(())
 }

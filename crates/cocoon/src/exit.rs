@@ -4,7 +4,6 @@
 //! on the chain, and is not done twice.
 
 use std::fmt;
-use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
@@ -156,12 +155,13 @@ pub(crate) struct Left {
 ///
 /// # Errors
 /// There is no node, or it runs.
-pub(crate) fn hold<T: RoleFile>(dir: &Path) -> anyhow::Result<StateDir> {
+pub(crate) fn hold<T: RoleFile>(file: &T) -> anyhow::Result<StateDir> {
+    let dir = file.dir();
     let shown = dir.display();
     if !dir.join(roles::WALLET_KEY).exists() {
         bail!("there is no {} in {shown}: no {} lies there; check `dir`", T::ROLE, roles::WALLET_KEY);
     }
-    StateDir::open(dir).with_context(|| {
+    roles::open_dir(file).with_context(|| {
         format!(
             "the {} in {shown} must be stopped first: Ctrl-C where it runs, or SIGTERM; then run this again",
             T::ROLE
@@ -179,7 +179,7 @@ pub(crate) async fn gateway(
     mut progress: impl FnMut(Progress) + Send,
 ) -> anyhow::Result<Exit> {
     needs_coins(backend)?;
-    let dir = hold::<GatewayFile>(&file.dir)?;
+    let dir = hold(file)?;
     let config = roles::gateway_till(file, &dir, backend)?;
     let accounts = Accounts::look(backend, config.settlement.wallet.address(), file.owner).await?;
     let chain = Arc::clone(&backend.chain);
@@ -208,7 +208,7 @@ pub(crate) async fn worker(
     mut progress: impl FnMut(Progress) + Send,
 ) -> anyhow::Result<Exit> {
     needs_coins(backend)?;
-    let dir = hold::<WorkerFile>(&file.dir)?;
+    let dir = hold(file)?;
     let config = roles::worker_till(file, &dir, true)?;
     let accounts = Accounts::look(backend, config.settlement.wallet.address(), file.owner).await?;
     let chain = Arc::clone(&backend.chain);
@@ -267,7 +267,7 @@ pub(crate) async fn proxy(
     mut progress: impl FnMut(Progress) + Send,
 ) -> anyhow::Result<Exit> {
     needs_coins(backend)?;
-    let dir = hold::<ProxyFile>(&file.dir)?;
+    let dir = hold(file)?;
     let config = roles::proxy_till(file, &dir, backend)?;
     let accounts = Accounts::look(backend, config.wallet, file.owner).await?;
     let chain = Arc::clone(&backend.chain);

@@ -12,7 +12,6 @@ use tokio::sync::mpsc;
 
 use crate::amount;
 use crate::config::{GatewayFile, ProxyFile, WorkerFile};
-use crate::dir::StateDir;
 use crate::network::Network;
 use crate::roles::{self, Backend};
 use crate::treasury::{Treasury, coins};
@@ -168,7 +167,7 @@ fn contracts(network: &Network) -> [Vec<Address>; 4] {
 }
 
 async fn leave_gateway(file: &GatewayFile, backend: &Backend) -> anyhow::Result<()> {
-    let dir = StateDir::open(&file.dir)?;
+    let dir = roles::open_dir(file)?;
     let mut config = roles::gateway_till(file, &dir, backend)?;
     (config.settlement.poll, config.settlement.min_pause) = (POLL, POLL);
     let left = cocoon_gateway::leave(config, Arc::clone(&backend.chain), |step| {
@@ -180,7 +179,7 @@ async fn leave_gateway(file: &GatewayFile, backend: &Backend) -> anyhow::Result<
 }
 
 async fn leave_worker(file: &WorkerFile, backend: &Backend) -> anyhow::Result<()> {
-    let dir = StateDir::open(&file.dir)?;
+    let dir = roles::open_dir(file)?;
     let mut config = roles::worker_till(file, &dir, true)?;
     (config.settlement.poll, config.settlement.min_pause) = (POLL, POLL);
     let left = cocoon_worker::leave(config, Arc::clone(&backend.chain), 1, |_| ()).await?;
@@ -189,7 +188,7 @@ async fn leave_worker(file: &WorkerFile, backend: &Backend) -> anyhow::Result<()
 }
 
 async fn wind_up_proxy(file: &ProxyFile, backend: &Backend, treasury: &Treasury) -> anyhow::Result<()> {
-    let dir = StateDir::open(&file.dir)?;
+    let dir = roles::open_dir(file)?;
     let mut config = roles::proxy_till(file, &dir, backend)?;
     if let Some(settlement) = &mut config.settlement {
         (settlement.poll, settlement.min_pause) = (POLL, POLL);

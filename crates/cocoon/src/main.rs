@@ -7,6 +7,7 @@
 mod amount;
 #[cfg_attr(not(test), expect(dead_code, reason = "for the command that verifies evidence"))]
 mod attest_report;
+mod attestation;
 mod calendar;
 mod chain_access;
 mod chain_command;

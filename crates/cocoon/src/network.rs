@@ -1,7 +1,8 @@
 //! A whole network in this process: a gateway, a proxy and workers, over real connections on the loopback interface.
 //!
-//! Only attestation is simulated: proxy and workers present the quote of test networks and everybody demands it of them.
-//! The chain is embedded: real contracts on a real virtual machine, with coins from a faucet.
+//! Two things are simulated. The machines: proxy and workers show complete evidence of simulated Intel and AMD machines, under
+//! roots that only this network trusts, and everybody verifies it as in production. The coins: the chain is embedded, real
+//! contracts on a real virtual machine, with a faucet.
 
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener};
 use std::path::{Path, PathBuf};
@@ -9,24 +10,26 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use cocoon_attest::EvidenceKind;
 use cocoon_engine::Engine;
 use cocoon_gateway::Gateway;
 use cocoon_proxy::Proxy;
+use cocoon_tee::simulated::Vendors;
 use cocoon_ton::{Address, NANOTON_PER_TON, RootConfig};
 use cocoon_worker::Worker;
 use serde_json::{Value, json};
-use sha2::{Digest as _, Sha256};
 
 use crate::chain_server::ChainServer;
 use crate::config::{
-    AcceptPow, Attestation, ChainFile, EngineFile, GatewayFile, GatewayMoney, Present, ProxyAttestation,
-    ProxyFile, Require, RoleFile, Root, WorkerFile,
+    AcceptPow, Attestation, ChainFile, EngineFile, GatewayAttestation, GatewayFile, GatewayMoney, Present,
+    ProxyAttestation, ProxyFile, Require, RoleFile, Root, WorkerFile,
 };
 use crate::dir::{StateDir, write_whole};
 use crate::home::Opening;
 use crate::http_client;
+use crate::keys;
 use crate::roles::{self, Backend, Running};
-use crate::treasury::{Treasury, owner_wallet};
+use crate::treasury::{Images, Treasury, owner_wallet};
 
 /// What the gateway's wallet is given, in nanoton.
 const GATEWAY_COINS: u64 = 100 * NANOTON_PER_TON;
@@ -36,6 +39,8 @@ const PROXY_COINS: u64 = 5 * NANOTON_PER_TON;
 const WORKER_COINS: u64 = NANOTON_PER_TON;
 /// What the gateway pays in at a proxy, and what it may pay in over all, in nanoton.
 const SPENDING: (u64, u64) = (10 * NANOTON_PER_TON, 90 * NANOTON_PER_TON);
+/// What the simulated machines and their vendors are made from.
+const SIMULATED_SEED: &str = "simulated-seed.hex";
 /// Where it is said what listens where.
 const ENDPOINTS: &str = "endpoints.json";
 /// Longest wait for everybody to know everybody.
@@ -109,15 +114,27 @@ impl Network {
         forget_endpoints(&dir)?;
         let ports = Ports::choose(plan.port_base, plan.workers)?;
         let treasury = Treasury::open(&dir).await?;
-        let root = Root { file: None, address: Some(treasury.root), is_test: true, is_testnet: false };
-        let node = |name: &str, coins| Node::prepare(&dir, name, coins);
-        let (gateway_node, proxy_node) = (node("gateway", GATEWAY_COINS)?, node("proxy", PROXY_COINS)?);
-        let worker_nodes = (1..=plan.workers).map(|number| node(&format!("worker-{number}"), WORKER_COINS));
+        let seed_file = absolute(&dir.path().join(SIMULATED_SEED));
+        let vendors = Vendors::from_seed(&*keys::load_or_create(&seed_file, None)?);
+        let root = Root {
+            file: None,
+            address: Some(treasury.root),
+            is_test: true,
+            is_testnet: false,
+            simulated_seed_file: Some(seed_file),
+        };
+        let mut gateway_file = gateway_file(&dir, &root, &ports);
+        let mut proxy_file = proxy_file(&dir, &root, &ports, plan.difficulty);
+        let worker_file = |number| worker_file(&dir, &root, &ports, number, &plan.model);
+        let mut worker_files: Vec<_> = (1..=plan.workers).map(worker_file).collect();
+        let gateway_node = Node::prepare(&gateway_file, GATEWAY_COINS)?;
+        let proxy_node = Node::prepare(&proxy_file, PROXY_COINS)?;
+        let worker_nodes = worker_files.iter().map(|file| Node::prepare(file, WORKER_COINS));
         let worker_nodes = worker_nodes.collect::<anyhow::Result<Vec<_>>>()?;
         let coins = [&gateway_node, &proxy_node].into_iter().chain(&worker_nodes);
         let coins: Vec<_> = coins.map(|node| (node.wallet, node.coins)).collect();
         let model_hash = cocoon_ton::root::model_hash(&full_name(&plan.model));
-        treasury.prepare(simulated_image(), model_hash, &coins).await?;
+        treasury.prepare(&images(&vendors), model_hash, &coins).await?;
         let accounts = |nodes: &[Node]| nodes.iter().flat_map(|node| [node.owner, node.wallet]).collect();
         let parties = vec![
             ("owner", vec![treasury.owner(), treasury.root]),
@@ -130,7 +147,6 @@ impl Network {
         let backend = Backend::settling(treasury.rooted.clone());
 
         let chain = ChainFile { url: Some(chain_server.url()), ..ChainFile::default() };
-        let mut proxy_file = proxy_file(&dir, &root, &ports, plan.difficulty);
         (proxy_file.owner, proxy_file.chain) = (Some(proxy_node.owner), chain.clone());
         note(&proxy_file, &proxy_file.dir)?;
         let proxy = roles::start_proxy(&proxy_file, &backend).await?;
@@ -138,14 +154,12 @@ impl Network {
         let (for_workers, for_clients) = (v4(proxy.role.workers_addr()), v4(proxy.role.clients_addr()));
         treasury.register_proxy(for_workers, for_clients).await?;
 
-        let (mut workers, mut worker_files) = (Vec::new(), Vec::new());
-        for (number, node) in (1..=plan.workers).zip(&worker_nodes) {
-            let mut file = worker_file(&dir, &root, &ports, number, &plan.model);
+        let mut workers = Vec::new();
+        for (file, node) in worker_files.iter_mut().zip(&worker_nodes) {
             (file.owner, file.chain) = (Some(node.owner), chain.clone());
             file.engine = plan.engine_file.clone();
-            note(&file, &file.dir)?;
-            workers.push(roles::start_worker(&file, &backend, Arc::clone(&plan.engine)).await?);
-            worker_files.push(file);
+            note(file, &file.dir)?;
+            workers.push(roles::start_worker(file, &backend, Arc::clone(&plan.engine)).await?);
         }
         let linked = async {
             for worker in &workers {
@@ -154,7 +168,6 @@ impl Network {
         };
         ready("the workers have not reached the proxy", linked).await?;
         // Only now: so it finds every worker with its first question.
-        let mut gateway_file = gateway_file(&dir, &root, &ports);
         (gateway_file.owner, gateway_file.chain) = (Some(gateway_node.owner), chain);
         note(&gateway_file, &gateway_file.dir)?;
         let gateway = roles::start_gateway(&gateway_file, &backend).await?;
@@ -273,10 +286,11 @@ fn proxy_file(dir: &StateDir, root: &Root, ports: &Ports, difficulty: u8) -> Pro
         listen_clients,
         dir: absolute(&dir.path().join("proxy")),
         root: root.clone(),
+        check_worker_hashes: true,
         attestation: ProxyAttestation {
-            present: Present::FakeTdx,
-            require_of_workers: Require::FakeTdx,
-            require_of_clients: Require::Any,
+            present: Present::SimulatedTdx,
+            require_of_workers: Require::Tee,
+            ..ProxyAttestation::default()
         },
         pow: AcceptPow { difficulty: Some(difficulty) },
         ..ProxyFile::default()
@@ -289,7 +303,8 @@ fn worker_file(dir: &StateDir, root: &Root, ports: &Ports, number: u16, model: &
         dir: absolute(&dir.path().join(format!("worker-{number}"))),
         model: Some(full_name(model)),
         root: root.clone(),
-        attestation: Attestation { present: Present::FakeTdx, require: Require::FakeTdx },
+        check_proxy_hashes: true,
+        attestation: machine(number),
         ..WorkerFile::default()
     }
 }
@@ -299,7 +314,12 @@ fn gateway_file(dir: &StateDir, root: &Root, ports: &Ports) -> GatewayFile {
         http: ports.gateway,
         dir: absolute(&dir.path().join("gateway")),
         root: root.clone(),
-        attestation: Attestation { present: Present::None, require: Require::FakeTdx },
+        check_proxy_hashes: true,
+        attestation: GatewayAttestation {
+            require: Require::Tee,
+            require_of_workers: Require::Tee,
+            ..GatewayAttestation::default()
+        },
         money: GatewayMoney::spending(SPENDING.0, SPENDING.1),
         ..GatewayFile::default()
     }
@@ -316,14 +336,33 @@ fn note<T: RoleFile>(file: &T, dir: &Path) -> anyhow::Result<()> {
     write_whole(&dir.join(format!("{}.toml", T::ROLE)), &text)
 }
 
-/// What a simulated quote measures is all zeros: 8 registers of 48 bytes and the blanked report data.
-fn simulated_image() -> [u8; 32] {
-    Sha256::digest([0; 8 * 48 + 64]).into()
+/// The machine of a worker: Intel's and AMD's in turn. Where the vendor has keys that outlive a guest, as AMD has, the
+/// node's keys are sealed with them.
+fn machine(number: u16) -> Attestation {
+    let amd = number.is_multiple_of(2);
+    Attestation {
+        present: if amd { Present::SimulatedSevSnp } else { Present::SimulatedTdx },
+        seal_keys: amd,
+        simulated_machine: number.into(),
+        require: Require::Tee,
+        ..Attestation::default()
+    }
+}
+
+/// The images that this network's root lists.
+fn images(vendors: &Vendors) -> Images {
+    let hashes = |image, kinds: &[EvidenceKind]| {
+        kinds.iter().filter_map(|kind| vendors.image_hash(*kind, image)).collect()
+    };
+    Images {
+        proxy: hashes(roles::image::<ProxyFile>(), &[EvidenceKind::Tdx]),
+        worker: hashes(roles::image::<WorkerFile>(), &[EvidenceKind::Tdx, EvidenceKind::SevSnp]),
+    }
 }
 
 impl Node {
-    fn prepare(dir: &StateDir, name: &str, coins: u64) -> anyhow::Result<Self> {
-        let dir = StateDir::open(&dir.path().join(name))?;
+    fn prepare<T: RoleFile>(file: &T, coins: u64) -> anyhow::Result<Self> {
+        let dir = roles::open_dir(file)?;
         let owner = owner_wallet(dir.path())?.0.address();
         let wallet = roles::wallet(&dir, owner)?.0.address();
         Ok(Self { owner, wallet, coins })

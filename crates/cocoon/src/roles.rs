@@ -11,9 +11,9 @@ use cocoon_engine::upstream::{HttpEngine, HttpEngineOptions};
 use cocoon_gateway::{Gateway, GatewayConfig};
 use cocoon_net::{Clock, DialOptions, NodeIdentity, NodeKey, SystemClock, TlsSettings, spawn_rotation};
 use cocoon_proxy::{Proxy, ProxyConfig};
+use cocoon_tee::sealing::SealingKey;
 use cocoon_ton::{Address, SigningKey, Wallet};
 use cocoon_worker::{Worker, WorkerConfig};
-use cocoon_tee::sealing::SealingKey;
 use zeroize::Zeroizing;
 
 use crate::attestation::{Judging, Machine, Whom, real_enough};
@@ -122,9 +122,14 @@ pub(crate) async fn run_worker(file: &WorkerFile, signals: &mut Signals) -> anyh
 /// What stands in the way; nothing keeps running then.
 pub(crate) async fn start_gateway(file: &GatewayFile, backend: &Backend) -> anyhow::Result<Running<Gateway>> {
     let root_address = *root_address(GatewayFile::ROLE, &file.root)?;
-    let dir = StateDir::open(&file.dir)?;
-    let tls = Tls::open(&dir, file.attestation.present, &file.root)?;
-    let (wallet, key) = wallet(&dir, owner(file.owner, &tls, &file.root, backend)?)?;
+    let shown = &file.attestation;
+    let demand = ("attestation.require", shown.require);
+    real_enough(&file.root, demand, ("check_proxy_hashes", file.check_proxy_hashes))?;
+    let dir = open_dir(file)?;
+    let policy = shown.policy_file.as_deref();
+    let judging = Judging::open(policy, &file.root, &file.collateral, Some(dir.path()))?;
+    let tls = Tls::open(file, &dir, judging)?;
+    let (wallet, key) = wallet(&dir, owner(file.owner, Some(&tls), &file.root, backend)?)?;
     let address = wallet.address();
     let settlement = backend.settles.then(|| gateway_settlement(file, backend, wallet, key));
     let config = GatewayConfig {
@@ -142,7 +147,7 @@ pub(crate) async fn start_gateway(file: &GatewayFile, backend: &Backend) -> anyh
         settlement,
         limits: file.limits.into(),
     };
-    let settings = tls.settings(file.attestation.require)?;
+    let settings = tls.settings(shown.require, Whom::Proxy)?;
     let role = cocoon_gateway::start(config, settings, Arc::clone(&backend.chain))
         .await
         .context("cannot start the gateway")?;
@@ -157,11 +162,16 @@ pub(crate) async fn start_proxy(file: &ProxyFile, backend: &Backend) -> anyhow::
     if file.trust_long_authorization && !file.root.is_test {
         bail!("trust_long_authorization lets anyone spend as anyone: set it to false outside a test network");
     }
-    let dir = StateDir::open(&file.dir)?;
-    let tls = Tls::open(&dir, file.attestation.present, &file.root)?;
-    let config = proxy_config(file, &dir, &tls, backend)?;
-    let worker_tls = tls.settings(file.attestation.require_of_workers)?;
-    let client_tls = tls.settings(file.attestation.require_of_clients)?;
+    let shown = &file.attestation;
+    let demand = ("attestation.require_of_workers", shown.require_of_workers);
+    real_enough(&file.root, demand, ("check_worker_hashes", file.check_worker_hashes))?;
+    let dir = open_dir(file)?;
+    let policy = shown.policy_file.as_deref();
+    let judging = Judging::open(policy, &file.root, &file.collateral, Some(dir.path()))?;
+    let tls = Tls::open(file, &dir, judging)?;
+    let config = proxy_config(file, &dir, Some(&tls), backend)?;
+    let worker_tls = tls.settings(shown.require_of_workers, Whom::Worker)?;
+    let client_tls = tls.settings(shown.require_of_clients, Whom::Client)?;
     let chain = Arc::clone(&backend.chain);
     let role =
         cocoon_proxy::start(config, worker_tls, client_tls, chain).await.context("cannot start the proxy")?;
@@ -171,7 +181,7 @@ pub(crate) async fn start_proxy(file: &ProxyFile, backend: &Backend) -> anyhow::
 fn proxy_config(
     file: &ProxyFile,
     dir: &StateDir,
-    tls: &Tls,
+    tls: Option<&Tls>,
     backend: &Backend,
 ) -> anyhow::Result<ProxyConfig> {
     let owner = owner(file.owner, tls, &file.root, backend)?;
@@ -221,9 +231,14 @@ pub(crate) async fn start_worker(
         }
     };
     let root_address = *root_address(WorkerFile::ROLE, &file.root)?;
-    let dir = StateDir::open(&file.dir)?;
-    let tls = Tls::open(&dir, file.attestation.present, &file.root)?;
-    let owner = owner(file.owner, &tls, &file.root, backend)?;
+    let shown = &file.attestation;
+    let demand = ("attestation.require", shown.require);
+    real_enough(&file.root, demand, ("check_proxy_hashes", file.check_proxy_hashes))?;
+    let dir = open_dir(file)?;
+    let policy = shown.policy_file.as_deref();
+    let judging = Judging::open(policy, &file.root, &file.collateral, Some(dir.path()))?;
+    let tls = Tls::open(file, &dir, judging)?;
+    let owner = owner(file.owner, Some(&tls), &file.root, backend)?;
     let (wallet, key) = wallet(&dir, owner)?;
     let settlement = backend.settles.then(|| worker_settlement(file, wallet, key));
     let config = WorkerConfig {
@@ -243,7 +258,7 @@ pub(crate) async fn start_worker(
         settlement,
         paused: file.paused,
     };
-    let settings = tls.settings(file.attestation.require)?;
+    let settings = tls.settings(shown.require, Whom::Proxy)?;
     let chain = Arc::clone(&backend.chain);
     let role =
         cocoon_worker::start(config, settings, chain, engine).await.context("cannot start the worker")?;
@@ -269,7 +284,7 @@ pub(crate) fn gateway_till(
 /// # Errors
 /// As [`gateway_till`].
 pub(crate) fn proxy_till(file: &ProxyFile, dir: &StateDir, backend: &Backend) -> anyhow::Result<ProxyConfig> {
-    proxy_config(file, dir, &Tls::open(dir, file.attestation.present, &file.root)?, backend)
+    proxy_config(file, dir, None, backend)
 }
 
 /// What a stopped worker's money is handled with; `exit`: whether its wallet is emptied, too.
@@ -371,12 +386,6 @@ impl Backend {
     /// # Errors
     /// It is not named, or cannot be used.
     pub(crate) async fn open(role: &str, root: &Root, chain: &ChainFile) -> anyhow::Result<Self> {
-        if !root.is_test {
-            bail!(
-                "root.is_test = false asks for a network with real coins, and this version verifies only the \
-                 simulated evidence of test networks; run it in a test network"
-            );
-        }
         if let Some(url) = &chain.url {
             let toncenter = open_toncenter(url, chain, *root_address(role, root)?, root.is_test).await?;
             return Ok(Self::settling(Arc::new(toncenter)));
@@ -476,10 +485,17 @@ impl Tls {
 }
 
 /// The configured owner. Where coins are simulated, one that follows from the node's key will do.
-fn owner(configured: Option<Address>, tls: &Tls, root: &Root, backend: &Backend) -> anyhow::Result<Address> {
-    match configured {
-        None if root.is_test && !backend.settles => Ok(Address::basechain(tls.identity.public_key())),
-        configured => named_owner(configured),
+fn owner(
+    configured: Option<Address>,
+    tls: Option<&Tls>,
+    root: &Root,
+    backend: &Backend,
+) -> anyhow::Result<Address> {
+    match (configured, tls) {
+        (None, Some(tls)) if root.is_test && !backend.settles => {
+            Ok(Address::basechain(tls.identity.public_key()))
+        }
+        (configured, _) => named_owner(configured),
     }
 }
 

@@ -62,6 +62,14 @@ pub(crate) struct Treasury {
     key: SigningKey,
 }
 
+/// The hashes of the images that the root lists.
+pub(crate) struct Images {
+    /// Of proxies.
+    pub(crate) proxy: Vec<[u8; 32]>,
+    /// Of workers.
+    pub(crate) worker: Vec<[u8; 32]>,
+}
+
 impl Treasury {
     /// Opens the chain in `dir`; makes it, with a root contract, where it is new.
     ///
@@ -120,17 +128,17 @@ impl Treasury {
     /// The chain refuses it.
     pub(crate) async fn prepare(
         &self,
-        image: [u8; 32],
+        images: &Images,
         model: [u8; 32],
         nodes: &[(Address, u64)],
     ) -> anyhow::Result<()> {
         let config = self.config();
         let mut messages = Vec::new();
-        if !config.proxy_hashes.contains(&image) {
-            messages.push(self.change(RootChange::AddProxyImage(image)));
+        for image in images.proxy.iter().filter(|image| !config.proxy_hashes.contains(*image)) {
+            messages.push(self.change(RootChange::AddProxyImage(*image)));
         }
-        if !config.worker_hashes.contains(&image) {
-            messages.push(self.change(RootChange::AddWorkerImage(image)));
+        for image in images.worker.iter().filter(|image| !config.worker_hashes.contains(*image)) {
+            messages.push(self.change(RootChange::AddWorkerImage(*image)));
         }
         if !config.model_hashes.contains(&model) {
             messages.push(self.change(RootChange::AddModel(model)));

@@ -42,7 +42,8 @@ fn tls(evidence: &str, policy: Policy) -> TlsSettings {
         UnixSeconds(std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs());
     let source = cocoon_tee::open(evidence).unwrap();
     let identity = NodeIdentity::new(NodeKey::generate(), source, now).unwrap();
-    TlsSettings::new(identity, Arc::new(VerifierSet::built_in()), policy, None, Arc::new(SystemClock)).unwrap()
+    TlsSettings::new(identity, Arc::new(VerifierSet::built_in()), policy, None, Arc::new(SystemClock))
+        .unwrap()
 }
 
 type Answer =

@@ -9,8 +9,8 @@ use cocoon_ton::Address;
 use serde::{Deserialize, Serialize};
 
 use super::RoleFile;
+use super::attestation::{CollateralFile, GatewayAttestation, Shown};
 use super::money::{ChainFile, GatewayMoney};
-use super::attestation::{GatewayAttestation, CollateralFile, Shown};
 use super::shared::{DialPow, Root, address_text};
 
 /// The gateway's configuration as written.

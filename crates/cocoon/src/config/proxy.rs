@@ -8,8 +8,8 @@ use cocoon_ton::Address;
 use serde::{Deserialize, Serialize};
 
 use super::RoleFile;
-use super::money::{ChainFile, ProxyMoney};
 use super::attestation::{CollateralFile, ProxyAttestation, Shown};
+use super::money::{ChainFile, ProxyMoney};
 use super::shared::{Root, address_text};
 
 /// Bits of work asked of peers where nobody but this machine can connect: a formality.

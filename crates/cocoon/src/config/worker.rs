@@ -7,8 +7,8 @@ use cocoon_ton::Address;
 use serde::{Deserialize, Serialize};
 
 use super::RoleFile;
-use super::money::{ChainFile, WorkerMoney};
 use super::attestation::{Attestation, CollateralFile, Shown};
+use super::money::{ChainFile, WorkerMoney};
 use super::shared::{DialPow, Root, address_text};
 
 /// The worker's configuration as written.

@@ -26,7 +26,7 @@ pub(super) async fn gateway(acting: &Acting) -> anyhow::Result<()> {
     let file: GatewayFile = acting.load()?;
     let backend = reach(GatewayFile::ROLE, &file.root, &file.chain).await?;
     // Before anybody is asked for nothing.
-    drop(exit::hold::<GatewayFile>(&file.dir)?);
+    drop(exit::hold(&file)?);
     let delay = params(&backend).client_delay_before_close_seconds;
     let plan = format!(
         "All channels are closed and refunded, at once where the proxy has signed the refund, else after {}; then the \
@@ -45,7 +45,7 @@ pub(super) async fn gateway(acting: &Acting) -> anyhow::Result<()> {
 pub(super) async fn worker(acting: &Acting) -> anyhow::Result<()> {
     let file: WorkerFile = acting.load()?;
     let backend = reach(WorkerFile::ROLE, &file.root, &file.chain).await?;
-    drop(exit::hold::<WorkerFile>(&file.dir)?);
+    drop(exit::hold(&file)?);
     let plan = "All that proxies owe is paid to the owner; then the wallet's coins go there, too. Nothing is waited for.";
     let mut teller = Teller::begin(acting, &file.root, plan).await?;
     let exit = exit::worker(&file, &backend, |step| teller.hear(step)).await?;
@@ -59,7 +59,7 @@ pub(super) async fn worker(acting: &Acting) -> anyhow::Result<()> {
 pub(super) async fn proxy(acting: &Acting) -> anyhow::Result<()> {
     let file: ProxyFile = acting.load()?;
     let backend = reach(ProxyFile::ROLE, &file.root, &file.chain).await?;
-    drop(exit::hold::<ProxyFile>(&file.dir)?);
+    drop(exit::hold(&file)?);
     let delay = params(&backend).proxy_delay_before_close_seconds;
     let plan = format!(
         "All clients are refunded, workers that have a contract are paid (others are owed for half a year), and the proxy's \

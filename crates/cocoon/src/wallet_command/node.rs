@@ -126,10 +126,23 @@ impl NodeFile {
         let owner = roles::named_owner(self.owner())?;
         let path = self.dir().join(WALLET_KEY);
         if !path.exists() {
-            return roles::wallet(&StateDir::open(self.dir())?, owner);
+            return roles::wallet(&self.open_dir()?, owner);
         }
-        let key = SigningKey::from_bytes(&*keys::load_or_create(&path)?);
+        let sealing = match self {
+            Self::Gateway(file) => roles::sealing(file.as_ref()),
+            Self::Proxy(file) => roles::sealing(file.as_ref()),
+            Self::Worker(file) => roles::sealing(file.as_ref()),
+        }?;
+        let key = SigningKey::from_bytes(&*keys::load_or_create(&path, sealing.as_deref())?);
         Ok((Wallet::cocoon(key.verifying_key().to_bytes(), owner), key))
+    }
+
+    fn open_dir(&self) -> anyhow::Result<StateDir> {
+        match self {
+            Self::Gateway(file) => roles::open_dir(file.as_ref()),
+            Self::Proxy(file) => roles::open_dir(file.as_ref()),
+            Self::Worker(file) => roles::open_dir(file.as_ref()),
+        }
     }
 
     /// What the wallet should have before the first start, in nanoton.
@@ -169,7 +182,7 @@ pub(super) async fn reach(role: &str, root: &Root, chain: &ChainFile) -> anyhow:
 pub(super) async fn gateway(work: GatewayWork, channel: OneChannel, acting: &Acting) -> anyhow::Result<()> {
     let file: GatewayFile = acting.load()?;
     let backend = reach(GatewayFile::ROLE, &file.root, &file.chain).await?;
-    let dir = hold::<GatewayFile>(&file.dir)?;
+    let dir = hold(&file)?;
     let config = roles::gateway_till(&file, &dir, &backend)?;
     let which = channel.channel.map_or(Channels::All, Channels::One);
     let chain = Arc::clone(&backend.chain);
@@ -213,7 +226,7 @@ pub(super) async fn gateway(work: GatewayWork, channel: OneChannel, acting: &Act
 pub(super) async fn worker(from: Nanoton, acting: &Acting) -> anyhow::Result<()> {
     let file: WorkerFile = acting.load()?;
     let backend = reach(WorkerFile::ROLE, &file.root, &file.chain).await?;
-    let dir = hold::<WorkerFile>(&file.dir)?;
+    let dir = hold(&file)?;
     let config = roles::worker_till(&file, &dir, false)?;
     let owner = config.owner;
     let before = balance(&backend, owner).await?;
@@ -246,7 +259,7 @@ pub(super) async fn worker(from: Nanoton, acting: &Acting) -> anyhow::Result<()>
 pub(super) async fn proxy(acting: &Acting) -> anyhow::Result<()> {
     let file: ProxyFile = acting.load()?;
     let backend = reach(ProxyFile::ROLE, &file.root, &file.chain).await?;
-    let dir = hold::<ProxyFile>(&file.dir)?;
+    let dir = hold(&file)?;
     let config = roles::proxy_till(&file, &dir, &backend)?;
     let settlement = config.settlement.context("the proxy settles nothing")?;
     let public = SigningKey::from_bytes(&config.key_seed).verifying_key().to_bytes();

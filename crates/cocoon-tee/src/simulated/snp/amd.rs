@@ -138,9 +138,15 @@ impl SimulatedAmd {
     /// The roots for a verifier on a test network: the same key for every product line.
     #[must_use]
     pub fn roots() -> SnpRoots {
+        SnpRoots::simulated(Self::root_keys())
+    }
+
+    /// These roots one by one.
+    #[must_use]
+    pub fn root_keys() -> [SnpRoot; 3] {
         let key_info = sequence(&[RSA_KEY, &bit_string(&TestRsaKey::ark().public_der(), 0)]);
         let key_hash = Sha256::digest(key_info).into();
-        SnpRoots::simulated(SnpProduct::ALL.map(|product| SnpRoot { product, key_hash }))
+        SnpProduct::ALL.map(|product| SnpRoot { product, key_hash })
     }
 
     /// The root, DER.
