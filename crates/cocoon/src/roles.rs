@@ -22,6 +22,7 @@ use crate::config::{
 };
 use crate::dir::StateDir;
 use crate::keys;
+use crate::model_files;
 use crate::signals::{Asked, Signals};
 
 /// The key of a node's certificate, by which peers know it.
@@ -110,7 +111,8 @@ pub(crate) async fn run_worker(file: &WorkerFile, signals: &mut Signals) -> anyh
     if let Some(model) = &file.model {
         warn_unless_serving(engine.as_ref(), model.split('@').next().unwrap_or(model)).await;
     }
-    let worker = start_worker(file, &chain, engine).await?;
+    // Reading a model can take minutes.
+    let worker = signals.unless_stopped(start_worker(file, &chain, engine)).await??;
     tracing::info!(http = %worker.role.http_addr(), "the worker is listening");
     wait(signals, &chain).await;
     signals.unless_stopped(worker.role.shutdown()).await
@@ -214,7 +216,7 @@ pub(crate) async fn start_worker(
 ) -> anyhow::Result<Running<Worker>> {
     let builtin = format!("{EXTRACTIVE_SUMMARY_MODEL}@builtin:0");
     let model = match &file.model {
-        None if file.engine.builtin => &builtin,
+        None if file.engine.builtin && file.model_path.is_none() => &builtin,
         model => {
             let hint = "name what the engine serves, NAME@COMMIT:VERITYHASH";
             required(WorkerFile::ROLE, "model", model.as_ref(), hint)?
@@ -222,6 +224,7 @@ pub(crate) async fn start_worker(
     };
     let root_address = *root_address(WorkerFile::ROLE, &file.root)?;
     let dir = StateDir::open(&file.dir)?;
+    let (model, model_files) = model_files::checked(model, file.model_path.as_deref()).await?;
     let tls = Tls::open(&dir, file.attestation.present, &file.root)?;
     let owner = owner(file.owner, &tls, &file.root, backend)?;
     let (wallet, key) = wallet(&dir, owner)?;
@@ -230,7 +233,8 @@ pub(crate) async fn start_worker(
         http: file.http,
         proxies: file.proxies.clone(),
         owner,
-        model: model.clone(),
+        model,
+        model_files,
         coefficient: file.coefficient,
         max_active: file.max_active,
         root_address,
