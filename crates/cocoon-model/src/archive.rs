@@ -131,6 +131,7 @@ pub(crate) struct WholeFile {
     file: File,
     path: PathBuf,
     bytes: u64,
+    left: u64,
 }
 
 impl WholeFile {
@@ -140,7 +141,7 @@ impl WholeFile {
         if bytes == 0 || bytes % verity::BLOCK_BYTES as u64 != 0 {
             return Err(ModelError::NoArchive { path: path.to_owned(), bytes });
         }
-        Ok(Self { file, path: path.to_owned(), bytes })
+        Ok(Self { file, path: path.to_owned(), bytes, left: bytes })
     }
 }
 
@@ -150,6 +151,19 @@ impl Source for WholeFile {
     }
 
     fn fill(&mut self, into: &mut [u8]) -> Result<usize, ModelError> {
-        self.file.read(into).map_err(|error| ModelError::read(&self.path, error))
+        let most = usize::try_from(self.left).unwrap_or(usize::MAX).min(into.len());
+        let into = into.get_mut(..most).unwrap_or_default();
+        if into.is_empty() {
+            return Ok(0);
+        }
+        let failed = |error| ModelError::read(&self.path, error);
+        let read = self.file.read(into).map_err(failed)?;
+        self.left = self.left.saturating_sub(read as u64);
+        let ended = read == 0 || self.left == 0;
+        // Whole blocks were promised, and all of them.
+        if ended && (read == 0 || self.file.metadata().map_err(failed)?.len() != self.bytes) {
+            return Err(ModelError::Changed { path: self.path.clone() });
+        }
+        Ok(read)
     }
 }

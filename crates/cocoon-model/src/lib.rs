@@ -118,6 +118,8 @@ pub fn measure(path: &Path, watch: &mut Watch<'_>) -> Result<ModelImage, ModelEr
         let plan = Plan::of(path)?;
         let hash = measuring.run(&mut ArchiveReader::new(&plan), None, watch);
         (hash, plan.archive_bytes(), Some(plan.files()))
+    } else if !metadata.is_file() {
+        return Err(ModelError::refused(path, Refusal::Special));
     } else {
         let mut source = archive::WholeFile::open(path)?;
         let bytes = measure::Source::total(&source);

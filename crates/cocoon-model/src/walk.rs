@@ -13,7 +13,7 @@ pub const MAX_ENTRIES: usize = 100_000;
 /// Most directories in one another.
 pub const MAX_DEPTH: usize = 64;
 /// Longest path in the archive, and longest target of a link, in bytes.
-pub const MAX_MEMBER_BYTES: usize = 4096;
+pub const MAX_MEMBER_BYTES: usize = 1024;
 /// Largest archive, in bytes: 16 TiB.
 pub const MAX_ARCHIVE_BYTES: u64 = 1 << 44;
 /// Left out at the top of the directory, as the published tool does: what the downloader notes there.

@@ -11,7 +11,8 @@ use std::path::Path;
 use std::time::{Duration, UNIX_EPOCH};
 
 use cocoon_model::{
-    MAX_DEPTH, ModelError, Outputs, Progress, Refusal, RootHash, check, measure, pack, verify,
+    MAX_DEPTH, MAX_ENTRIES, MAX_MEMBER_BYTES, ModelError, Outputs, Progress, Refusal, RootHash, check,
+    measure, pack, verify,
 };
 use support::{Place, entries_in, unwatched};
 
@@ -202,6 +203,54 @@ fn a_file_that_grows_meanwhile_is_noticed() {
     });
     let Err(ModelError::Changed { path }) = error else { panic!("{error:?}") };
     assert_eq!(path, grown);
+}
+
+#[test]
+fn an_archive_that_is_cut_meanwhile_is_noticed() {
+    let place = Place::with_model();
+    fs::write(&place.out, vec![1; 20 << 20]).unwrap();
+    let error = measure(&place.out, &mut |_| {
+        File::options().write(true).open(&place.out).unwrap().set_len((8 << 20) + 1000).unwrap();
+        ControlFlow::Continue(())
+    });
+    assert!(matches!(error, Err(ModelError::Changed { .. })), "{error:?}");
+}
+
+#[test]
+fn what_is_neither_file_nor_directory_is_no_model() {
+    let place = Place::with_model();
+    let _socket = std::os::unix::net::UnixListener::bind(&place.out).unwrap();
+    for path in [place.out.as_path(), Path::new("/dev/zero")] {
+        let error = measure(path, &mut unwatched).unwrap_err();
+        assert!(matches!(error, ModelError::Refused { why: Refusal::Special, .. }), "{error}");
+    }
+}
+
+#[test]
+fn so_many_files_are_taken_and_no_more() {
+    let root = tempfile::tempdir().unwrap();
+    // The directory itself is an entry, too.
+    (1..MAX_ENTRIES).for_each(|number| drop(File::create(root.path().join(number.to_string())).unwrap()));
+    let image = measure(root.path(), &mut unwatched).unwrap();
+    assert_eq!(image.files, Some(MAX_ENTRIES as u64 - 1));
+    File::create(root.path().join("more")).unwrap();
+    let error = measure(root.path(), &mut unwatched).unwrap_err();
+    assert!(matches!(error, ModelError::Refused { why: Refusal::TooMany, .. }), "{error}");
+}
+
+#[test]
+fn a_path_is_taken_up_to_a_limit() {
+    let place = Place::with_model();
+    let mut directory = place.model.clone();
+    // "./", 4 directories of 200 bytes and their "/".
+    (0..4).for_each(|_| directory.push("d".repeat(200)));
+    fs::create_dir_all(&directory).unwrap();
+    let room = MAX_MEMBER_BYTES - 2 - 4 * 201;
+    fs::write(directory.join("n".repeat(room)), "").unwrap();
+    measure(&place.model, &mut unwatched).unwrap();
+    fs::write(directory.join("n".repeat(room + 1)), "").unwrap();
+    let error = measure(&place.model, &mut unwatched).unwrap_err();
+    assert!(matches!(error, ModelError::Refused { why: Refusal::TooLong, .. }), "{error}");
 }
 
 #[test]

@@ -38,8 +38,8 @@ async fn pack(options: PackModel, signals: &mut Signals) -> anyhow::Result<()> {
         let shown = json!({
             "hash": image.hash.to_string(),
             "model": model,
-            "archive": out,
-            "hash_tree": options.hash_tree,
+            "archive": out.to_string_lossy(),
+            "hash_tree": options.hash_tree.map(|path| path.to_string_lossy().into_owned()),
             "bytes": image.bytes,
             "files": image.files,
         });
