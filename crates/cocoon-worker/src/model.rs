@@ -135,7 +135,7 @@ mod tests {
         let evidence = cocoon_tee::open("none").unwrap();
         let identity = NodeIdentity::new(NodeKey::from_seed(&[5; 32]), evidence, SystemClock.now()).unwrap();
         let verifiers = Arc::new(VerifierSet::built_in());
-        let tls = TlsSettings::new(identity, verifiers, Policy::any(), Arc::new(SystemClock)).unwrap();
+        let tls = TlsSettings::new(identity, verifiers, Policy::any(), None, Arc::new(SystemClock)).unwrap();
         let chain = Arc::new(StaticChain::from_config(RootConfig::test_mode(address)).unwrap());
         crate::start(config, tls, chain, Arc::new(ExtractiveSummary::new())).await
     }
