@@ -102,9 +102,11 @@ async fn health(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
     let proxies = *shared.ready.borrow();
     let engine = shared.engine.probe().await;
     let holds = shared.holds();
-    let ok = proxies > 0 && engine.ready;
+    let model_fault = shared.model_files.fault();
+    let ok = proxies > 0 && engine.ready && model_fault.is_none();
     let status = if ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let word = match (proxies, engine.ready) {
+        _ if model_fault.is_some() => "the model's files changed",
         (0, _) if !holds.is_empty() => "no proxy that can pay",
         (0, _) => "no proxy",
         (_, false) => "engine not ready",
@@ -117,6 +119,7 @@ async fn health(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
             "status": word,
             "proxies": proxies,
             "holds": holds,
+            "model_fault": model_fault,
             "engine": {"ready": engine.ready, "detail": engine.detail},
         })),
     )
@@ -126,13 +129,15 @@ async fn stats(State(shared): State<Arc<Shared>>) -> Json<Value> {
     Json(state(&shared))
 }
 
-fn state(shared: &Shared) -> Value {
+pub(crate) fn state(shared: &Shared) -> Value {
     let counts = &shared.counts;
     let earned = shared.earned();
     json!({
         "model": shared.config.model,
+        "model_checked": shared.model_files.is_checked(),
+        "model_fault": shared.model_files.fault(),
         "coefficient": shared.coefficient.load(Ordering::Relaxed),
-        "paused": shared.paused.load(Ordering::Relaxed),
+        "paused": shared.is_paused(),
         "max_active_requests": shared.config.max_active,
         "active_requests": shared.active.load(Ordering::Relaxed),
         "proxies_ready": *shared.ready.borrow(),
@@ -238,6 +243,12 @@ async fn metrics(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
         "gauge",
         "Connected proxies whose requests are not taken because they may not be able to pay.",
         shared.holds().len() as u64,
+    );
+    write(
+        "cocoon_worker_model_checked",
+        "gauge",
+        "Whether the model's files were found to be those of its name, and are unchanged.",
+        shared.model_files.is_checked().into(),
     );
     write(
         "cocoon_worker_earned_tokens",

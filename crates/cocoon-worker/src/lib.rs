@@ -4,6 +4,7 @@
 //! - [`work`](self): one task per request: engine, metering, answer (`work.rs`).
 //! - [`http`](self): the operator's page: health, metrics, pause, resume, price, payout (`http.rs`).
 //! - [`channel`](self): what is kept of each proxy over restarts (`channel.rs`).
+//! - [`model`](self): whether the model's files are still those that were checked (`model.rs`).
 //! - [`settle`](self): one task turns what proxies have signed into coins, another sees whether they can pay (`settle.rs`).
 //! - [`leave`]: the same with the node stopped, and the way out for the wallet's coins.
 
@@ -11,6 +12,7 @@ mod channel;
 mod http;
 mod leave;
 mod link;
+mod model;
 mod settle;
 mod work;
 
@@ -26,6 +28,7 @@ use cocoon_attest::PolicyError;
 use cocoon_chain::Chain;
 use cocoon_engine::Engine;
 use cocoon_ledger::{AdjustedTokens, Nanoton};
+use cocoon_model::CheckedModel;
 use cocoon_net::{DialOptions, MonotonicClock, PageListener, TlsSettings};
 use cocoon_session::Time;
 use cocoon_store::{SqliteStore, Store, StoreError};
@@ -59,6 +62,10 @@ pub struct WorkerConfig {
     pub owner: Address,
     /// Full model name, `name@commit:verityhash`.
     pub model: String,
+    /// The model's files, where they were read and have the hash that `model` ends with. The worker looks every half
+    /// minute whether they are still the same, and takes no requests once they are not. `None`: nobody compared the
+    /// name with any files.
+    pub model_files: Option<CheckedModel>,
     /// Price in 1/1000 of the base price.
     pub coefficient: u32,
     /// Requests at a time, over all proxies.
@@ -137,6 +144,7 @@ struct Shared {
     links: Mutex<HashMap<String, Arc<link::Link>>>,
     active: AtomicUsize,
     paused: AtomicBool,
+    model_files: model::ModelFiles,
     coefficient: AtomicU32,
     ready: watch::Sender<usize>,
     counts: Counts,
@@ -187,8 +195,18 @@ impl Shared {
         self.active.load(Ordering::Acquire) == 0 && self.links().values().all(|link| link.is_quiet())
     }
 
+    /// Whether no requests are taken from any proxy: because the operator said so, or the model is another one now.
+    fn is_paused(&self) -> bool {
+        self.paused.load(Ordering::Relaxed) || self.model_files.fault().is_some()
+    }
+
     fn set_paused(&self, paused: bool) {
         self.paused.store(paused, Ordering::Relaxed);
+        self.steer();
+    }
+
+    /// Tells all proxies whether requests are taken.
+    fn steer(&self) {
         for link in self.links().values() {
             link.steer(self);
         }
@@ -227,6 +245,8 @@ pub async fn start(
             "a worker needs a model name and room for at least one request".into(),
         ));
     }
+    let model_files =
+        model::ModelFiles::new(config.model_files.take(), &config.model).map_err(StartError::Config)?;
     let path = config.store.clone();
     let (store, channels) = open_store(path).await?;
     let listen = |error| StartError::Listen { address: config.http, error };
@@ -239,6 +259,7 @@ pub async fn start(
         .map(|config| Arc::new(Settlement::new(config, Arc::clone(&chain), Arc::clone(&channels))));
     let shared = Arc::new(Shared {
         paused: AtomicBool::new(config.paused),
+        model_files,
         coefficient: AtomicU32::new(config.coefficient),
         config,
         tls,
@@ -257,6 +278,9 @@ pub async fn start(
     });
     shared.tasks.spawn(stop.clone().run_until_cancelled_owned(http::serve(listener, Arc::clone(&shared))));
     link::follow_root(&shared)?;
+    if shared.model_files.is_checked() {
+        shared.tasks.spawn(stop.clone().run_until_cancelled_owned(model::watch(Arc::clone(&shared))));
+    }
     if let Some(settlement) = &shared.settlement {
         shared.tasks.spawn(stop.clone().run_until_cancelled_owned(Arc::clone(settlement).run()));
         if settlement.require_backing() {

@@ -167,7 +167,7 @@ async fn serve(
     let root = shared.root();
     let held =
         shared.asks_for_backing().then(|| Held { why: Hold::Unseen, since: shared.now(), warned: false });
-    let paused = held.is_some() || shared.paused.load(Ordering::Relaxed);
+    let paused = held.is_some() || shared.is_paused();
     let settings = WorkerSettings {
         owner: config.owner,
         model: config.model.clone(),
@@ -248,7 +248,7 @@ impl Machine {
             let proxy = channel.terms.start.proxy;
             self.note_hold(why, &proxy, shared.now());
         }
-        let paused = self.held.is_some() || shared.paused.load(Ordering::Relaxed);
+        let paused = self.held.is_some() || shared.is_paused();
         if paused != self.paused {
             self.paused = paused;
             self.session.set_paused(paused);

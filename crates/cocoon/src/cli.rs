@@ -3,6 +3,7 @@
 mod chain;
 mod doctor;
 mod local;
+mod model;
 mod roles;
 mod root;
 mod tx;
@@ -13,6 +14,7 @@ use clap::{Parser, Subcommand};
 pub(crate) use chain::{BlockTime, Chain, ChainCommand, ChainUrl, RunChain};
 pub(crate) use doctor::Doctor;
 pub(crate) use local::{Demo, Up};
+pub(crate) use model::{HashModel, Model, ModelCommand, PackModel, VerifyModel};
 pub(crate) use roles::{Gateway, Proxy, Worker, environment};
 pub(crate) use root::{
     Changing, DeployRoot, Hash, ImageOf, Images, LimitArgs, Models, Place, PriceArgs, Proxies, Root,
@@ -67,6 +69,7 @@ Examples:
   cocoon doctor                  whether this machine is ready to be a worker
   cocoon chain                   a TON-style chain on this machine, with a faucet and toncenter's API
   cocoon tx te6ccg...            what a message or transaction of the contracts says
+  cocoon model pack DIR          a model's archive, and the hash by which the model is known
   cocoon wallet create w.txt     a wallet; `wallet` also shows, sends, and brings a node's coins home
   cocoon root show --address ...  who may take part in a network, and what tokens cost
 
@@ -80,6 +83,7 @@ pub(crate) enum Command {
     Proxy(Proxy),
     Worker(Worker),
     Chain(Chain),
+    Model(Model),
     Tx(Tx),
     Root(Root),
     Wallet(Wallet),

@@ -22,6 +22,7 @@ use crate::config::{
 };
 use crate::dir::StateDir;
 use crate::keys;
+use crate::model_files;
 use crate::signals::{Asked, Signals};
 
 /// The key of a node's certificate, by which peers know it.
@@ -110,7 +111,8 @@ pub(crate) async fn run_worker(file: &WorkerFile, signals: &mut Signals) -> anyh
     if let Some(model) = &file.model {
         warn_unless_serving(engine.as_ref(), model.split('@').next().unwrap_or(model)).await;
     }
-    let worker = start_worker(file, &chain, engine).await?;
+    // Reading a model can take minutes.
+    let worker = signals.unless_stopped(start_worker(file, &chain, engine)).await??;
     tracing::info!(http = %worker.role.http_addr(), "the worker is listening");
     wait(signals, &chain).await;
     signals.unless_stopped(worker.role.shutdown()).await
@@ -224,7 +226,7 @@ pub(crate) async fn start_worker(
 ) -> anyhow::Result<Running<Worker>> {
     let builtin = format!("{EXTRACTIVE_SUMMARY_MODEL}@builtin:0");
     let model = match &file.model {
-        None if file.engine.builtin => &builtin,
+        None if file.engine.builtin && file.model_path.is_none() => &builtin,
         model => {
             let hint = "name what the engine serves, NAME@COMMIT:VERITYHASH";
             required(WorkerFile::ROLE, "model", model.as_ref(), hint)?
@@ -235,6 +237,7 @@ pub(crate) async fn start_worker(
     let demand = ("attestation.require", shown.require);
     real_enough(&file.root, demand, ("check_proxy_hashes", file.check_proxy_hashes))?;
     let dir = open_dir(file)?;
+    let (model, model_files) = model_files::checked(model, file.model_path.as_deref()).await?;
     let policy = shown.policy_file.as_deref();
     let judging = Judging::open(policy, &file.root, &file.collateral, Some(dir.path()))?;
     let tls = Tls::open(file, &dir, judging)?;
@@ -245,7 +248,8 @@ pub(crate) async fn start_worker(
         http: file.http,
         proxies: file.proxies.clone(),
         owner,
-        model: model.clone(),
+        model,
+        model_files,
         coefficient: file.coefficient,
         max_active: file.max_active,
         root_address,

@@ -1,6 +1,7 @@
 //! The only place that writes to the terminal: results to standard output, complaints to standard error.
 
 use std::io::{self, Write as _};
+use std::time::{Duration, Instant};
 
 /// Writes text to standard output at once. A closed pipe is no error: the reader has seen enough.
 ///
@@ -125,5 +126,102 @@ impl Style {
 
     fn paint(self, code: &str, text: &str) -> String {
         if self.0 { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+    }
+}
+
+/// How long the meter waits before its first line, and between two: what is done sooner needs none.
+const METER_PAUSE: Duration = Duration::from_millis(200);
+/// Characters of the meter's bar.
+const BAR: u64 = 24;
+
+/// How far long work is: one line on standard error that is written over again, on a terminal only. Gone when dropped.
+#[derive(Debug)]
+pub(crate) struct Meter {
+    verb: &'static str,
+    on: bool,
+    began: Instant,
+    shown: Instant,
+    drawn: bool,
+}
+
+impl Meter {
+    /// For work of this name; `wanted`: whether there may be one at all.
+    pub(crate) fn new(verb: &'static str, wanted: bool) -> Self {
+        let now = Instant::now();
+        Self {
+            verb,
+            on: wanted && io::IsTerminal::is_terminal(&io::stderr()),
+            began: now,
+            shown: now,
+            drawn: false,
+        }
+    }
+
+    /// So many bytes of so many are done.
+    pub(crate) fn show(&mut self, done: u64, total: u64) {
+        if self.on && self.shown.elapsed() >= METER_PAUSE {
+            self.shown = Instant::now();
+            self.drawn = true;
+            let line = meter_line(self.verb, done, total, self.began.elapsed());
+            // A terminal that cannot be written to needs no bar.
+            let _ = io::stderr().lock().write_all(format!("\r{line}\x1b[K").as_bytes());
+        }
+    }
+}
+
+impl Drop for Meter {
+    fn drop(&mut self) {
+        if self.drawn {
+            let _ = io::stderr().lock().write_all(b"\r\x1b[K");
+        }
+    }
+}
+
+/// How far, how fast, how long still.
+fn meter_line(verb: &str, done: u64, total: u64, took: Duration) -> String {
+    let (done, whole) = (u128::from(done), u128::from(total.max(1)));
+    let part = |of: u64| usize::try_from(done * u128::from(of) / whole).unwrap_or(usize::MAX);
+    let (filled, width) = (part(BAR), usize::try_from(BAR).unwrap_or(0));
+    let bar: String = (0..width).map(|at| if at < filled { '#' } else { '-' }).collect();
+    let millis = took.as_millis().max(1);
+    let speed = u64::try_from(done * 1000 / millis).unwrap_or(u64::MAX);
+    let left = (whole.saturating_sub(done) * millis).checked_div(done).unwrap_or(0) / 1000;
+    let percent = part(100);
+    format!("{verb} [{bar}] {percent:>3} %  of {}  {}/s  {left} s left", bytes(total), bytes(speed))
+}
+
+/// A number of bytes for people: `1.5 GB`, in powers of 1000.
+pub(crate) fn bytes(count: u64) -> String {
+    let units = [("TB", 1_000_000_000_000), ("GB", 1_000_000_000), ("MB", 1_000_000), ("kB", 1000)];
+    match units.into_iter().find(|(_, size)| count >= *size) {
+        Some((unit, size)) => format!("{}.{} {unit}", count / size, count % size / (size / 10)),
+        None => format!("{count} bytes"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_are_told_with_one_decimal_and_never_too_many() {
+        for (count, text) in [
+            (0, "0 bytes"),
+            (999, "999 bytes"),
+            (1000, "1.0 kB"),
+            (1_999_999, "1.9 MB"),
+            (12_345_678_901, "12.3 GB"),
+            (u64::MAX, "18446744.0 TB"),
+        ] {
+            assert_eq!(bytes(count), text);
+        }
+    }
+
+    #[test]
+    fn a_meter_says_how_far_how_fast_and_how_long_still() {
+        let line = meter_line("reading", 500_000_000, 2_000_000_000, Duration::from_secs(2));
+        assert_eq!(line, "reading [######------------------]  25 %  of 2.0 GB  250.0 MB/s  6 s left");
+        let line = meter_line("reading", 0, 0, Duration::ZERO);
+        assert!(line.contains("  0 %"), "{line}");
     }
 }

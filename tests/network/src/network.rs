@@ -200,6 +200,7 @@ impl Network {
             proxies: vec![proxy.to_string()],
             owner: wallet(100 + number),
             model: MODEL.to_owned(),
+            model_files: None,
             coefficient: 1000,
             max_active: 100,
             root_address: root_address(),

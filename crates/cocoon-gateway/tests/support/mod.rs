@@ -230,6 +230,7 @@ impl Network {
                     .collect(),
                 owner: address(40 + u8::try_from(number).unwrap()),
                 model: format!("{}@commit:hash", plan.model),
+                model_files: None,
                 coefficient: plan.coefficient,
                 max_active: plan.max_active,
                 root_address: address(2),

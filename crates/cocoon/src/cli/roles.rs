@@ -124,6 +124,10 @@ pub(crate) struct Worker {
     #[arg(long, value_name = "MODEL")]
     model: Option<String>,
 
+    /// The model's files, an archive or a directory: the worker starts only if they are those of the model's name
+    #[arg(long, value_name = "PATH")]
+    model_path: Option<String>,
+
     /// The OpenAI-style model server that answers
     #[arg(long, value_name = "URL")]
     engine_url: Option<String>,
@@ -137,6 +141,7 @@ impl Worker {
     pub(crate) fn load(self) -> anyhow::Result<WorkerFile> {
         let (file, mut flags) = self.common.overrides();
         flags.extend(self.model.map(|model| ("model", model)));
+        flags.extend(self.model_path.map(|path| ("model_path", path)));
         flags.extend(self.engine_url.map(|url| ("engine.url", url)));
         config::load(file.as_deref(), environment(), flags)
     }

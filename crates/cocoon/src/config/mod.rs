@@ -44,6 +44,7 @@ const PATH_FIELDS: &[&str] = &[
     "collateral.nvidia_key_file",
     "collateral.pccs_ca_file",
     "dir",
+    "model_path",
     "root.file",
     "root.simulated_seed_file",
     "secret_file",

@@ -26,6 +26,8 @@ pub(crate) struct WorkerFile {
     pub(crate) owner: Option<Address>,
     /// Full model name.
     pub(crate) model: Option<String>,
+    /// The model's files, to be compared with its name: an archive or a directory.
+    pub(crate) model_path: Option<PathBuf>,
     /// Price in 1/1000 of the base price.
     pub(crate) coefficient: u32,
     /// Requests at a time.
@@ -70,6 +72,7 @@ impl Default for WorkerFile {
             proxies: Vec::new(),
             owner: None,
             model: None,
+            model_path: None,
             coefficient: 1000,
             max_active: 64,
             paused: false,

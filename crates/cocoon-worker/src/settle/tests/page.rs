@@ -35,6 +35,7 @@ pub(super) async fn worker_of(
         proxies,
         owner: OWNER,
         model: "test/model@commit:hash".into(),
+        model_files: None,
         coefficient: 1000,
         max_active: 1,
         root_address: ROOT,
