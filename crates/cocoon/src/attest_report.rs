@@ -121,7 +121,7 @@ fn conclusion(verdict: &Verdict, style: Style) -> String {
             style.bad(&wrapped(&format!("does not hold: {name}: {detail}"), 0, WIDTH))
         }
         None if !verdict.accepted() => style.bad("does not hold: nothing was verified"),
-        None if verdict.kind.is_simulated() => {
+        None if verdict.simulated => {
             style.warn("holds, but it is simulated and proves nothing about the machine")
         }
         None => {

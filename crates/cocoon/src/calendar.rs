@@ -10,6 +10,42 @@ pub(crate) fn utc(unix_seconds: u64) -> String {
     format!("{year}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02} UTC")
 }
 
+/// A time as `2026-03-01T12:00:00Z`, with a space for the `T` if wanted, or as Unix seconds.
+///
+/// # Errors
+/// It is neither.
+pub(crate) fn parse(text: &str) -> Result<u64, String> {
+    let wrong = || "write a time as 2026-03-01T12:00:00Z, or as seconds since 1970".to_owned();
+    if let Ok(seconds) = text.parse() {
+        return Ok(seconds);
+    }
+    let numbers: Vec<u64> = text
+        .strip_suffix('Z')
+        .or(text.strip_suffix(" UTC"))
+        .ok_or_else(wrong)?
+        .split(['-', 'T', ' ', ':'])
+        .map(|part| part.parse().map_err(|_| wrong()))
+        .collect::<Result<_, _>>()?;
+    let [year @ 1970..=9999, month @ 1..=12, day @ 1..=31, hour @ 0..=23, minute @ 0..=59, second @ 0..=59] =
+        numbers[..]
+    else {
+        return Err(wrong());
+    };
+    // The days of a year begin in March here, so that the leap day is its last.
+    let (year_from_march, month_from_march) =
+        if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+    let days = 365 * year_from_march + year_from_march / 4 - year_from_march / 100
+        + year_from_march / 400
+        + (153 * month_from_march + 2) / 5
+        + day
+        - 1
+        - 719_468;
+    if date(days) != (year, month, day) {
+        return Err(wrong());
+    }
+    Ok(days * DAY_SECONDS + hour * 3_600 + minute * 60 + second)
+}
+
 /// `2 d 3 h`: the two largest units of a time span.
 pub(crate) fn span(seconds: u64) -> String {
     let units = [("d", seconds / DAY_SECONDS), ("h", seconds / 3_600 % 24), ("min", seconds / 60 % 60)];
@@ -57,6 +93,8 @@ mod tests {
             (4_294_967_295, "2106-02-07 06:28:15 UTC"),
         ] {
             assert_eq!(utc(unix), text);
+            assert_eq!(parse(text), Ok(unix));
+            assert_eq!(parse(&unix.to_string()), Ok(unix));
         }
         assert!(!utc(u64::MAX).is_empty());
     }

@@ -1,5 +1,6 @@
 //! The command line.
 
+mod attest;
 mod chain;
 mod doctor;
 mod local;
@@ -11,6 +12,7 @@ mod wallet;
 
 use clap::{Parser, Subcommand};
 
+pub(crate) use attest::{Attest, AttestCommand, MakeEvidence, PeerKind, ShowEvidence, VerifyEvidence};
 pub(crate) use chain::{BlockTime, Chain, ChainCommand, ChainUrl, RunChain};
 pub(crate) use doctor::Doctor;
 pub(crate) use local::{Demo, Up};
@@ -83,6 +85,7 @@ pub(crate) enum Command {
     Proxy(Proxy),
     Worker(Worker),
     Chain(Chain),
+    Attest(Attest),
     Model(Model),
     Tx(Tx),
     Root(Root),

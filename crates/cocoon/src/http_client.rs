@@ -78,11 +78,19 @@ impl Answer {
     ///
     /// # Errors
     /// It is no JSON, or too large, or incomplete.
-    pub(crate) async fn json(mut self) -> anyhow::Result<Value> {
+    pub(crate) async fn json(self) -> anyhow::Result<Value> {
+        self.json_up_to(MAX_JSON_BYTES).await
+    }
+
+    /// The same, of at most `max_bytes`.
+    ///
+    /// # Errors
+    /// As [`json`](Self::json).
+    pub(crate) async fn json_up_to(mut self, max_bytes: usize) -> anyhow::Result<Value> {
         let mut body = Vec::new();
         while let Some(data) = self.next().await? {
-            if body.len() + data.len() > MAX_JSON_BYTES {
-                bail!("the answer is over {MAX_JSON_BYTES} bytes");
+            if body.len() + data.len() > max_bytes {
+                bail!("the answer is over {max_bytes} bytes");
             }
             body.extend_from_slice(&data);
         }

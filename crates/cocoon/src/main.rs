@@ -5,7 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod amount;
-#[cfg_attr(not(test), expect(dead_code, reason = "for the command that verifies evidence"))]
+mod attest_command;
 mod attest_report;
 mod attestation;
 mod calendar;
@@ -42,6 +42,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::Parser as _;
 
+use crate::attest_command::NoEvidence;
 use crate::cli::{Cli, Command};
 use crate::signals::{Asked, Interrupted, Signals};
 use crate::tx::Undecodable;
@@ -61,7 +62,11 @@ fn main() -> ExitCode {
         }
         Err(error) => {
             terminal::complain(&error);
-            if error.is::<Undecodable>() { ExitCode::from(EXIT_USAGE) } else { ExitCode::FAILURE }
+            if error.is::<Undecodable>() || error.is::<NoEvidence>() {
+                ExitCode::from(EXIT_USAGE)
+            } else {
+                ExitCode::FAILURE
+            }
         }
     }
 }
@@ -77,6 +82,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         let mut stop = Signals::listen(on_hang_up)?;
         let done = match cli.command {
             Command::Doctor(options) => return doctor::run(options, &mut stop).await,
+            Command::Attest(options) => return attest_command::run(options, &mut stop).await,
             Command::Up(options) => up::run(options, &mut stop).await,
             Command::Demo(options) => demo::run(options, &mut stop).await,
             Command::Gateway(options) => roles::run_gateway(&options.load()?, &mut stop).await,

@@ -88,7 +88,7 @@ fn collect(name: String, value: Json, fields: &mut Vec<Field>) {
 ///
 /// # Errors
 /// It cannot be read, or is longer.
-pub(super) fn read_text(path: &Path, max_bytes: u64) -> anyhow::Result<String> {
+pub(crate) fn read_text(path: &Path, max_bytes: u64) -> anyhow::Result<String> {
     use std::io::Read as _;
     let mut text = String::new();
     let length = std::fs::File::open(path)?.take(max_bytes + 1).read_to_string(&mut text)?;

@@ -15,7 +15,7 @@ pub(crate) use attestation::{
     Attestation, CollateralFile, GatewayAttestation, Present, ProxyAttestation, Require, Shown, read_policy,
 };
 pub(crate) use gateway::GatewayFile;
-pub(crate) use load::{Overrides, load};
+pub(crate) use load::{Overrides, load, read_text};
 pub(crate) use money::{ChainFile, GatewayMoney};
 pub(crate) use proxy::{AcceptPow, LOOPBACK_DIFFICULTY, ProxyFile};
 pub(crate) use shared::{Root, required};

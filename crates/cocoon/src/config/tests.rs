@@ -107,7 +107,7 @@ fn a_wrong_value_is_said_with_its_field() {
         ("http = \"nowhere\"", "http"),
         ("coefficient = -1", "coefficient"),
         ("[root]\naddress = \"EQabc\"", "address"),
-        ("[attestation]\npresent = \"tdx\"", "present"),
+        ("[attestation]\npresent = \"sgx\"", "present"),
     ] {
         let message = complaint::<WorkerFile>(text);
         assert!(message.contains(field), "{text}: {message}");
