@@ -141,10 +141,11 @@ impl Verdict {
         self.checks.push(Check { name: name.to_owned(), outcome, detail: detail.into() });
     }
 
-    /// Adds to the first check that failed what could not be fetched, and why, where it does not say so already.
+    /// Adds to the check named `collateral`, if it failed, what could not be fetched and why, where it does not say so
+    /// already. Other failures have other reasons.
     pub fn explain(&mut self, collateral: &Collateral) {
-        let failed = self.checks.iter_mut().find(|check| check.outcome == Outcome::Failed);
-        let Some(Check { detail, .. }) = failed else { return };
+        let failed = |check: &&mut Check| check.name == "collateral" && check.outcome == Outcome::Failed;
+        let Some(Check { detail, .. }) = self.checks.iter_mut().find(failed) else { return };
         let mut told = BTreeSet::new();
         for (_, reason) in collateral.failures() {
             if !detail.contains(reason) && told.insert(reason) {

@@ -316,7 +316,7 @@ impl Verifier for NeedsPaper {
     fn verify(&self, evidence: &Evidence, found: &Collateral, _: &ReportData, _: UnixSeconds) -> Verdict {
         let mut verdict = Verdict::new(evidence.kind());
         let outcome = if found.get(&paper()).is_some() { Outcome::Passed } else { Outcome::Failed };
-        verdict.record("paper", outcome, "looked for it");
+        verdict.record("collateral", outcome, "looked for it");
         verdict
     }
 }
