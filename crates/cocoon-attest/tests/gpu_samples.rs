@@ -345,6 +345,25 @@ fn a_policy_is_read_strictly_and_is_strict_where_it_is_silent() {
 }
 
 #[test]
+fn pinned_values_can_be_written_into_an_operators_file() {
+    let part = sample("hopper-535.86.09");
+    let pinned = PinnedValues::of(&GpuAttestation::parse(&part.report).unwrap());
+    let policy = GpuPolicy { pinned: vec![pinned], ..lenient() };
+    let text = toml::to_string(&policy).unwrap();
+    assert!(text.contains("driver = \"535.86.09\""), "{text}");
+    assert_eq!(toml::from_str::<GpuPolicy>(&text).unwrap(), policy);
+    let by_hand = format!(
+        "reference_values = \"required\"\n[[pinned]]\ndriver = \"550.90.07\"\nvbios = \"96.00.9f.00.01\"\n\
+         measurements = [{{ index = 9, digests = [\"{}\"] }}]\n",
+        "0a".repeat(48)
+    );
+    assert_eq!(
+        toml::from_str::<GpuPolicy>(&by_hand).unwrap().pinned[0].measurements[0].digests[0].0,
+        [10; 48]
+    );
+}
+
+#[test]
 fn the_nonce_binds_purpose_report_data_and_cpu_evidence() {
     use sha2::{Digest as _, Sha256};
     let data = cocoon_attest::ReportData([3; 64]);

@@ -11,7 +11,7 @@ use cocoon_attest::{Collateral, CollateralRequest, GpuSource as _, Outcome, Unix
 use cocoon_tee::simulated::nvidia::{
     ManifestForm, Responder, SimulatedGpu, SimulatedNvidia, StatusForm, TestKey, Word,
 };
-use support::{NONCE, NOW, evidence, failures, fetched, judge, judge_with, nvidia, outcome};
+use support::{NONCE, NOW, evidence, failures, fetched, judge, judge_by, judge_with, nvidia, outcome};
 
 /// What fails of one GPU once this is done to it.
 fn refused(change: impl FnOnce(&mut SimulatedGpu)) -> Vec<String> {
@@ -21,7 +21,7 @@ fn refused(change: impl FnOnce(&mut SimulatedGpu)) -> Vec<String> {
 fn refused_by(policy: GpuPolicy, change: impl FnOnce(&mut SimulatedGpu)) -> Vec<String> {
     let mut gpu = nvidia().gpu(0);
     change(&mut gpu);
-    let verdict = judge_with(policy, &evidence(&[gpu]), &nvidia(), NOW);
+    let verdict = judge_by(policy, &evidence(&[gpu]));
     failures(&verdict).into_iter().map(str::to_owned).collect()
 }
 
@@ -79,7 +79,7 @@ fn every_measurement_that_counts_must_be_a_reference_value() {
     for index in 0..64 {
         let failed = refused(|gpu| gpu.form.measurements.get_mut(&index).unwrap()[47] ^= 1);
         assert_eq!(failed.is_empty(), !counts(index), "measurement {index}: {failed:?}");
-        let failed = refused(|gpu| drop(gpu.form.measurements.remove(&index)));
+        let failed = refused(|gpu| gpu.form.measurements.retain(|known, _| *known != index));
         assert_eq!(failed.is_empty(), !counts(index), "measurement {index} is missing: {failed:?}");
     }
     // The video decoder's counts only while that is on.
@@ -193,21 +193,21 @@ fn manifests_must_be_for_this_version_and_chip_and_disjoint() {
     let nvidia = nvidia();
     let chain = nvidia.reference_authorities();
     let (driver, vbios) = (ManifestForm::driver(), ManifestForm::vbios());
-    assert_eq!(with_manifest(&driver, driver.id(), chain), Vec::<String>::new());
+    assert_eq!(with_manifest(&driver, &driver.id, chain), Vec::<String>::new());
     let wrong = ["gpu0.reference_values"];
-    assert_eq!(with_manifest(&vbios, driver.id(), chain), wrong);
+    assert_eq!(with_manifest(&vbios, &driver.id, chain), wrong);
     let other = ManifestForm { version: "999.01".to_owned(), ..driver.clone() };
-    assert_eq!(with_manifest(&other, driver.id(), chain), wrong);
+    assert_eq!(with_manifest(&other, &driver.id, chain), wrong);
     let other = ManifestForm { product: "GB100".to_owned(), ..driver.clone() };
-    assert_eq!(with_manifest(&other, driver.id(), chain), wrong);
+    assert_eq!(with_manifest(&other, &driver.id, chain), wrong);
     let mut both = driver.clone();
     both.values.insert(9, vec![[9; 48]]);
-    assert_eq!(with_manifest(&both, driver.id(), chain), wrong);
+    assert_eq!(with_manifest(&both, &driver.id, chain), wrong);
     let nothing = ManifestForm { values: BTreeMap::new(), ..driver.clone() };
-    assert_eq!(with_manifest(&nothing, driver.id(), chain), wrong);
+    assert_eq!(with_manifest(&nothing, &driver.id, chain), wrong);
     let mut other = driver.clone();
     other.values.insert(21, vec![[1; 48], [2; 48]]);
-    assert_eq!(with_manifest(&other, driver.id(), chain), ["gpu0.measurements"]);
+    assert_eq!(with_manifest(&other, &driver.id, chain), ["gpu0.measurements"]);
 }
 
 #[test]
@@ -215,7 +215,7 @@ fn manifests_must_be_signed_under_the_root_of_reference_values() {
     let nvidia = nvidia();
     let [root, chip, below, signer] = nvidia.reference_authorities().clone();
     let form = ManifestForm::driver();
-    let judged = |chain: &[_]| with_manifest(&form, form.id(), chain);
+    let judged = |chain: &[_]| with_manifest(&form, &form.id, chain);
     let wrong = ["gpu0.reference_values"];
     let stranger = SimulatedNvidia::from_seed(&[2; 32]);
     assert_eq!(judged(stranger.reference_authorities()), wrong);
@@ -249,15 +249,14 @@ fn a_revoked_certificate_is_refused_whoevers_it_is() {
         (serial(below), "gpu0.reference_values"),
         (serial(signer), "gpu0.reference_values"),
     ] {
-        let services = SimulatedNvidia { revoked: BTreeSet::from([revoked.clone()]), ..nvidia.clone() };
+        let services = nvidia.clone().revoking([revoked.clone()]);
         let lenient = GpuPolicy { revocation: Demand::WhereAvailable, ..GpuPolicy::default() };
         for policy in [GpuPolicy::default(), lenient] {
             let verdict = judge_with(policy, &gpus, &services, NOW);
             assert_eq!(failures(&verdict), [failed], "{revoked:02x?}");
         }
     }
-    let other =
-        SimulatedNvidia { revoked: BTreeSet::from([serial(&nvidia.gpu(1).device)]), ..nvidia.clone() };
+    let other = nvidia.clone().revoking([serial(&nvidia.gpu(1).device)]);
     assert!(judge_with(GpuPolicy::default(), &gpus, &other, NOW).accepted(), "another GPU is revoked");
 }
 

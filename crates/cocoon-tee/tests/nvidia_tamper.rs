@@ -18,6 +18,9 @@ fn der(identity: &Identity) -> Bytes {
     Bytes::copy_from_slice(identity.certificate())
 }
 
+/// What is done to a report.
+type Change<'c> = &'c dyn Fn(&mut Vec<u8>);
+
 /// A report with a change made before it is signed anew by the GPU's own key: what only the GPU could say.
 fn resigned(gpu: &SimulatedGpu, change: impl FnOnce(&mut Vec<u8>)) -> GpuPart {
     let part = gpu.part(&NONCE);
@@ -212,7 +215,7 @@ fn messages_that_are_not_the_expected_ones_are_refused_though_signed() {
     let gpu = nvidia().gpu(0);
     let record = 37 + 8;
     let opaque = record + 64 * 55 + 32;
-    let cases: [(&str, &dyn Fn(&mut Vec<u8>)); 15] = [
+    let cases: [(&str, Change<'_>); 15] = [
         ("request of another version", &|report| report[0] = 0x12),
         ("another request", &|report| report[1] = 0xe1),
         ("no signature asked for", &|report| report[2] = 0),

@@ -41,8 +41,10 @@ pub(super) fn verified<'e>(
         return Err(format!("{:?} is not certified to sign reports", leaf.common_name()));
     }
     links.judge(root, root, 0)?;
-    for (below, (certificate, issuer)) in (0_u8..).zip(certificates.iter().zip(certificates.iter().skip(1))) {
-        links.judge(certificate, issuer, below)?;
+    // From the top: what was made up by somebody else ends at its first signature.
+    let pairs = (0_u8..).zip(certificates.windows(2)).collect::<Vec<_>>();
+    for (below, pair) in pairs.into_iter().rev() {
+        links.judge(&pair[0], &pair[1], below)?;
     }
     Ok(certificates)
 }

@@ -3,7 +3,7 @@
 //! Questions carry no nonce: this crate draws no random numbers, and the service's answers may then be shared by all
 //! who ask. An answer is as fresh as it says itself.
 
-use sha2::{Digest as _, Sha384};
+use aws_lc_rs::digest::{self, SHA1_FOR_LEGACY_USE_ONLY, SHA256, SHA384};
 
 use super::x509::{self, Certificate, Signed};
 use crate::UnixSeconds;
@@ -16,8 +16,13 @@ const DEFAULT_LIFETIME: u64 = 3600;
 /// How much the service's clock may be ahead of ours, seconds.
 const CLOCK_SKEW: u64 = 300;
 
-/// AlgorithmIdentifier of SHA-384, which names issuers in questions, as in NVIDIA's Python verifier.
-const SHA384: &[u8] = &[0x30, 0x0b, 0x06, 0x09, 0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x02];
+/// SHA-1 as an object identifier. Here and wherever it occurs in this protocol it is part of a name: of which
+/// certificate is meant. What the answer is worth is decided by signatures.
+const SHA1_NAME: &[u8] = &[0x2b, 0x0e, 0x03, 0x02, 0x1a];
+/// SHA-256 and SHA-384, which the service may use instead.
+const SHA256_NAME: &[u8] = &[0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x01];
+const SHA384_NAME: &[u8] = &[0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x02];
+const NULL: &[u8] = &[0x05, 0x00];
 /// `id-pkix-ocsp-basic`.
 const BASIC: &[u8] = &[0x2b, 0x06, 0x01, 0x05, 0x05, 0x07, 0x30, 0x01, 0x01];
 const ENUMERATED: u8 = 0x0a;
@@ -43,15 +48,38 @@ fn element(tag: u8, content: &[u8]) -> Vec<u8> {
     [&header, content].concat()
 }
 
-/// The name of a certificate towards the service (`CertID`), DER.
+/// The name of a certificate towards the service (`CertID`), DER, as OpenSSL writes it and so NVIDIA's verifier asks.
 fn certificate_id(subject: &Certificate<'_>, issuer: &Certificate<'_>) -> Vec<u8> {
+    let hashed =
+        |bytes| element(tag::OCTET_STRING, digest::digest(&SHA1_FOR_LEGACY_USE_ONLY, bytes).as_ref());
     let parts = [
-        SHA384.to_vec(),
-        element(tag::OCTET_STRING, &Sha384::digest(issuer.subject)),
-        element(tag::OCTET_STRING, &Sha384::digest(issuer.point)),
+        element(tag::SEQUENCE, &[&element(tag::OID, SHA1_NAME), NULL].concat()),
+        hashed(issuer.subject),
+        hashed(issuer.point),
         element(tag::INTEGER, subject.serial),
     ];
     element(tag::SEQUENCE, &parts.concat())
+}
+
+/// Whether a `CertID` is this certificate's, whatever it is hashed with.
+fn names(id: &[u8], subject: &Certificate<'_>, issuer: &Certificate<'_>) -> Result<bool, Malformed> {
+    let what = "certificate";
+    let mut fields = Reader::new(id);
+    let algorithm = fields.expect(tag::SEQUENCE, what)?.content;
+    let name = fields.expect(tag::OCTET_STRING, what)?.content;
+    let key = fields.expect(tag::OCTET_STRING, what)?.content;
+    let serial = fields.expect(tag::INTEGER, what)?.content;
+    fields.finish(what)?;
+    // Parameters are left out, or NULL.
+    let oid = Reader::new(algorithm.strip_suffix(NULL).unwrap_or(algorithm)).expect(tag::OID, what)?.content;
+    let algorithm = match oid {
+        SHA1_NAME => &SHA1_FOR_LEGACY_USE_ONLY,
+        SHA256_NAME => &SHA256,
+        SHA384_NAME => &SHA384,
+        _ => return Ok(false),
+    };
+    let is = |hash: &[u8], bytes| hash == digest::digest(algorithm, bytes).as_ref();
+    Ok(serial == subject.serial && is(name, issuer.subject) && is(key, issuer.point))
 }
 
 /// The question (`OCSPRequest`), DER.
@@ -70,7 +98,7 @@ struct Answer<'a> {
 }
 
 struct Status<'a> {
-    /// The `CertID`, DER.
+    /// What is in the `CertID`.
     id: &'a [u8],
     status: u8,
     from: UnixSeconds,
@@ -91,8 +119,7 @@ pub(super) fn judge(
     let answer =
         Answer::parse(answer).map_err(|fault| format!("the answer is malformed at its {}", fault.0))?;
     let ends = answer.judge_responder(issuer, now)?;
-    let id = certificate_id(subject, issuer);
-    let status = answer.statuses.iter().find(|status| status.id == id);
+    let status = answer.statuses.iter().find(|status| names(status.id, subject, issuer) == Ok(true));
     let status = status.ok_or_else(|| format!("the answer is not about {name:?}"))?;
     if now.plus(CLOCK_SKEW) < status.from || status.to < now {
         let (from, to) = (status.from, status.to);
@@ -190,14 +217,10 @@ impl<'a> Answer<'a> {
     fn responder_is(&self, certificate: &Certificate<'_>) -> bool {
         match self.responder.tag {
             BY_NAME => self.responder.content == certificate.subject,
-            // SHA-1 of the key, here no more than a name: which of the certificates is meant. The signature decides.
             BY_KEY => {
                 let mut key = Reader::new(self.responder.content);
                 let named = key.expect(tag::OCTET_STRING, "responder").map(|hash| hash.content);
-                let own = aws_lc_rs::digest::digest(
-                    &aws_lc_rs::digest::SHA1_FOR_LEGACY_USE_ONLY,
-                    certificate.point,
-                );
+                let own = digest::digest(&SHA1_FOR_LEGACY_USE_ONLY, certificate.point);
                 key.is_empty() && named == Ok(own.as_ref())
             }
             _ => false,
@@ -208,7 +231,7 @@ impl<'a> Answer<'a> {
 impl<'a> Status<'a> {
     fn parse(content: &'a [u8]) -> Result<Self, Malformed> {
         let mut fields = Reader::new(content);
-        let id = fields.expect(tag::SEQUENCE, "certificate")?.whole;
+        let id = fields.expect(tag::SEQUENCE, "certificate")?.content;
         let status = fields.any("status")?;
         let from = UnixSeconds(der::time(fields.any("thisUpdate")?, "thisUpdate")?);
         let mut to = from.plus(DEFAULT_LIFETIME);

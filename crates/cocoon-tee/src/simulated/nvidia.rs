@@ -33,7 +33,7 @@ pub struct SimulatedNvidia {
     /// Root, authority for the chip, authority below, signer.
     reference: [Identity; 4],
     /// Serial numbers of revoked certificates.
-    pub revoked: BTreeSet<Vec<u8>>,
+    revoked: BTreeSet<Vec<u8>>,
 }
 
 impl SimulatedNvidia {
@@ -92,6 +92,13 @@ impl SimulatedNvidia {
         &self.reference
     }
 
+    /// The same, but that the certificates with these serial numbers are revoked.
+    #[must_use]
+    pub fn revoking(mut self, serials: impl IntoIterator<Item = Vec<u8>>) -> Self {
+        self.revoked.extend(serials);
+        self
+    }
+
     /// A GPU by its number, of the usual form.
     #[must_use]
     pub fn gpu(&self, number: u32) -> SimulatedGpu {
@@ -125,18 +132,30 @@ impl SimulatedNvidia {
 
     /// The manifest of this identifier: of the driver or the firmware of GPUs of the usual form.
     fn manifest(&self, id: &str) -> Option<Vec<u8>> {
-        let form =
-            [ManifestForm::driver(), ManifestForm::vbios()].into_iter().find(|form| form.id() == id)?;
+        let form = [ManifestForm::driver(), ManifestForm::vbios()].into_iter().find(|form| form.id == id)?;
         Some(form.write(&self.reference).into_bytes())
     }
 
     /// The answer to a question about a certificate of one of these authorities (`OCSPRequest` to `OCSPResponse`,
-    /// DER); `None` where it is another's, or no question. A certificate among [`revoked`](Self::revoked) is revoked
-    /// whatever the form says.
+    /// DER); `None` where it is another's, or no question. A revoked certificate
+    /// ([`revoking`](Self::revoking)) is revoked whatever the form says.
     #[must_use]
     pub fn status(&self, question: &[u8], form: &StatusForm) -> Option<Vec<u8>> {
-        let authorities = self.devices.iter().chain(&self.reference);
-        status::answer(question, authorities, &self.revoked, form)
+        let (serial, id) = status::asked(question)?;
+        let [root, chip, provisioner] = &self.devices;
+        let [values, of_chip, below, _] = &self.reference;
+        // Serial numbers here are unique under all authorities together.
+        let issuer = match serial {
+            [2] => root,
+            [3] => chip,
+            [5] => values,
+            [6] => of_chip,
+            [7] => below,
+            [gpu::DEVICE, ..] => provisioner,
+            _ => return None,
+        };
+        let word = if self.revoked.contains(serial) { Word::Revoked } else { form.word };
+        Some(status::write(id, issuer, &StatusForm { word, ..*form }))
     }
 
     /// The GPUs from number `first` on, as a source of evidence.

@@ -17,6 +17,9 @@ const MAX_ELEMENTS: usize = 1024;
 /// Most attributes of an element.
 const MAX_ATTRIBUTES: usize = 96;
 
+/// Most namespaces in force at one place. Manifests have 5.
+const MAX_NAMESPACES: usize = 16;
+
 /// An element with what is in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Element<'a> {
@@ -214,6 +217,9 @@ impl<'a> Parser<'a> {
         let (declared, written, is_empty) = self.attributes()?;
         let outer = self.in_force.len();
         self.in_force.extend(&declared);
+        if self.in_force.len() > MAX_NAMESPACES {
+            return Err(malformed("number of namespaces"));
+        }
         let (namespace, local) = self.resolve(tag, true)?;
         let mut attributes = Vec::new();
         for (name, value) in written {
@@ -376,6 +382,9 @@ mod tests {
         assert!(canonical(&deep).is_err());
         let wide = format!("<a>{}</a>", "<b/>".repeat(MAX_ELEMENTS));
         assert!(canonical(&wide).is_err());
+        let declared = |count| (0..count).map(|n| format!(" xmlns:p{n}=\"n\"")).collect::<String>();
+        assert!(canonical(&format!("<a{}/>", declared(MAX_NAMESPACES))).is_ok());
+        assert!(canonical(&format!("<a{}/>", declared(MAX_NAMESPACES + 1))).is_err());
         assert!(canonical("<?xml version=\"1.0\"?>\n<a/>").is_ok());
     }
 }

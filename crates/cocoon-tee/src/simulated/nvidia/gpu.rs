@@ -14,6 +14,9 @@ use super::{Identity, Profile, SimulatedNvidia, TestKey};
 const COMPOSITE_DEVICE_ID: &[u8] = &[0x67, 0x81, 0x05, 0x05, 0x04, 0x01];
 const SHA384: &[u8] = &[0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x02];
 
+/// The first byte of devices' serial numbers.
+pub(super) const DEVICE: u8 = 0x41;
+
 /// What a report says besides its nonce. Fields may be set at will.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GpuForm {
@@ -49,8 +52,8 @@ pub struct SimulatedGpu {
 impl SimulatedGpu {
     pub(super) fn new(seed: &[u8; 32], nvidia: &SimulatedNvidia, number: u32) -> Self {
         let key = |name: &str| TestKey::derive(seed, &format!("simulated GPU {number}: {name}"));
-        // Nine bytes, the first of them not zero, as devices have.
-        let serial = [&[0x41, 0, 0, 0, 0][..], &number.to_be_bytes()].concat();
+        // Nine bytes, as devices have.
+        let serial = [&[DEVICE, 0, 0, 0, 0][..], &number.to_be_bytes()].concat();
         let [root, chip, provisioner] = nvidia.device_authorities();
         let device = provisioner.issue(key("device"), Profile::authority("GH100 A01 GSP BROM", &serial));
         let firmware_id: [u8; 48] = Sha384::digest(b"simulated firmware").into();

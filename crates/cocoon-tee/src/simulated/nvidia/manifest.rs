@@ -65,7 +65,8 @@ pub struct ManifestForm {
     pub product: String,
     /// The values that count, by index from 0.
     pub values: BTreeMap<u8, Vec<[u8; 48]>>,
-    id: String,
+    /// The identifier under which it is asked for.
+    pub id: String,
 }
 
 impl ManifestForm {
@@ -87,12 +88,6 @@ impl ManifestForm {
         // A second value that nothing measures, as manifests have them for variants of a board.
         let values = values.map(|(index, digest)| (index, vec![[index; 48], digest])).collect();
         Self { version, product: "GH100".to_owned(), values, id }
-    }
-
-    /// The identifier under which it is asked for.
-    #[must_use]
-    pub fn id(&self) -> &str {
-        &self.id
     }
 
     /// The manifest, signed by the last of these identities and with all their certificates.

@@ -1,9 +1,7 @@
 //! Simulated answers about revocation (RFC 6960).
 
-use std::collections::BTreeSet;
-
 use cocoon_attest::UnixSeconds;
-use sha2::{Digest as _, Sha384};
+use sha2::{Digest as _, Sha256};
 
 use super::super::der::{CONTEXT_0, ENUMERATED, INTEGER, OCTET_STRING, OID, SEQUENCE, sequence, tlv};
 use super::pki::{ECDSA_SHA384, time};
@@ -62,32 +60,22 @@ impl StatusForm {
     }
 }
 
-/// Answers a question, if it is about a certificate of one of these.
-pub(super) fn answer<'i>(
-    question: &[u8],
-    mut authorities: impl Iterator<Item = &'i Identity>,
-    revoked: &BTreeSet<Vec<u8>>,
-    form: &StatusForm,
-) -> Option<Vec<u8>> {
+/// The serial number that a question is about, and the name (`CertID`, DER) that it has there.
+pub(super) fn asked(question: &[u8]) -> Option<(&[u8], &[u8])> {
     // OCSPRequest, TBSRequest, requestList, Request: one in the other, without anything else.
     let id = (0..4).try_fold(question, |inside, _| element(inside).map(|(_, content, _)| content))?;
     let (_, fields, _) = element(id)?;
-    let (_, _, after_algorithm) = element(fields)?;
-    let (_, _, after_name) = element(after_algorithm)?;
-    let (_, key_hash, after_key) = element(after_name)?;
-    let (tag, serial, _) = element(after_key)?;
-    let issuer = authorities.find(|issuer| Sha384::digest(issuer.key().point())[..] == *key_hash)?;
-    if tag != INTEGER {
-        return None;
-    }
-    let start = serial.iter().take_while(|byte| **byte == 0).count();
-    let word = if revoked.contains(&serial[start..]) { Word::Revoked } else { form.word };
-    Some(write(id, issuer, word, form))
+    // Past the algorithm and the issuer's hashes.
+    let serial = (0..3).try_fold(fields, |fields, _| element(fields).map(|(_, _, after)| after))?;
+    let (tag, digits, _) = element(serial)?;
+    let start = digits.iter().take_while(|byte| **byte == 0).count();
+    (tag == INTEGER).then_some((&digits[start..], id))
 }
 
-fn write(id: &[u8], issuer: &Identity, word: Word, form: &StatusForm) -> Vec<u8> {
+/// The answer about the certificate of this name.
+pub(super) fn write(id: &[u8], issuer: &Identity, form: &StatusForm) -> Vec<u8> {
     let responder = responder(issuer, form.by);
-    let word = match word {
+    let word = match form.word {
         Word::Good => tlv(0x80, &[]),
         Word::Revoked => tlv(0xa1, &time(form.from)),
         Word::Unknown => tlv(0x82, &[]),
@@ -103,7 +91,7 @@ fn write(id: &[u8], issuer: &Identity, word: Word, form: &StatusForm) -> Vec<u8>
 
 fn responder(issuer: &Identity, by: Responder) -> Identity {
     // Any key will do that is the same every time.
-    let seed: [u8; 32] = sha2::Sha256::digest(issuer.key().point()).into();
+    let seed: [u8; 32] = Sha256::digest(issuer.key().point()).into();
     let key = TestKey::derive(&seed, "simulated OCSP responder");
     let mut profile = Profile::signer("NVIDIA OCSP Responder", &[9]);
     let purpose = (EXTENDED_KEY_USAGE.to_vec(), sequence(&[&tlv(OID, OCSP_SIGNING)]));
