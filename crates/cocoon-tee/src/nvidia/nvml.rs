@@ -46,6 +46,18 @@ fn failed(what: &'static str) -> impl Fn(NvmlError) -> GpuDriverError {
     move |error| GpuDriverError::Failed { what, reason: error.to_string() }
 }
 
+/// An answer of variable length. The wrapper takes the length that the driver says without looking, and panics where
+/// that is more than there is room for; a driver must not end the process.
+fn within_its_room(
+    what: &'static str,
+    ask: impl FnOnce() -> Result<Vec<u8>, NvmlError>,
+) -> Result<Vec<u8>, GpuDriverError> {
+    let answer = std::panic::catch_unwind(std::panic::AssertUnwindSafe(ask));
+    let too_long =
+        || GpuDriverError::Failed { what, reason: "the answer is longer than its room".to_owned() };
+    answer.map_err(|_| too_long())?.map_err(failed(what))
+}
+
 impl GpuDriver for Nvml {
     fn inventory(&self) -> Result<GpuInventory, GpuDriverError> {
         let driver = self.library.sys_driver_version().map_err(failed("version"))?;
@@ -73,12 +85,16 @@ impl GpuDriver for Nvml {
     }
 
     fn report(&self, gpu: usize, nonce: &[u8; 32]) -> Result<Vec<u8>, GpuDriverError> {
-        let report = self.device(gpu)?.confidential_compute_gpu_attestation_report(*nonce);
-        report.map(|report| report.attestation_report).map_err(failed("attestation report"))
+        let device = self.device(gpu)?;
+        within_its_room("attestation report", || {
+            device.confidential_compute_gpu_attestation_report(*nonce).map(|report| report.attestation_report)
+        })
     }
 
     fn certificate_chain(&self, gpu: usize) -> Result<Vec<u8>, GpuDriverError> {
-        let chain = self.device(gpu)?.confidential_compute_gpu_certificate();
-        chain.map(|chain| chain.attestation_cert_chain).map_err(failed("certificate chain"))
+        let device = self.device(gpu)?;
+        within_its_room("certificate chain", || {
+            device.confidential_compute_gpu_certificate().map(|chain| chain.attestation_cert_chain)
+        })
     }
 }
