@@ -69,7 +69,7 @@ use GpuEvidenceError::{CutOff, Limit};
 
 impl GpuEvidence {
     /// Longest container, bytes: what fits into a certificate beside a CPU's evidence.
-    pub const MAX_LEN: usize = 48 * 1024;
+    pub const MAX_LEN: usize = crate::MAX_GPU_LEN;
     /// Most GPUs: twice what today's machines have.
     pub const MAX_GPUS: usize = 16;
     /// Most certificates in a chain. Hopper and Blackwell have 5.
