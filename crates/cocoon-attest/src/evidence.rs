@@ -20,6 +20,8 @@ pub enum EvidenceKind {
     Tdx,
     /// An AMD SEV-SNP attestation report.
     SevSnp,
+    /// What an NVIDIA GPU says about itself. Stands beside a CPU's evidence, never alone.
+    NvidiaGpu,
     /// Bytes of no known form.
     Unrecognised,
 }
@@ -31,7 +33,8 @@ impl EvidenceKind {
         self == Self::FakeTdx
     }
 
-    /// The name used in configuration and answers: `none`, `fake_tdx`, `tdx`, `sev_snp`, `unrecognised`.
+    /// The name used in configuration and answers: `none`, `fake_tdx`, `tdx`, `sev_snp`, `nvidia_gpu`,
+    /// `unrecognised`.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -39,6 +42,7 @@ impl EvidenceKind {
             Self::FakeTdx => "fake_tdx",
             Self::Tdx => "tdx",
             Self::SevSnp => "sev_snp",
+            Self::NvidiaGpu => "nvidia_gpu",
             Self::Unrecognised => "unrecognised",
         }
     }
@@ -156,4 +160,17 @@ pub trait EvidenceSource: Send + Sync {
     /// # Errors
     /// Says why the machine gives none.
     fn evidence(&self, report_data: &ReportData) -> Result<Evidence, EvidenceError>;
+}
+
+/// Makes evidence about this machine's GPUs. May block, for seconds: call it where blocking is allowed.
+pub trait GpuSource: Send + Sync {
+    /// Evidence of every GPU, signed by each with this nonce ([`gpu::nonce`](crate::gpu::nonce())), as
+    /// [`GpuEvidence`](crate::gpu::GpuEvidence) writes it.
+    ///
+    /// # Errors
+    /// Says why the machine gives none.
+    fn evidence(&self, nonce: &[u8; 32]) -> Result<Bytes, EvidenceError>;
+
+    /// Whether its evidence proves nothing about hardware and belongs on test networks only.
+    fn is_simulated(&self) -> bool;
 }

@@ -1,5 +1,6 @@
 //! Entry points for fuzzing, run over random bytes by the fuzzer and over a corpus by the tests.
 
+use crate::gpu::{self, GpuAttestation, GpuEvidence, GpuPolicy, GpuRoots, GpuVerifier};
 use crate::snp::{self, SnpCertificates, SnpEvidence, SnpPolicy, SnpRoots, SnpVerifier};
 use crate::tdx::{self, TdxPolicy, TdxVerifier};
 use crate::{
@@ -70,4 +71,28 @@ pub fn snp_evidence(bytes: &[u8]) {
         assert!(!verdict.accepted(), "a product was accepted that no policy allows");
     }
     snp::read_collateral(bytes);
+}
+
+/// Takes any bytes through everything that reads GPU evidence and its collateral. Must return for every input.
+pub fn gpu_evidence(bytes: &[u8]) {
+    if let Ok(parsed) = GpuEvidence::parse(bytes) {
+        assert_eq!(parsed.write().as_deref(), Ok(bytes), "a container changed on its way");
+        for part in parsed.gpus() {
+            let _ = GpuAttestation::parse(&part.report);
+        }
+    }
+    let _ = GpuAttestation::parse(bytes);
+    // Trusting the root that comes along lets the search get past it; asking for no GPU, that nothing passes.
+    let roots = gpu::root_that_comes_along(bytes).unwrap_or_else(GpuRoots::nvidia);
+    let verifier = GpuVerifier::with_roots(GpuPolicy { max_gpus: 0, ..GpuPolicy::default() }, roots);
+    let mut collateral = Collateral::none();
+    // The same bytes once more as the answer to everything that they ask for.
+    for request in verifier.collateral_needed(bytes, &Collateral::none()) {
+        collateral.insert(request, bytes.to_vec().into());
+    }
+    for collateral in [Collateral::none(), collateral] {
+        let verdict = verifier.verify(bytes, &collateral, &[0; 32], UnixSeconds(1_795_228_887));
+        assert!(!verdict.accepted(), "GPUs were accepted where none may be");
+    }
+    gpu::read_collateral(bytes);
 }

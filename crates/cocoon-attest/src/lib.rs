@@ -13,6 +13,7 @@ mod collateral;
 mod der;
 mod evidence;
 pub mod fuzzing;
+pub mod gpu;
 mod hexed;
 mod policy;
 pub mod snp;
@@ -24,7 +25,7 @@ pub use certificate::{
     MAX_EXTENSIONS, MAX_GPU_LEN, MAX_QUOTE_LEN, PeerCertificate, PeerRole, QUOTE_OID, SNP_OID, Validity,
 };
 pub use collateral::{CollateralFuture, CollateralSource, CollateralUnavailable};
-pub use evidence::{Evidence, EvidenceError, EvidenceKind, EvidenceSource, ReportData};
+pub use evidence::{Evidence, EvidenceError, EvidenceKind, EvidenceSource, GpuSource, ReportData};
 pub use policy::{
     AcceptedEvidence, Demands, OperatorPolicy, Policy, PolicyDecision, PolicyError, PolicyRule, TestRoots,
 };

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod configfs;
+pub mod nvidia;
 pub mod sealing;
 pub mod simulated;
 

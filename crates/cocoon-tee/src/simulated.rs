@@ -5,6 +5,7 @@
 //! knows the seed can make any evidence, so such a root belongs on test networks only.
 
 mod der;
+pub mod nvidia;
 pub mod pki;
 pub mod snp;
 pub mod tdx;
