@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::pin::Pin;
 
-use crate::{Collateral, CollateralRequest, EvidenceKind};
+use crate::{Collateral, CollateralRequest, Evidence, EvidenceKind, Verifier};
 
 /// What a [`CollateralSource`] promises.
 pub type CollateralFuture<'a> =
@@ -31,4 +31,39 @@ pub struct CollateralUnavailable {
     pub kind: EvidenceKind,
     /// Why, and what to do about it.
     pub reason: String,
+}
+
+/// How often answers may bring new questions.
+const ROUNDS: usize = 3;
+
+/// Everything that was fetched to judge one piece of evidence.
+#[derive(Debug, Clone, Default)]
+pub struct Fetched {
+    /// The answers.
+    pub collateral: Collateral,
+    /// What was asked for.
+    pub requests: Vec<CollateralRequest>,
+}
+
+/// Fetches everything that judging this evidence takes, also what only the first answers ask for.
+///
+/// # Errors
+/// The source gives nothing at all.
+pub async fn fetch_all(
+    verifier: &dyn Verifier,
+    source: &dyn CollateralSource,
+    evidence: &Evidence,
+) -> Result<Fetched, CollateralUnavailable> {
+    let mut fetched = Fetched::default();
+    let mut needed = verifier.collateral_needed(evidence);
+    for _ in 0..ROUNDS {
+        needed.retain(|request| !fetched.requests.contains(request));
+        if needed.is_empty() {
+            break;
+        }
+        fetched.collateral.absorb(source.fetch(&needed).await?);
+        fetched.requests.append(&mut needed);
+        needed = verifier.further_collateral(evidence, &fetched.collateral);
+    }
+    Ok(fetched)
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::gpu::{GpuPolicy, GpuRoots, GpuVerifier};
 use crate::snp::{SnpPolicy, SnpRoot, SnpRoots, SnpVerifier};
 use crate::tdx::{RootError, TdxPolicy, TdxVerifier};
 use crate::{EvidenceKind, Verdict, VerifierSet, hexed};
@@ -34,6 +35,23 @@ pub enum PolicyRule {
     ImageHash,
     /// The image hash is among those that the operator pinned.
     PinnedImage,
+    /// There is evidence of GPUs where it is required.
+    GpuEvidence,
+    /// The evidence of GPUs verifies.
+    GpuVerification,
+}
+
+/// What is demanded of a machine's GPUs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GpuDemand {
+    /// Nothing: evidence of them counts neither for nor against.
+    Ignored,
+    /// Evidence of them need not be shown, but must hold where it is.
+    #[default]
+    Checked,
+    /// Evidence of them must be shown, and hold.
+    Required,
 }
 
 impl PolicyRule {
@@ -45,6 +63,8 @@ impl PolicyRule {
             Self::Verification => "verification",
             Self::ImageHash => "image_hash",
             Self::PinnedImage => "pinned_image",
+            Self::GpuEvidence => "gpu_evidence",
+            Self::GpuVerification => "gpu_verification",
         }
     }
 }
@@ -112,13 +132,14 @@ pub struct Policy {
     allowed_image_hashes: Option<BTreeSet<[u8; 32]>>,
     /// By the operator; both lists must have the image.
     pinned_image_hashes: Option<BTreeSet<[u8; 32]>>,
+    gpus: GpuDemand,
 }
 
 impl Policy {
     /// The published `any`: no evidence needed.
     #[must_use]
     pub fn any() -> Self {
-        Self { accepted: AcceptedEvidence::Any, allowed_image_hashes: None, pinned_image_hashes: None }
+        Self::with(AcceptedEvidence::Any)
     }
 
     /// The published `fake_tdx`: simulated evidence, bound to the peer's key. For test networks.
@@ -132,8 +153,12 @@ impl Policy {
     pub fn one_of(kinds: impl IntoIterator<Item = EvidenceKind>) -> Self {
         let never = [EvidenceKind::None, EvidenceKind::Unrecognised];
         let kinds = kinds.into_iter().filter(|kind| !never.contains(kind)).collect();
-        let accepted = AcceptedEvidence::OneOf(kinds);
-        Self { accepted, allowed_image_hashes: None, pinned_image_hashes: None }
+        Self::with(AcceptedEvidence::OneOf(kinds))
+    }
+
+    fn with(accepted: AcceptedEvidence) -> Self {
+        let gpus = GpuDemand::default();
+        Self { accepted, allowed_image_hashes: None, pinned_image_hashes: None, gpus }
     }
 
     /// Evidence of hardware, of any kind that is verified here.
@@ -183,6 +208,19 @@ impl Policy {
         }
         self.pinned_image_hashes = Some(hashes.into_iter().collect());
         Ok(self)
+    }
+
+    /// Demands this of GPUs.
+    #[must_use]
+    pub fn with_gpus(mut self, gpus: GpuDemand) -> Self {
+        self.gpus = gpus;
+        self
+    }
+
+    /// What is demanded of GPUs.
+    #[must_use]
+    pub fn gpus(&self) -> GpuDemand {
+        self.gpus
     }
 
     /// Whether a peer must show evidence at all.
@@ -238,7 +276,29 @@ impl Policy {
                 None => return PolicyDecision::refused(rule, "the evidence gives no image hash"),
             }
         }
-        PolicyDecision::Allowed
+        self.decide_on_gpus(verdict)
+    }
+}
+
+impl Policy {
+    fn decide_on_gpus(&self, verdict: &Verdict) -> PolicyDecision {
+        match (self.gpus, &verdict.gpu) {
+            (GpuDemand::Ignored, _) | (GpuDemand::Checked, None) => PolicyDecision::Allowed,
+            (GpuDemand::Required, None) => {
+                let detail = "evidence of GPUs is required; the peer shows none";
+                PolicyDecision::refused(PolicyRule::GpuEvidence, detail)
+            }
+            (GpuDemand::Checked | GpuDemand::Required, Some(gpu)) if gpu.accepted() => {
+                PolicyDecision::Allowed
+            }
+            (GpuDemand::Checked | GpuDemand::Required, Some(gpu)) => {
+                let detail = gpu.first_failure().map_or_else(
+                    || "nothing about the GPUs was verified".to_owned(),
+                    |check| format!("{}: {}", check.name, check.detail),
+                );
+                PolicyDecision::refused(PolicyRule::GpuVerification, detail)
+            }
+        }
     }
 }
 
@@ -251,11 +311,14 @@ pub struct Demands {
     /// The only images that are let in, by their hashes, where given; on top of the root contract's list.
     #[serde(with = "hexed::set")]
     pub images: Option<BTreeSet<[u8; 32]>>,
+    /// What is demanded of GPUs; `[gpu]` says how they are judged.
+    pub gpus: GpuDemand,
 }
 
 impl Default for Demands {
     fn default() -> Self {
-        Self { accept: BTreeSet::from([EvidenceKind::Tdx, EvidenceKind::SevSnp]), images: None }
+        let accept = BTreeSet::from([EvidenceKind::Tdx, EvidenceKind::SevSnp]);
+        Self { accept, images: None, gpus: GpuDemand::default() }
     }
 }
 
@@ -269,7 +332,7 @@ impl Demands {
         if let Some(kind) = self.accept.iter().find(|kind| !evidence.contains(kind)) {
             return Err(PolicyError::NotEvidence { kind: *kind });
         }
-        let policy = Policy::one_of(self.accept.iter().copied());
+        let policy = Policy::one_of(self.accept.iter().copied()).with_gpus(self.gpus);
         match &self.images {
             Some(images) => policy.with_pinned_images(images.iter().copied()),
             None => Ok(policy),
@@ -292,6 +355,8 @@ pub struct OperatorPolicy {
     pub tdx: TdxPolicy,
     /// Of AMD's platforms.
     pub sev_snp: SnpPolicy,
+    /// Of NVIDIA's GPUs.
+    pub gpu: GpuPolicy,
 }
 
 /// The roots of simulated platforms. **For test networks only**: whoever knows their keys can make any evidence.
@@ -301,6 +366,8 @@ pub struct TestRoots {
     pub intel: Option<Vec<u8>>,
     /// The simulated AMD's root keys.
     pub amd: Vec<SnpRoot>,
+    /// The simulated NVIDIA's roots.
+    pub nvidia: Option<GpuRoots>,
 }
 
 impl OperatorPolicy {
@@ -315,8 +382,13 @@ impl OperatorPolicy {
         }
         let roots = SnpRoots::amd().and_simulated(test.amd.iter().copied());
         let snp = SnpVerifier::with_roots(self.sev_snp.clone(), roots);
-        Ok(VerifierSet::built_in()
+        let set = VerifierSet::built_in()
             .with(EvidenceKind::Tdx, Arc::new(tdx))
-            .with(EvidenceKind::SevSnp, Arc::new(snp)))
+            .with(EvidenceKind::SevSnp, Arc::new(snp))
+            .with_gpus(GpuVerifier::new(self.gpu.clone()));
+        Ok(match test.nvidia {
+            Some(roots) => set.with_gpus(GpuVerifier::with_roots(self.gpu.clone(), roots)),
+            None => set,
+        })
     }
 }

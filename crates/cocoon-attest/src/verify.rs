@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::gpu::{self, GpuVerdict, GpuVerifier};
 use crate::snp::SnpReport;
 use crate::{Evidence, EvidenceKind, ReportData, TdxMeasurements, UnixSeconds, hexed};
 
@@ -42,6 +43,12 @@ impl Collateral {
     #[must_use]
     pub fn get(&self, request: &CollateralRequest) -> Option<&Bytes> {
         self.items.get(request)
+    }
+
+    /// Adds all of these, answers and failures.
+    pub fn absorb(&mut self, other: Self) {
+        self.items.extend(other.items);
+        self.failures.extend(other.failures);
     }
 
     /// Every answer with its request, in the order of the requests.
@@ -114,6 +121,10 @@ pub struct Verdict {
     /// The hash by which the root contract lists allowed images.
     #[serde(with = "hexed::option")]
     pub image_hash: Option<[u8; 32]>,
+    /// What became of the evidence of the machine's GPUs, where any was shown. [`accepted`](Self::accepted) speaks of the
+    /// machine alone; what is demanded of its GPUs is for a policy to say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpu: Option<GpuVerdict>,
     /// It rests on a test root, or on nothing: no proof of hardware.
     pub simulated: bool,
     /// When the verdict stops holding (collateral runs out); `None`: not before the certificate does.
@@ -125,7 +136,15 @@ impl Verdict {
     #[must_use]
     pub fn new(kind: EvidenceKind) -> Self {
         let simulated = kind.is_simulated();
-        Self { kind, checks: Vec::new(), measurements: None, image_hash: None, simulated, expires_at: None }
+        Self {
+            kind,
+            checks: Vec::new(),
+            measurements: None,
+            image_hash: None,
+            gpu: None,
+            simulated,
+            expires_at: None,
+        }
     }
 
     /// A verdict on evidence that nobody asked to have verified; it is not accepted.
@@ -161,6 +180,12 @@ impl Verdict {
         self.checks.iter().any(|check| check.outcome == Outcome::Passed) && self.first_failure().is_none()
     }
 
+    /// Whether all of the evidence holds, that of GPUs included where any was shown.
+    #[must_use]
+    pub fn accepted_as_a_whole(&self) -> bool {
+        self.accepted() && self.gpu.as_ref().is_none_or(GpuVerdict::accepted)
+    }
+
     /// The first check that failed.
     #[must_use]
     pub fn first_failure(&self) -> Option<&Check> {
@@ -172,6 +197,12 @@ impl Verdict {
 pub trait Verifier: Send + Sync {
     /// What to fetch before [`verify`](Self::verify) can judge this evidence.
     fn collateral_needed(&self, evidence: &Evidence) -> Vec<CollateralRequest>;
+
+    /// What else, once these answers are there: some of them bring new questions.
+    fn further_collateral(&self, evidence: &Evidence, at_hand: &Collateral) -> Vec<CollateralRequest> {
+        let _ = (evidence, at_hand);
+        Vec::new()
+    }
 
     /// Judges evidence that must be bound to `binding`, at the time `now`. Missing collateral is a failed
     /// check, never an acceptance.
@@ -226,6 +257,7 @@ impl Verifier for FakeTdxVerifier {
 #[derive(Clone, Default)]
 pub struct VerifierSet {
     by_kind: BTreeMap<EvidenceKind, Arc<dyn Verifier>>,
+    gpus: Vec<GpuVerifier>,
 }
 
 impl VerifierSet {
@@ -247,17 +279,15 @@ impl VerifierSet {
         self.by_kind.insert(kind, verifier);
         self
     }
-}
 
-impl Verifier for VerifierSet {
-    fn collateral_needed(&self, evidence: &Evidence) -> Vec<CollateralRequest> {
-        self.by_kind
-            .get(&evidence.kind())
-            .map(|verifier| verifier.collateral_needed(evidence))
-            .unwrap_or_default()
+    /// Adds a verifier of GPUs. Of several, with roots of their own, the first one counts whose roots fit.
+    #[must_use]
+    pub fn with_gpus(mut self, verifier: GpuVerifier) -> Self {
+        self.gpus.push(verifier);
+        self
     }
 
-    fn verify(
+    fn verify_machine(
         &self,
         evidence: &Evidence,
         collateral: &Collateral,
@@ -273,6 +303,62 @@ impl Verifier for VerifierSet {
             kind => format!("this node cannot verify {kind} evidence"),
         };
         verdict.record("evidence", Outcome::Failed, detail);
+        verdict
+    }
+
+    /// Judges GPUs beside a machine: they must have signed a nonce that follows from its evidence.
+    fn verify_gpus(
+        &self,
+        verdict: &mut Verdict,
+        evidence: &Evidence,
+        collateral: &Collateral,
+        binding: &ReportData,
+        now: UnixSeconds,
+    ) {
+        let Some(gpus) = evidence.gpus() else { return };
+        let nonce = gpu::nonce(binding, evidence.bytes());
+        let mut found = GpuVerdict::default();
+        for verifier in &self.gpus {
+            found = verifier.verify(gpus, collateral, &nonce, now);
+            let failed = |check: &Check| check.outcome == Outcome::Failed;
+            let other_root = |check: &Check| check.name.ends_with(".certificate_chain") && failed(check);
+            if !found.checks.iter().any(other_root) {
+                verdict.simulated |= verifier.trusts_simulated();
+                break;
+            }
+        }
+        if found.accepted() {
+            verdict.expires_at = [verdict.expires_at, found.expires_at].into_iter().flatten().min();
+        }
+        verdict.gpu = Some(found);
+    }
+}
+
+impl Verifier for VerifierSet {
+    fn collateral_needed(&self, evidence: &Evidence) -> Vec<CollateralRequest> {
+        let mut needed = self
+            .by_kind
+            .get(&evidence.kind())
+            .map(|verifier| verifier.collateral_needed(evidence))
+            .unwrap_or_default();
+        needed.extend(self.further_collateral(evidence, &Collateral::none()));
+        needed
+    }
+
+    fn further_collateral(&self, evidence: &Evidence, at_hand: &Collateral) -> Vec<CollateralRequest> {
+        let Some(gpus) = evidence.gpus() else { return Vec::new() };
+        self.gpus.iter().flat_map(|verifier| verifier.collateral_needed(gpus, at_hand)).collect()
+    }
+
+    fn verify(
+        &self,
+        evidence: &Evidence,
+        collateral: &Collateral,
+        binding: &ReportData,
+        now: UnixSeconds,
+    ) -> Verdict {
+        let mut verdict = self.verify_machine(evidence, collateral, binding, now);
+        self.verify_gpus(&mut verdict, evidence, collateral, binding, now);
         verdict
     }
 }

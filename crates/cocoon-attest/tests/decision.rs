@@ -3,12 +3,13 @@
 
 use std::sync::Arc;
 
+use cocoon_attest::gpu::GpuVerdict;
 use cocoon_attest::snp::SnpProduct;
 use cocoon_attest::tdx::{TcbStatus, TdxPolicy, Tolerance};
 use cocoon_attest::{
-    Collateral, CollateralRequest, Demands, Evidence, EvidenceKind, Measurements, OperatorPolicy, Outcome,
-    Policy, PolicyDecision, PolicyError, PolicyRule, QuoteError, ReportData, TdxQuote, TestRoots,
-    UnixSeconds, Verdict, Verifier, VerifierSet,
+    Check, Collateral, CollateralRequest, Demands, Evidence, EvidenceKind, GpuDemand, Measurements,
+    OperatorPolicy, Outcome, Policy, PolicyDecision, PolicyError, PolicyRule, QuoteError, ReportData,
+    TdxQuote, TestRoots, UnixSeconds, Verdict, Verifier, VerifierSet,
 };
 
 const NOW: UnixSeconds = UnixSeconds(1_800_000_000);
@@ -137,6 +138,31 @@ fn an_image_must_be_on_both_lists_where_there_are_two() {
 }
 
 #[test]
+fn gpus_are_judged_as_the_policy_demands() {
+    let verdict = |gpu: Option<Outcome>| {
+        let mut verdict = judge(&fake_evidence(&[1; 32]), &[1; 32]);
+        verdict.gpu = gpu.map(|outcome| {
+            let check = Check { name: "gpu0.signature".to_owned(), outcome, detail: "looked".to_owned() };
+            GpuVerdict { checks: vec![check], ..GpuVerdict::default() }
+        });
+        verdict
+    };
+    let refusal = |demand, gpu| rule(Policy::fake_tdx().with_gpus(demand).decide(&verdict(gpu)));
+    use GpuDemand::{Checked, Ignored, Required};
+    for (demand, none, bad) in [
+        (Ignored, None, None),
+        (Checked, None, Some(PolicyRule::GpuVerification)),
+        (Required, Some(PolicyRule::GpuEvidence), Some(PolicyRule::GpuVerification)),
+    ] {
+        assert_eq!(refusal(demand, Some(Outcome::Passed)), None, "{demand:?}");
+        assert_eq!(refusal(demand, None), none, "{demand:?}");
+        assert_eq!(refusal(demand, Some(Outcome::Failed)), bad, "{demand:?}");
+        // What nobody verified is no evidence.
+        assert_eq!(refusal(demand, Some(Outcome::Skipped)), bad, "{demand:?}");
+    }
+}
+
+#[test]
 fn an_operators_policy_is_strict_where_it_says_nothing() {
     let policy: OperatorPolicy = toml::from_str("").unwrap();
     assert_eq!(policy, OperatorPolicy::default());
@@ -197,7 +223,7 @@ fn an_operators_policy_says_what_it_says_and_nothing_else() {
 fn a_test_root_counts_only_where_it_was_given() {
     let policy = OperatorPolicy::default();
     assert!(policy.verifiers(&TestRoots::default()).is_ok());
-    let no_root = TestRoots { intel: Some(vec![1, 2, 3]), amd: Vec::new() };
+    let no_root = TestRoots { intel: Some(vec![1, 2, 3]), ..TestRoots::default() };
     assert!(policy.verifiers(&no_root).is_err());
 }
 

@@ -11,8 +11,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use cocoon_attest::{
-    Collateral, CollateralSource, CollateralUnavailable, Evidence, PeerCertificate, Policy, PolicyDecision,
-    UnixSeconds, Verdict, Verifier,
+    Collateral, CollateralSource, CollateralUnavailable, Evidence, Fetched, PeerCertificate, Policy,
+    PolicyDecision, UnixSeconds, Verdict, Verifier, fetch_all,
 };
 use tokio::sync::watch;
 
@@ -139,20 +139,20 @@ impl Judge {
         }
         let fallback = held.filter(|held| held.holds(now)).map(|held| held.verdict);
         let evidence = certificate.evidence();
-        let requests = self.inner.verifier.collateral_needed(evidence);
-        let fetched = match (&self.inner.collateral, requests.is_empty()) {
-            (_, true) => Ok(Collateral::none()),
-            (None, false) => Err(no_source(evidence)),
-            (Some(source), false) => source.fetch(&requests).await,
+        let verifier = self.inner.verifier.as_ref();
+        let fetched = match &self.inner.collateral {
+            Some(source) => fetch_all(verifier, source.as_ref(), evidence).await,
+            None if verifier.collateral_needed(evidence).is_empty() => Ok(Fetched::default()),
+            None => Err(no_source(evidence)),
         };
-        let collateral = match (fetched, fallback.clone()) {
-            (Ok(collateral), _) => collateral,
+        let Fetched { collateral, requests } = match (fetched, fallback.clone()) {
+            (Ok(fetched), _) => fetched,
             // What was found still holds; the next look may bring what is missing.
             (Err(_), Some(verdict)) => return Ok(verdict),
             (Err(missing), None) => return Err(ConnectFailure::Collateral(missing)),
         };
         let verdict = self.verify(certificate, collateral, now).await;
-        if verdict.accepted() {
+        if verdict.accepted_as_a_whole() {
             self.keep(certificate, &verdict, now);
         } else {
             if let Some(source) = &self.inner.collateral {

@@ -13,7 +13,7 @@ pub mod simulated;
 use std::path::Path;
 use std::sync::Arc;
 
-use cocoon_attest::{Evidence, EvidenceError, EvidenceKind, EvidenceSource, ReportData};
+use cocoon_attest::{Evidence, EvidenceError, EvidenceKind, EvidenceSource, GpuSource, ReportData, gpu};
 
 use configfs::{ConfigfsTsm, Provider, SnpMachine, TdxMachine, TsmError};
 
@@ -89,6 +89,30 @@ pub fn detect(base: &Path) -> Result<EvidenceKind, TsmError> {
 #[must_use]
 pub fn is_simulated(source: &dyn EvidenceSource) -> bool {
     source.is_simulated()
+}
+
+/// A machine that shows its GPUs, too: their evidence is made for the machine's, and both for one key.
+pub struct WithGpus {
+    /// The machine.
+    pub machine: Arc<dyn EvidenceSource>,
+    /// Its GPUs.
+    pub gpus: Arc<dyn GpuSource>,
+}
+
+impl EvidenceSource for WithGpus {
+    fn kind(&self) -> EvidenceKind {
+        self.machine.kind()
+    }
+
+    fn is_simulated(&self) -> bool {
+        self.machine.is_simulated() || self.gpus.is_simulated()
+    }
+
+    fn evidence(&self, report_data: &ReportData) -> Result<Evidence, EvidenceError> {
+        let machine = self.machine.evidence(report_data)?;
+        let nonce = gpu::nonce(report_data, machine.bytes());
+        Ok(machine.with_gpus(self.gpus.evidence(&nonce)?))
+    }
 }
 
 /// Shows nothing: for clients, and for nodes among peers whose policy is `any`.

@@ -24,6 +24,12 @@ pub(crate) fn text(
     for check in &verdict.checks {
         text += &line(check, style);
     }
+    if let Some(gpu) = &verdict.gpu {
+        text += &format!("{}\n", style.bold("evidence of GPUs"));
+        for check in &gpu.checks {
+            text += &line(check, style);
+        }
+    }
     text.push('\n');
     let hash = verdict.image_hash.map_or_else(|| "cannot be told".to_owned(), hex::encode);
     text += &field("image hash", &hash);
@@ -33,6 +39,11 @@ pub(crate) fn text(
         // Kinds to come are at least not passed over in silence.
         Some(_) => text += &field("measurements", "of a kind that this program does not print; see --json"),
         None => text += &field("measurements", "cannot be told"),
+    }
+    for (number, gpu) in verdict.gpu.iter().flat_map(|gpu| gpu.gpus.iter().enumerate()) {
+        let words = format!("{}, driver {}, VBIOS {}", one_line(&gpu.model), gpu.driver, gpu.vbios);
+        text += &field(&format!("GPU {number}"), &words);
+        text += &field("  its key", &hex::encode(gpu.device));
     }
     text += &field("holds until", &expiry(verdict.expires_at, now));
     text.push('\n');

@@ -14,6 +14,7 @@ use cocoon_attest::{
 };
 use cocoon_collateral::{Fetcher, FixedCollateral};
 use cocoon_net::{Clock, SystemClock};
+use cocoon_tee::WithGpus;
 use cocoon_tee::configfs::ConfigfsTsm;
 use cocoon_tee::sealing::{NoSealing, SealingKey, SnpSealing};
 use cocoon_tee::simulated::Vendors;
@@ -21,6 +22,8 @@ use cocoon_tee::simulated::Vendors;
 use crate::config::{CollateralFile, Present, Require, Root, Shown, read_policy};
 use crate::keys;
 
+/// How many GPUs a simulated machine has.
+const SIMULATED_GPUS: u8 = 1;
 /// The folder for collateral in a node's directory.
 const CACHE: &str = "collateral";
 
@@ -42,7 +45,12 @@ impl Machine {
             let hint = "a simulated machine needs root.simulated_seed_file, which `cocoon up` makes";
             let vendors = vendors(root)?.context(hint)?;
             let number = shown.simulated_machine;
-            let source = vendors.source(kind, number, image).context("nobody simulates this kind")?;
+            let machine = vendors.source(kind, number, image).context("nobody simulates this kind")?;
+            let source: Arc<dyn EvidenceSource> = if shown.gpus {
+                Arc::new(WithGpus { machine, gpus: Arc::new(vendors.gpus(number, SIMULATED_GPUS)) })
+            } else {
+                machine
+            };
             let sealing = shown.seal_keys.then(|| Arc::new(vendors.sealing(number, image)) as _);
             return Ok(Self { source, sealing });
         }
@@ -51,8 +59,22 @@ impl Machine {
             bail!("attestation.present = {:?} is for test networks only", shown.present.name());
         }
         let sealing = if shown.seal_keys { Some(sealing(source.kind())?) } else { None };
+        let source = if shown.gpus { with_gpus(source)? } else { source };
         Ok(Self { source, sealing })
     }
+}
+
+/// The machine and its GPUs, through their driver.
+#[cfg(target_os = "linux")]
+fn with_gpus(machine: Arc<dyn EvidenceSource>) -> anyhow::Result<Arc<dyn EvidenceSource>> {
+    use cocoon_tee::nvidia::{DriverGpus, Nvml};
+    let driver = Nvml::open().context("attestation.gpus")?;
+    Ok(Arc::new(WithGpus { machine, gpus: Arc::new(DriverGpus::new(driver)) }))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn with_gpus(_machine: Arc<dyn EvidenceSource>) -> anyhow::Result<Arc<dyn EvidenceSource>> {
+    bail!("attestation.gpus: GPUs show evidence on Linux only")
 }
 
 fn simulated_kind(present: Present) -> Option<EvidenceKind> {

@@ -336,13 +336,14 @@ fn note<T: RoleFile>(file: &T, dir: &Path) -> anyhow::Result<()> {
     write_whole(&dir.join(format!("{}.toml", T::ROLE)), &text)
 }
 
-/// The machine of a worker: Intel's and AMD's in turn. Where the vendor has keys that outlive a guest, as AMD has, the
-/// node's keys are sealed with them.
+/// The machine of a worker: Intel's with a GPU, and AMD's, in turn. Where the vendor has keys that outlive a guest, as AMD
+/// has, the node's keys are sealed with them.
 fn machine(number: u16) -> Attestation {
     let amd = number.is_multiple_of(2);
     Attestation {
         present: if amd { Present::SimulatedSevSnp } else { Present::SimulatedTdx },
         seal_keys: amd,
+        gpus: !amd,
         simulated_machine: number.into(),
         require: Require::Tee,
         ..Attestation::default()

@@ -51,6 +51,12 @@ impl GpuVerifier {
         Self { roots, policy }
     }
 
+    /// Whether its roots are those of a simulated vendor.
+    #[must_use]
+    pub fn trusts_simulated(&self) -> bool {
+        self.roots.is_simulated()
+    }
+
     /// What it demands.
     #[must_use]
     pub fn policy(&self) -> &GpuPolicy {

@@ -10,6 +10,7 @@ use cocoon_attest::{
 };
 use sha2::{Digest as _, Sha256};
 
+use super::nvidia::{SimulatedGpus, SimulatedNvidia};
 use super::pki::pem;
 use super::snp::{SimulatedAmd, SimulatedSnp, Span};
 use super::tdx::{QuoteForm, SimulatedIntel, SimulatedTdx, trust_domain};
@@ -17,16 +18,19 @@ use crate::sealing::SimulatedSealing;
 
 /// How many machines a test network has at most, as far as their certificates can be fetched.
 pub const MAX_MACHINES: u32 = 256;
+/// How many GPUs a machine has at most.
+const MAX_GPUS: u32 = 16;
 const DAY_SECONDS: u64 = 86_400;
 /// How long a simulated revocation list of AMD's is current.
 const LIST_DAYS: u64 = 30;
 
-/// Intel and AMD of one test network. All of it follows from the network's seed, but for AMD's authorities: their keys
+/// Intel, AMD and NVIDIA of one test network. All of it follows from the network's seed, but for AMD's authorities: their keys
 /// are the same in every test network and public, because RSA keys take too long to make.
 #[derive(Clone)]
 pub struct Vendors {
     seed: [u8; 32],
     intel: SimulatedIntel,
+    nvidia: SimulatedNvidia,
 }
 
 impl Vendors {
@@ -34,7 +38,12 @@ impl Vendors {
     #[must_use]
     pub fn from_seed(seed: &[u8; 32]) -> Self {
         let intel_seed = Sha256::new_with_prefix("simulated vendors: Intel").chain_update(seed).finalize();
-        Self { seed: *seed, intel: SimulatedIntel::from_seed(&intel_seed.into()) }
+        let nvidia_seed = Sha256::new_with_prefix("simulated vendors: NVIDIA").chain_update(seed).finalize();
+        Self {
+            seed: *seed,
+            intel: SimulatedIntel::from_seed(&intel_seed.into()),
+            nvidia: SimulatedNvidia::from_seed(&nvidia_seed.into()),
+        }
     }
 
     /// The root for [`TdxVerifier::with_test_root`](cocoon_attest::tdx::TdxVerifier::with_test_root), DER.
@@ -49,10 +58,26 @@ impl Vendors {
         SimulatedAmd::roots()
     }
 
-    /// The roots of both.
+    /// The roots of all of them.
     #[must_use]
     pub fn test_roots(&self) -> TestRoots {
-        TestRoots { intel: Some(self.tdx_root().to_vec()), amd: SimulatedAmd::root_keys().to_vec() }
+        TestRoots {
+            intel: Some(self.tdx_root().to_vec()),
+            amd: SimulatedAmd::root_keys().to_vec(),
+            nvidia: Some(self.nvidia.roots()),
+        }
+    }
+
+    /// NVIDIA.
+    #[must_use]
+    pub fn nvidia(&self) -> &SimulatedNvidia {
+        &self.nvidia
+    }
+
+    /// The GPUs of the machine of this number; no two machines have one in common.
+    #[must_use]
+    pub fn gpus(&self, number: u32, count: u8) -> SimulatedGpus {
+        self.nvidia.source(number.saturating_mul(MAX_GPUS), count)
     }
 
     /// The TCB that this network's SNP machines have, as floors for
@@ -132,6 +157,9 @@ impl Vendors {
         match request.kind {
             EvidenceKind::Tdx => self.intel.collateral(today).get(request).cloned(),
             EvidenceKind::SevSnp => self.answer_of_amd(&request.name, today),
+            EvidenceKind::NvidiaGpu => {
+                self.nvidia.collateral(std::slice::from_ref(request), now).get(request).cloned()
+            }
             _ => None,
         }
     }
@@ -177,9 +205,10 @@ impl Vendors {
 mod tests {
     use cocoon_attest::snp::SnpEvidence;
     use cocoon_attest::tdx::{TdxPolicy, TdxVerifier};
-    use cocoon_attest::{Verdict, Verifier, VerifierSet};
+    use cocoon_attest::{OperatorPolicy, Verdict, Verifier, VerifierSet};
 
     use super::*;
+    use crate::WithGpus;
 
     const DATA: ReportData = ReportData([0x5a; 64]);
     /// In the middle of a day.
@@ -217,6 +246,38 @@ mod tests {
         }
         assert!(network.source(EvidenceKind::None, 0, "worker").is_none());
         assert!(network.image_hash(EvidenceKind::FakeTdx, "worker").is_none());
+    }
+
+    #[test]
+    fn a_machines_gpus_stand_beside_it_and_beside_no_other() {
+        let network = vendors(7);
+        let source = |number, gpus| WithGpus {
+            machine: network.source(EvidenceKind::Tdx, number, "worker").unwrap(),
+            gpus: Arc::new(network.gpus(gpus, 2)),
+        };
+        let judge = |evidence: &Evidence| {
+            let verifiers = OperatorPolicy::default().verifiers(&network.test_roots()).unwrap();
+            let mut collateral = Collateral::none();
+            let mut needed = verifiers.collateral_needed(evidence);
+            while !needed.is_empty() {
+                collateral.absorb(network.collateral(&needed, NOW));
+                needed = verifiers.further_collateral(evidence, &collateral);
+            }
+            verifiers.verify(evidence, &collateral, &DATA, NOW)
+        };
+        let whole = source(1, 1).evidence(&DATA).unwrap();
+        let verdict = judge(&whole);
+        let gpu = verdict.gpu.as_ref().unwrap();
+        assert!(verdict.accepted_as_a_whole() && verdict.simulated, "{:?}", gpu.first_failure());
+        assert_eq!(gpu.gpus.len(), 2);
+        assert!(verdict.expires_at.is_some() && verdict.expires_at <= gpu.expires_at);
+        // The same machine and GPUs, each genuine, but not made for one another.
+        let other = source(2, 1).evidence(&DATA).unwrap();
+        let swapped =
+            Evidence::new(EvidenceKind::Tdx, whole.bytes().clone()).with_gpus(other.gpus().unwrap().clone());
+        let verdict = judge(&swapped);
+        assert!(verdict.accepted() && !verdict.accepted_as_a_whole());
+        assert_eq!(verdict.gpu.unwrap().first_failure().map(|check| check.name.as_str()), Some("gpu0.nonce"));
     }
 
     #[test]

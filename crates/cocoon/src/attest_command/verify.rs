@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use cocoon_attest::{
     Collateral, CollateralSource, EvidenceKind, Outcome, PeerRole, Policy, PolicyDecision, ReportData,
-    TestRoots, UnixSeconds, Verdict, Verifier as _, VerifierSet,
+    TestRoots, UnixSeconds, Verdict, Verifier as _, VerifierSet, fetch_all,
 };
 use cocoon_collateral::{Bundle, Fetcher, FixedCollateral, MAX_BUNDLE_LEN};
 use cocoon_net::{Clock as _, SystemClock};
@@ -99,12 +99,8 @@ impl Court {
 
     async fn judge<'a>(&self, found: &'a Found, options: &VerifyEvidence) -> anyhow::Result<Judged<'a>> {
         let evidence = found.evidence();
-        let requests = self.verifiers.collateral_needed(evidence);
-        let used = if requests.is_empty() {
-            Collateral::none()
-        } else {
-            self.source.fetch(&requests).await.context("fetching collateral")?
-        };
+        let fetched = fetch_all(&self.verifiers, self.source.as_ref(), evidence).await;
+        let used = fetched.context("fetching collateral")?.collateral;
         let binding = match &found.what {
             What::Certificate(certificate) => Some(certificate.report_data()),
             What::Bare(_) => {
