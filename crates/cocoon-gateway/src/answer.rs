@@ -75,6 +75,7 @@ struct Cocoon<'a> {
     coefficient: Option<u32>,
     price_per_token_nanoton: u64,
     proxy: CocoonProxy<'a>,
+    worker: Option<CocoonWorker>,
     insecure: bool,
     estimated: bool,
     disputed: bool,
@@ -97,9 +98,22 @@ struct CocoonTokens {
 
 #[derive(Serialize)]
 struct CocoonProxy<'a> {
+    fingerprint: String,
     public_key: String,
     contract: String,
     attestation: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    image_hash: Option<String>,
+}
+
+/// Known where the proxy names its workers.
+#[derive(Serialize)]
+struct CocoonWorker {
+    fingerprint: String,
+    /// `null` where nobody's verdict is known yet.
+    attestation: Option<&'static str>,
+    /// Whose verdict that is: `gateway` or `proxy`.
+    verified_by: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     image_hash: Option<String>,
 }
@@ -187,6 +201,10 @@ impl Answering {
         let (public_key, contract) = connection.terms().map_or_else(Default::default, |terms| {
             (hex::encode(terms.public_key), terms.contract.to_string())
         });
+        let worker = self.exchange.worker();
+        let seen = worker.and_then(|worker| self.shared.vetting.memory.seen(worker));
+        // Where the proxy names no workers, it is one of a published network, and answers for them itself.
+        let insecure_worker = worker.is_some() && seen.as_ref().is_none_or(|seen| seen.insecure);
         let cocoon = Cocoon {
             request_id: hex::encode(self.exchange.request()),
             cost_nanoton: costs.total_cost,
@@ -201,12 +219,19 @@ impl Answering {
             coefficient: assessment.coefficient.map(|coefficient| coefficient.get()),
             price_per_token_nanoton: self.order.tariff.price_per_token.get(),
             proxy: CocoonProxy {
+                fingerprint: hex::encode(connection.peer.certificate_fingerprint),
                 public_key,
                 contract,
                 attestation: connection.attestation.kind,
                 image_hash: connection.attestation.image_hash.map(hex::encode),
             },
-            insecure: connection.attestation.insecure,
+            worker: worker.map(|worker| CocoonWorker {
+                fingerprint: hex::encode(worker),
+                attestation: seen.as_ref().map(|seen| seen.kind),
+                verified_by: seen.as_ref().map(|seen| seen.by),
+                image_hash: seen.as_ref().and_then(|seen| seen.image_hash).map(hex::encode),
+            }),
+            insecure: connection.attestation.insecure || insecure_worker,
             estimated: assessment.estimated,
             disputed: assessment.dispute.is_some(),
             dispute: assessment.dispute.map(|reason| reason.name()),
@@ -385,7 +410,7 @@ impl Body for AnswerBody {
             match self.answering.exchange.poll_next(cx) {
                 Poll::Pending => return Poll::Pending,
                 // Only one head comes, and it came before.
-                Poll::Ready(Event::Head(_)) => {}
+                Poll::Ready(Event::Head(..)) => {}
                 Poll::Ready(Event::Data(data)) => {
                     self.answering.bytes += data.len() as u64;
                     let pieces = self.filter.push(data);
@@ -416,7 +441,7 @@ pub(crate) async fn collect(mut answering: Answering) -> Result<(Bytes, Option<B
     let mut pieces = Vec::new();
     let ending = loop {
         match answering.exchange.next().await {
-            Event::Head(_) => {}
+            Event::Head(..) => {}
             Event::Data(data) => {
                 answering.bytes += data.len() as u64;
                 pieces.extend(filter.push(data));

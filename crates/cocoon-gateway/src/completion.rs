@@ -77,7 +77,7 @@ const KEPT_BACK: [&str; 31] = [
     "x-real-ip",
 ];
 /// Answer headers that are our business, not the worker's.
-const NOT_TAKEN_OVER: [&str; 14] = [
+const NOT_TAKEN_OVER: [&str; 15] = [
     "connection",
     "content-length",
     "date",
@@ -92,12 +92,14 @@ const NOT_TAKEN_OVER: [&str; 14] = [
     "x-cocoon-proxy",
     "x-cocoon-request-id",
     "x-cocoon-tokens",
+    "x-cocoon-worker",
 ];
 
 const COST: HeaderName = HeaderName::from_static("x-cocoon-cost-nanoton");
 const TOKENS: HeaderName = HeaderName::from_static("x-cocoon-tokens");
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-cocoon-request-id");
 const PROXY: HeaderName = HeaderName::from_static("x-cocoon-proxy");
+const WORKER: HeaderName = HeaderName::from_static("x-cocoon-worker");
 
 /// Counts a request as under way while it lives, and keeps its place among the large ones.
 pub(crate) struct InFlight {
@@ -367,7 +369,7 @@ impl Asked<'_> {
             connection.submit(&submission, at_most).map_err(|failure| Failure::from(&failure))?;
         let head = loop {
             match exchange.next().await {
-                Event::Head(head) => break head,
+                Event::Head(head, _) => break head,
                 Event::Data(_) => {}
                 Event::End(Ending::Failed { failure, info }) => {
                     self.dispute_claim(connection, submission.id, &info.unwrap_or_default());
@@ -443,8 +445,14 @@ impl Asked<'_> {
         let connection = Arc::clone(exchange.connection());
         let order = self.order(&connection);
         set(&mut headers, REQUEST_ID, hex::encode(exchange.request()));
-        if let Some(terms) = connection.terms() {
-            set(&mut headers, PROXY, hex::encode(terms.public_key));
+        let proxy = connection.peer.certificate_fingerprint;
+        set(&mut headers, PROXY, hex::encode(proxy));
+        if let Some(worker) = exchange.worker() {
+            set(&mut headers, WORKER, hex::encode(worker));
+        }
+        if !self.shared.vetting.memory.note_answer(&proxy, exchange.worker()) {
+            // Whoever asks later who answered should get to see it.
+            connection.want_evidence(exchange.worker().map(std::slice::from_ref).unwrap_or_default());
         }
         let answering = Answering {
             shared: Arc::clone(self.shared),
@@ -562,6 +570,8 @@ mod tests {
                 header("Access-Control-Allow-Origin", "x"),
                 header("bad name", "x"),
                 header("X-Bad", "a\nb"),
+                header("X-Cocoon-Worker", "another"),
+                header("X-Cocoon-Proxy", "another"),
                 header("X-Cocoon-Worker-Start", "1.5"),
             ],
             payload: Bytes::new(),

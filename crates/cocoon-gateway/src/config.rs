@@ -10,6 +10,7 @@ use cocoon_session::client::MAX_QUERY_BYTES;
 use cocoon_ton::Address;
 use zeroize::Zeroizing;
 
+use crate::attestation::WorkerDemands;
 use crate::settle::{MIN_SECRET_BYTES, SettlementConfig};
 
 /// Bytes of a request that are left for its headers and framing beside the body.
@@ -37,6 +38,9 @@ pub struct GatewayConfig {
     /// Let in only proxies whose image hash the root configuration lists, also as that list changes. Needs a policy
     /// that asks for evidence.
     pub check_proxy_hashes: bool,
+    /// What is demanded of workers; their evidence is then judged here, whatever proxies say, and proxies that cannot be
+    /// told which workers may see requests are not used. Needs [`Self::extensions`]. `None`: proxies see to it.
+    pub workers: Option<WorkerDemands>,
     /// How to dial proxies.
     pub dial: DialOptions,
     /// SQLite file that remembers the proxies' counters and what was disputed.
@@ -83,6 +87,7 @@ impl std::fmt::Debug for GatewayConfig {
             .field("is_test", &self.is_test)
             .field("extensions", &self.extensions)
             .field("check_proxy_hashes", &self.check_proxy_hashes)
+            .field("workers", &self.workers)
             .field("store", &self.store)
             .field("settlement", &self.settlement)
             .field("limits", &self.limits)
@@ -210,6 +215,7 @@ mod tests {
             is_testnet: false,
             extensions: true,
             check_proxy_hashes: false,
+            workers: None,
             dial: DialOptions { max_difficulty: 8, timeout: Duration::from_secs(1) },
             store: PathBuf::new(),
             settlement: Some(SettlementConfig {

@@ -1,7 +1,7 @@
 //! One connection to a proxy: the session, its requests, and the proxy's payment notices.
 
-use std::collections::HashMap;
-use std::sync::atomic::AtomicUsize;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -9,13 +9,14 @@ use bytes::{Bytes, BytesMut};
 use cocoon_ledger::{Adjusted, AdjustedTokens, Dispute, DisputeReason, PricePerToken, RequestId};
 use cocoon_net::{Ended, Endpoint, MonotonicClock, PeerIdentity, SecureStream, pump};
 use cocoon_session::client::{ClientEvent, ClientSession, ClientSettings, ModelOffers, Submission};
-use cocoon_session::{ErrorCode, PaymentCounters, ProxyTerms, RequestFailure, Time};
+use cocoon_session::{AllowError, ErrorCode, PaymentCounters, ProxyTerms, RequestFailure, Time, WorkerList};
 use cocoon_ton::payment::{OrderKind, SignedPayment};
 use cocoon_ton::{Address, RootConfig, VerifyingKey};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::Shared;
+use crate::attestation::Fingerprint;
 use crate::book::PeerKey;
 use crate::claims::{Claims, Overcharge};
 use crate::exchange::{AnswerQueue, Ending, Event, Exchange};
@@ -25,6 +26,10 @@ use crate::settle::{Channel, Presence};
 const TICK: Duration = Duration::from_millis(50);
 /// How often a proxy is asked for a refund until it grants one.
 const REFUND_EVERY: Duration = Duration::from_secs(5);
+/// How long a new connection waits at most until all its workers have been judged; then those count that have been.
+const JUDGED_WITHIN: Duration = Duration::from_secs(10);
+/// When evidence is asked for again that did not come, or that there was no room for.
+const EVIDENCE_EVERY: Duration = Duration::from_secs(60);
 
 /// What is known of the machine that a proxy runs on.
 #[derive(Debug, Clone)]
@@ -41,7 +46,7 @@ impl From<&PeerIdentity> for Attestation {
         let attested = peer.attested_kind();
         Self {
             kind: attested.map_or("none", |kind| kind.name()),
-            insecure: attested.is_none_or(|kind| kind.is_simulated()),
+            insecure: !peer.is_proven(),
             image_hash: peer.image_hash,
         }
     }
@@ -72,11 +77,26 @@ struct Notices {
     next_refund: Time,
 }
 
+/// How far the choice of this proxy's workers is, where they must show evidence.
+#[derive(Debug, Default)]
+struct Choice {
+    /// Requests can be sent: the workers that were there at first have been judged.
+    made: AtomicBool,
+    /// Whose evidence was asked for and has not come.
+    awaited: Mutex<BTreeSet<Fingerprint>>,
+    /// When to look for workers whose evidence is missing, in microseconds since 1970.
+    next_look: Mutex<Time>,
+    /// Until when the first judgements are waited for.
+    waits_until: OnceLock<Time>,
+}
+
 /// One connection to a proxy.
 #[derive(Debug)]
 pub(crate) struct Connection {
     pub(crate) address: String,
     pub(crate) attestation: Attestation,
+    /// Who the proxy showed itself to be.
+    pub(crate) peer: Arc<PeerIdentity>,
     pub(crate) in_flight: AtomicUsize,
     /// Set once requests can be sent.
     serving: OnceLock<ProxyTerms>,
@@ -85,6 +105,9 @@ pub(crate) struct Connection {
     /// The root configuration of the handshake.
     root: Arc<RootConfig>,
     models: RwLock<Arc<Vec<ModelOffers>>>,
+    /// The proxy's workers, once it has told.
+    workers: RwLock<Option<Arc<WorkerList>>>,
+    choice: Choice,
     inner: Mutex<Inner>,
     notices: Mutex<Notices>,
     wake: Notify,
@@ -104,14 +127,19 @@ impl Connection {
         let clock = shared.clock;
         let root = Arc::clone(&settings.root);
         let session = ClientSession::new(settings, Time(clock.micros()), rand::random());
+        let peer = Arc::new(peer.clone());
+        shared.vetting.memory.note_proxy(&address, Arc::clone(&peer));
         Arc::new(Self {
             address,
-            attestation: Attestation::from(peer),
+            attestation: Attestation::from(peer.as_ref()),
+            peer,
             in_flight: AtomicUsize::new(0),
             serving: OnceLock::new(),
             channel: OnceLock::new(),
             root,
             models: RwLock::default(),
+            workers: RwLock::default(),
+            choice: Choice::default(),
             inner: Mutex::new(Inner {
                 session: Some(session),
                 waiting: HashMap::new(),
@@ -132,12 +160,22 @@ impl Connection {
             tokio::pin!(moving);
             let mut ticks = tokio::time::interval(TICK);
             ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            let mut allowed = self.shared.vetting.allowed();
             let mut violation = None;
             let ended = loop {
                 tokio::select! {
                     ended = &mut moving => break ended,
                     _ = ticks.tick(), if violation.is_none() => {
                         if let Err(why) = self.on_time() {
+                            violation = Some(why);
+                            self.close.cancel();
+                        }
+                        self.wake.notify_one();
+                    }
+                    // The sender lives as long as `self`.
+                    Ok(()) = allowed.changed(), if violation.is_none() => {
+                        allowed.mark_unchanged();
+                        if let Err(why) = self.allow_workers() {
                             violation = Some(why);
                             self.close.cancel();
                         }
@@ -156,6 +194,7 @@ impl Connection {
         // The connection is over: what its last notices say counts, a fault in them changes nothing any more.
         let _ = self.take_notices(events);
         self.notices().presence = None;
+        self.awaited().clear();
         why
     }
 
@@ -166,11 +205,47 @@ impl Connection {
 
     /// Whether requests should go this way.
     pub(crate) fn takes_requests(&self) -> bool {
-        self.terms().is_some() && !self.channel.get().is_some_and(|channel| channel.is_leaving())
+        let chosen = self.shared.vetting.demands().is_none() || self.choice.made.load(Ordering::Relaxed);
+        chosen && self.terms().is_some() && !self.channel.get().is_some_and(|channel| channel.is_leaving())
     }
 
     pub(crate) fn models(&self) -> Arc<Vec<ModelOffers>> {
         Arc::clone(&self.models.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The workers that are connected to the proxy, as far as it tells.
+    pub(crate) fn workers(&self) -> Arc<WorkerList> {
+        self.workers.read().unwrap_or_else(PoisonError::into_inner).clone().unwrap_or_default()
+    }
+
+    /// Asks the proxy for what these workers showed. Nothing happens where it does not tell.
+    pub(crate) fn want_evidence(&self, workers: &[Fingerprint]) {
+        if workers.is_empty() {
+            return;
+        }
+        let now = self.now();
+        let asked = self.step(|session| {
+            for worker in workers {
+                if session.want_evidence(*worker, now).map_err(|violation| violation.to_string())? {
+                    self.awaited().insert(*worker);
+                }
+            }
+            Ok(())
+        });
+        if let Err(why) = asked {
+            tracing::warn!(proxy = %self.address, %why, "closing the connection to the proxy");
+            self.close.cancel();
+        }
+        self.wake.notify_one();
+    }
+
+    /// Whether this worker's evidence was asked for and may still come.
+    pub(crate) fn awaits_evidence(&self, worker: &Fingerprint) -> bool {
+        self.awaited().contains(worker)
+    }
+
+    fn awaited(&self) -> MutexGuard<'_, BTreeSet<Fingerprint>> {
+        self.choice.awaited.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Sends a request; `at_most` is the most that it may cost.
@@ -232,8 +307,54 @@ impl Connection {
         self.notices.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Tells the proxy which workers may see requests.
+    fn allow_workers(&self) -> Result<(), String> {
+        if self.shared.vetting.demands().is_none() {
+            return Ok(());
+        }
+        let (allowed, now) = (Arc::clone(&self.shared.vetting.allowed().borrow()), self.now());
+        self.step(|session| match session.allow_workers(&allowed, now) {
+            // It is told once it is ready.
+            Ok(()) | Err(AllowError::NotReady) => Ok(()),
+            Err(error) => Err(error.to_string()),
+        })
+    }
+
+    /// Sees to it that all workers get judged, and takes requests once the first ones are.
+    fn look_at_workers(&self, now: Time) -> Result<(), String> {
+        let known = self.workers.read().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(workers) = &known
+            && *self.next_look() <= now
+        {
+            *self.next_look() = now.plus(EVIDENCE_EVERY);
+            self.want_evidence(&self.shared.vetting.memory.unknown(workers.keys()));
+        }
+        if self.choice.made.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let waits_until = *self.choice.waits_until.get_or_init(|| now.plus(JUDGED_WITHIN));
+        let judged = known.is_some_and(|workers| {
+            !workers.keys().any(|worker| self.awaits_evidence(worker))
+                && self.shared.vetting.all_judged(workers.keys())
+        });
+        if judged || now >= waits_until {
+            self.allow_workers()?;
+            self.step(|session| session.refresh_models(now).map_err(|violation| violation.to_string()))?;
+            self.choice.made.store(true, Ordering::Relaxed);
+            self.shared.pool.changed();
+        }
+        Ok(())
+    }
+
+    fn next_look(&self) -> MutexGuard<'_, Time> {
+        self.choice.next_look.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn on_time(&self) -> Result<(), String> {
         let now = self.now();
+        if self.shared.vetting.demands().is_some() && self.terms().is_some() {
+            self.look_at_workers(now)?;
+        }
         let refund = self.is_refund_due(now);
         self.step(|session| {
             if refund && session.in_flight() == 0 {
@@ -267,8 +388,9 @@ impl Connection {
             while let Some(event) = session.poll_event() {
                 if matches!(event, ClientEvent::Ready(_)) {
                     // Callers want to know at once what there is.
-                    worked =
-                        worked.and(session.refresh_models(self.now()).map_err(|error| error.to_string()));
+                    let (models, workers) =
+                        (session.refresh_models(self.now()), session.refresh_workers(self.now()));
+                    worked = worked.and(models.and(workers).map_err(|error| error.to_string()));
                 }
                 events.push(event);
             }
@@ -284,7 +406,7 @@ impl Connection {
         let mut overcharges = Vec::new();
         for event in events {
             let (request, event) = match event {
-                ClientEvent::Head { request, head } => (request, Event::Head(head)),
+                ClientEvent::Head { request, worker, head } => (request, Event::Head(head, worker)),
                 ClientEvent::Data { request, data } => (request, Event::Data(data)),
                 ClientEvent::Completed { request, info, debug } => {
                     overcharges.extend(inner.claims.expect(request, info.tokens.total_tokens_used));
@@ -364,6 +486,15 @@ impl Connection {
                 ClientEvent::RefundGranted { order } => self.take_refund(&notices, &order)?,
                 ClientEvent::RefundRejected { active_queries } => {
                     tracing::info!(proxy = %self.address, active_queries, "the proxy grants no refund yet");
+                }
+                ClientEvent::Workers(workers) => {
+                    *self.workers.write().unwrap_or_else(PoisonError::into_inner) = Some(workers);
+                    *self.next_look() = Time(0);
+                }
+                ClientEvent::Evidence { fingerprint, evidence } => {
+                    self.awaited().remove(&fingerprint);
+                    let listed = || self.shared.pool.listed_workers();
+                    self.shared.vetting.take(fingerprint, evidence, &self.address, listed);
                 }
                 // Delivered before.
                 ClientEvent::Head { .. }

@@ -14,6 +14,7 @@ use cocoon_session::{FinalInfo, RequestFailure};
 use cocoon_wire::codec::ByteStr;
 use cocoon_wire::tl::http;
 
+use crate::attestation::Fingerprint;
 use crate::connection::Connection;
 
 /// Pieces that wait as they came; what comes on top of them is joined.
@@ -24,7 +25,8 @@ const REPORT_BYTES: usize = 32 * 1024;
 /// What comes of a request, in this order: a head, data, an end. An end may come at any time.
 #[derive(Debug)]
 pub(crate) enum Event {
-    Head(http::Response),
+    /// With the worker that answers, where the proxy names it.
+    Head(http::Response, Option<Fingerprint>),
     Data(Bytes),
     End(Ending),
 }
@@ -38,7 +40,7 @@ pub(crate) enum Ending {
 
 #[derive(Debug, Default)]
 struct State {
-    head: Option<http::Response>,
+    head: Option<(http::Response, Option<Fingerprint>)>,
     pieces: VecDeque<Bytes>,
     tail: BytesMut,
     end: Option<Ending>,
@@ -54,7 +56,7 @@ impl AnswerQueue {
         let waker = {
             let mut state = self.lock();
             match event {
-                Event::Head(head) => state.head = Some(head),
+                Event::Head(head, worker) => state.head = Some((head, worker)),
                 Event::Data(data) if state.pieces.len() < MAX_PIECES && state.tail.is_empty() => {
                     state.pieces.push_back(data);
                 }
@@ -70,8 +72,8 @@ impl AnswerQueue {
 
     fn poll(&self, cx: &mut Context<'_>) -> Poll<Event> {
         let mut state = self.lock();
-        if let Some(head) = state.head.take() {
-            return Poll::Ready(Event::Head(head));
+        if let Some((head, worker)) = state.head.take() {
+            return Poll::Ready(Event::Head(head, worker));
         }
         if let Some(data) = state.pieces.pop_front() {
             return Poll::Ready(Event::Data(data));
@@ -103,6 +105,8 @@ pub(crate) struct Exchange {
     at_most: i64,
     unreported: usize,
     ended: bool,
+    /// Once the head is there.
+    worker: Option<Fingerprint>,
 }
 
 impl Exchange {
@@ -113,7 +117,7 @@ impl Exchange {
         at_most: i64,
     ) -> Self {
         connection.in_flight.fetch_add(1, Ordering::Relaxed);
-        Self { connection, request, queue, at_most, unreported: 0, ended: false }
+        Self { connection, request, queue, at_most, unreported: 0, ended: false, worker: None }
     }
 
     pub(crate) fn connection(&self) -> &Arc<Connection> {
@@ -122,6 +126,11 @@ impl Exchange {
 
     pub(crate) fn request(&self) -> &[u8; 32] {
         &self.request
+    }
+
+    /// The worker that answers, where the proxy has named it.
+    pub(crate) fn worker(&self) -> Option<&Fingerprint> {
+        self.worker.as_ref()
     }
 
     pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
@@ -133,6 +142,7 @@ impl Exchange {
                     self.connection.consumed(self.request, std::mem::take(&mut self.unreported));
                 }
             }
+            Poll::Ready(Event::Head(_, worker)) => self.worker = *worker,
             Poll::Ready(Event::End(_)) => self.ended = true,
             _ => {}
         }

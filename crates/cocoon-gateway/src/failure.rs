@@ -23,6 +23,8 @@ pub(crate) enum Kind {
     UnknownModel,
     Busy,
     NoWorker,
+    /// There are workers, but none whose evidence we accept.
+    NoAttestedWorker,
     TooDear,
     Balance,
     /// No proxy serves us before coins have come to the wallet.
@@ -67,6 +69,7 @@ impl Failure {
             Kind::UnknownModel
             | Kind::Busy
             | Kind::NoWorker
+            | Kind::NoAttestedWorker
             | Kind::TooDear
             | Kind::Balance
             | Kind::Proxy => true,
@@ -94,6 +97,15 @@ impl Failure {
             Kind::NoWorker => {
                 ApiError::no_worker(format!("No worker for '{model}' is ready; try again later."))
             }
+            Kind::NoAttestedWorker => ApiError::new(
+                503,
+                "service_unavailable_error",
+                "no_attested_worker",
+                format!(
+                    "No worker for '{model}' has evidence that is accepted here; /v1/attestation says what is \
+                     wanted, and what each worker lacks."
+                ),
+            ),
             Kind::TooDear => ApiError::new(
                 503,
                 "service_unavailable_error",
@@ -167,6 +179,7 @@ pub(crate) fn refusal(head: &http::Response) -> Option<Kind> {
         404 => Kind::UnknownModel,
         429 => Kind::Busy,
         503 if word == "price_cap_too_low" => Kind::TooDear,
+        503 if word == "no_attested_worker" => Kind::NoAttestedWorker,
         503 => Kind::NoWorker,
         504 => Kind::TimedOut,
         400 | 413 => Kind::Invalid,

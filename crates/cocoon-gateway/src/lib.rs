@@ -9,6 +9,7 @@
 //! not agree is kept as a dispute. Prompts and answers are never logged.
 
 mod answer;
+mod attestation;
 mod body;
 mod book;
 mod claims;
@@ -30,7 +31,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use cocoon_attest::PolicyError;
+use cocoon_attest::{Policy, PolicyError};
 use cocoon_chain::Chain;
 use cocoon_ledger::Dispute;
 use cocoon_net::{MonotonicClock, TlsSettings};
@@ -41,6 +42,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
+pub use attestation::WorkerDemands;
 pub use book::{BookLoadError, Spent};
 pub use cocoon_chain::settler::{Emptied, SettlementStatus, Step};
 pub use config::{GatewayConfig, GatewayLimits};
@@ -50,6 +52,7 @@ pub use settle::{
     SettlementReport, WalletEnd, deposit, leave, withdraw,
 };
 
+use attestation::Vetting;
 use book::{Book, FLUSH_EVERY};
 use debug_log::DebugLog;
 use metrics::Metrics;
@@ -79,6 +82,9 @@ pub enum StartError {
     /// Image hashes shall be checked, but the policy asks for no evidence.
     #[error("the proxies' image hashes cannot be checked: {0}")]
     Policy(#[from] PolicyError),
+    /// The demands on workers make no sense.
+    #[error("the demands on workers: {0}")]
+    Workers(String),
 }
 
 /// What all tasks share.
@@ -89,6 +95,11 @@ pub(crate) struct Shared {
     pub(crate) started_unix_seconds: u64,
     pub(crate) root: watch::Receiver<Arc<RootConfig>>,
     pub(crate) pool: Pool,
+    /// What is known and demanded of nodes.
+    pub(crate) vetting: Vetting,
+    /// What is demanded of proxies is in here.
+    tls: TlsSettings,
+    pub(crate) check_proxy_hashes: bool,
     pub(crate) book: Book,
     pub(crate) metrics: Metrics,
     pub(crate) debug_log: DebugLog,
@@ -105,6 +116,11 @@ impl std::fmt::Debug for Shared {
 }
 
 impl Shared {
+    /// What is demanded of proxies now.
+    pub(crate) fn proxy_policy(&self) -> Arc<Policy> {
+        self.tls.policy()
+    }
+
     /// Keeps, counts and logs a dispute.
     pub(crate) fn dispute(&self, dispute: &Dispute, proxy: &[u8; 32], model: &str) {
         tracing::warn!(
@@ -155,6 +171,14 @@ pub async fn start(
         let hashes = root.borrow().proxy_hashes.clone();
         tls.set_policy(tls.policy().as_ref().clone().with_image_hashes(hashes)?);
     }
+    if config.workers.is_some() && !config.extensions {
+        return Err(StartError::Workers(
+            "proxies cannot be told of them with extensions switched off".to_owned(),
+        ));
+    }
+    let restrict_workers = config.workers.is_some();
+    let vetting = Vetting::new(config.workers, &root.borrow())
+        .map_err(|error| StartError::Workers(error.to_string()))?;
     let listen_error = |source| StartError::Listen { address: config.http, source };
     let listener = TcpListener::bind(config.http).await.map_err(listen_error)?;
     let http = listener.local_addr().map_err(listen_error)?;
@@ -181,6 +205,9 @@ pub async fn start(
         started_unix_seconds: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
         root: root.clone(),
         pool: Pool::default(),
+        vetting,
+        tls: tls.clone(),
+        check_proxy_hashes: config.check_proxy_hashes,
         book,
         metrics: Metrics::new(),
         debug_log: DebugLog::default(),
@@ -199,12 +226,14 @@ pub async fn start(
         root: Arc::clone(&root.borrow()),
         root_address: config.root_address,
         extensions: config.extensions,
+        restrict_workers,
     };
     let check_proxy_hashes = config.check_proxy_hashes;
     let dialler = Dialler { tls, options: config.dial, settings, check_proxy_hashes };
     let (requests, background) = (TaskTracker::new(), TaskTracker::new());
     let (stop, abort, disconnect) =
         (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
+    background.spawn(attestation::run(Arc::clone(&shared), disconnect.clone()));
     background.spawn(keep_books(Arc::clone(&shared), disconnect.clone()));
     if let Some(settlement) = settlement {
         settlement.warn_of_slow_looks(&root.borrow());

@@ -75,6 +75,8 @@ pub struct ModelOffer {
 /// Who a proxy is, as far as it is known.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ProxyDetails {
+    /// SHA-256 of its certificate, in hexadecimal digits.
+    pub fingerprint: String,
     /// Its key, in hexadecimal digits.
     pub public_key: String,
     /// Its contract.
@@ -89,6 +91,7 @@ impl ProxyDetails {
     pub(crate) fn of(connection: &Connection) -> Option<Self> {
         let terms = connection.terms()?;
         Some(Self {
+            fingerprint: hex::encode(connection.peer.certificate_fingerprint),
             public_key: hex::encode(terms.public_key),
             contract: terms.contract.to_string(),
             attestation: connection.attestation.kind,

@@ -1,6 +1,6 @@
 //! The connections to proxies: who is dialled, who is ready, and who gets a request.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::Shared;
+use crate::attestation::Fingerprint;
 use crate::connection::Connection;
 
 /// First and last ceiling of the wait between two attempts to reach a proxy.
@@ -41,6 +42,14 @@ impl Pool {
     /// All connections that are up.
     pub(crate) fn all(&self) -> Arc<Vec<Arc<Connection>>> {
         Arc::clone(&self.connections.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The workers of all connections, as far as proxies tell.
+    pub(crate) fn listed_workers(&self) -> BTreeSet<Fingerprint> {
+        self.all()
+            .iter()
+            .flat_map(|connection| connection.workers().keys().copied().collect::<Vec<_>>())
+            .collect()
     }
 
     /// How many are ready, now and as it changes.

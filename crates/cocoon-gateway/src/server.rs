@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::Shared;
+use crate::attestation;
 use crate::body::Body;
 use crate::completion::complete;
 use crate::connection::Connection;
@@ -39,9 +40,11 @@ const MAX_READ_BUFFER: usize = 128 * 1024;
 const SHOWN_DISPUTES: usize = 20;
 
 const EXPOSED: HeaderValue = HeaderValue::from_static(
-    "X-Cocoon-Cost-Nanoton, X-Cocoon-Tokens, X-Cocoon-Request-Id, X-Cocoon-Proxy, X-Cocoon-Proxy-Start, \
+    "X-Cocoon-Cost-Nanoton, X-Cocoon-Tokens, X-Cocoon-Request-Id, X-Cocoon-Proxy, X-Cocoon-Worker, X-Cocoon-Proxy-Start, \
      X-Cocoon-Proxy-End, X-Cocoon-Worker-Start, X-Cocoon-Worker-End, Retry-After",
 );
+/// Where callers see who serves them, and on what evidence.
+const ATTESTATION: &str = "/v1/attestation";
 const ANY: HeaderValue = HeaderValue::from_static("*");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
@@ -141,16 +144,25 @@ async fn route(shared: &Arc<Shared>, request: Request<Incoming>) -> Result<Respo
         only(&request, &[Method::POST], "POST")?;
         return complete(shared, request, endpoint).await;
     }
-    let known = ["/v1/models", "/health", "/metrics", "/jsonstats", "/request/debuglogentry"];
+    let known = ["/v1/models", ATTESTATION, "/health", "/metrics", "/jsonstats", "/request/debuglogentry"];
     let model = path.strip_prefix("/v1/models/");
-    if model.is_none() && !known.contains(&path) {
+    let node = path.strip_prefix(ATTESTATION).and_then(|rest| rest.strip_prefix('/'));
+    if model.is_none() && node.is_none() && !known.contains(&path) {
         return Err(ApiError::unknown_path(&path.chars().take(200).collect::<String>()));
     }
     only(&request, &[Method::GET, Method::HEAD], "GET")?;
+    if let Some(node) = node {
+        return one_node(shared, node).await;
+    }
     match (path, model) {
         (_, Some(id)) => one_model(shared, id),
         ("/v1/models", _) => {
             Ok(json_response(StatusCode::OK, &json!({"object": "list", "data": all_models(shared)})))
+        }
+        (ATTESTATION, _) => {
+            let query = request.uri().query().unwrap_or_default();
+            let model = query.split('&').find_map(|field| field.strip_prefix("model=")).map(percent_decoded);
+            Ok(json_response(StatusCode::OK, &attestation::all(shared, model.as_deref()).await))
         }
         ("/health", _) => Ok(health(shared)),
         ("/metrics", _) => Ok(metrics(shared)),
@@ -210,6 +222,21 @@ fn one_model(shared: &Shared, id: &str) -> Result<Response<Body>, ApiError> {
         None => {
             let names: Vec<_> = models.iter().map(|model| model.id.as_str()).collect();
             Err(ApiError::model_not_found(&id.chars().take(200).collect::<String>(), &names))
+        }
+    }
+}
+
+/// What one proxy or worker showed of itself.
+async fn one_node(shared: &Arc<Shared>, digits: &str) -> Result<Response<Body>, ApiError> {
+    let Some(fingerprint) = attestation::parse_fingerprint(digits) else {
+        let message = "Name a node by the SHA-256 of its certificate: 64 hexadecimal digits.";
+        return Err(ApiError::invalid_request(Some("fingerprint"), "invalid_value", message));
+    };
+    match attestation::one(shared, &fingerprint).await {
+        Some(node) => Ok(json_response(StatusCode::OK, &node)),
+        None => {
+            let message = "No proxy or worker with this certificate is connected, or remembered.";
+            Err(ApiError::new(404, "invalid_request_error", "not_found", message))
         }
     }
 }

@@ -42,7 +42,8 @@ async fn an_answer_carries_its_exact_price_and_the_sums_agree() {
     assert_eq!(reply.header("x-cocoon-cost-nanoton"), cost.to_string());
     assert_eq!(reply.header("x-cocoon-tokens"), tokens.to_string());
     assert_eq!(reply.header("x-cocoon-request-id"), cocoon["request_id"].as_str().unwrap());
-    assert_eq!(reply.header("x-cocoon-proxy"), cocoon["proxy"]["public_key"].as_str().unwrap());
+    assert_eq!(reply.header("x-cocoon-proxy"), cocoon["proxy"]["fingerprint"].as_str().unwrap());
+    assert_eq!(reply.header("x-cocoon-worker"), cocoon["worker"]["fingerprint"].as_str().unwrap());
     assert_eq!(reply.header("content-length"), reply.body.len().to_string());
 
     let asked = engine.asked_json(0);

@@ -2,8 +2,8 @@
 //!
 //! Pure: what is known of the workers comes in, a choice comes out. The rule, in order:
 //!
-//! 1. Only workers that are **eligible**: enabled, answering, under their limit, not dearer than the caller's cap
-//!    and not tried before for this request.
+//! 1. Only workers that are **eligible**: allowed by the caller, enabled, answering, under their limit, not dearer than
+//!    the caller's cap and not tried before for this request.
 //! 2. A worker of whose recent requests more than [`DOUBTFUL`] failed is used only where no other is left, whatever its
 //!    price; time heals that ([`Observed::time_passed`]), so that it gets a request to prove itself now and then.
 //! 3. Then the **lowest price** (coefficient) wins. A full cheap worker is passed over, so that load spills to the
@@ -94,6 +94,8 @@ pub struct Candidate<K> {
     pub ready: bool,
     /// This request already failed there.
     pub tried: bool,
+    /// The caller lets it see its requests.
+    pub allowed: bool,
     /// What was observed of it.
     pub observed: Observed,
 }
@@ -107,6 +109,9 @@ pub enum NoWorker {
     /// Workers offer it, but all are paused, silent, or already failed this request.
     #[error("no worker for this model is ready")]
     NotReady,
+    /// Workers offer it, but the caller lets none of them see its requests.
+    #[error("no worker for this model is one that the caller allows")]
+    NotAllowed,
     /// Every worker within the price cap is at its limit.
     #[error("all workers for this model are busy")]
     Busy,
@@ -127,8 +132,12 @@ pub fn choose<K: Copy>(
     max_coefficient: u32,
 ) -> Result<K, NoWorker> {
     let mut best: Option<(Candidate<K>, f64)> = None;
-    let (mut any, mut busy, mut cheapest_over_cap) = (false, false, None::<u32>);
+    let (mut any, mut barred, mut busy, mut cheapest_over_cap) = (false, false, false, None::<u32>);
     for candidate in candidates {
+        if !candidate.allowed {
+            barred = true;
+            continue;
+        }
         any = true;
         if !candidate.ready || candidate.tried {
             continue;
@@ -162,6 +171,7 @@ pub fn choose<K: Copy>(
         (None, true, _) => Err(NoWorker::Busy),
         (None, false, Some(cheapest)) => Err(NoWorker::TooDear { cheapest }),
         (None, false, None) if any => Err(NoWorker::NotReady),
+        (None, false, None) if barred => Err(NoWorker::NotAllowed),
         (None, false, None) => Err(NoWorker::None),
     }
 }
@@ -173,7 +183,16 @@ mod tests {
 
     fn worker(key: u32, coefficient: u32) -> Candidate<u32> {
         let observed = Observed::default();
-        Candidate { key, coefficient, in_flight: 0, limit: 2, ready: true, tried: false, observed }
+        Candidate {
+            key,
+            coefficient,
+            in_flight: 0,
+            limit: 2,
+            ready: true,
+            tried: false,
+            allowed: true,
+            observed,
+        }
     }
 
     #[test]
@@ -243,18 +262,35 @@ mod tests {
         assert_eq!(choose([full].into_iter(), 4000), Err(NoWorker::Busy));
         let dear = [worker(1, 3000), worker(2, 2000)];
         assert_eq!(choose(dear.into_iter(), 1000), Err(NoWorker::TooDear { cheapest: 2000 }));
+        let mut barred = worker(1, 1000);
+        barred.allowed = false;
+        assert_eq!(choose([barred].into_iter(), 4000), Err(NoWorker::NotAllowed));
+    }
+
+    #[test]
+    fn a_worker_that_the_caller_does_not_allow_counts_for_nothing() {
+        let (mut barred, dear) = (worker(1, 500), worker(2, 1000));
+        barred.allowed = false;
+        assert_eq!(choose([barred, dear].into_iter(), 4000), Ok(2));
+        assert_eq!(choose([barred, dear].into_iter(), 999), Err(NoWorker::TooDear { cheapest: 1000 }));
+        let full = Candidate { in_flight: 2, ..dear };
+        assert_eq!(choose([barred, full].into_iter(), 4000), Err(NoWorker::Busy));
+        let tried = Candidate { tried: true, ..dear };
+        assert_eq!(choose([barred, tried].into_iter(), 4000), Err(NoWorker::NotReady));
     }
 
     proptest! {
         #[test]
         fn a_choice_is_always_eligible_and_never_dearer_than_another_eligible_one(
-            workers in prop::collection::vec((0u32..5, 0u32..4, any::<bool>(), any::<bool>()), 0..12),
+            workers in prop::collection::vec((0u32..5, 0u32..4, any::<[bool; 3]>()), 0..12),
             cap in 0u32..5,
         ) {
-            let all: Vec<_> = (0u32..).zip(&workers).map(|(key, &(coefficient, in_flight, ready, tried))| {
-                Candidate { in_flight, ready, tried, ..worker(key, coefficient) }
+            let all: Vec<_> = (0u32..).zip(&workers).map(|(key, &(coefficient, in_flight, [ready, tried, allowed]))| {
+                Candidate { in_flight, ready, tried, allowed, ..worker(key, coefficient) }
             }).collect();
-            let eligible = |c: &&Candidate<u32>| c.ready && !c.tried && c.in_flight < c.limit && c.coefficient <= cap;
+            let eligible = |c: &&Candidate<u32>| {
+                c.allowed && c.ready && !c.tried && c.in_flight < c.limit && c.coefficient <= cap
+            };
             let lowest = all.iter().filter(eligible).map(|c| c.coefficient).min();
             match choose(all.iter().copied(), cap) {
                 Ok(key) => {

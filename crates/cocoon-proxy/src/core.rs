@@ -7,9 +7,12 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::{Bytes, BytesMut};
+use cocoon_attest::Verdict;
 use cocoon_chain::Chain;
-use cocoon_net::{Ended, Endpoint, MonotonicClock, SecureStream, pump};
-use cocoon_session::proxy::{ClientChainState, ConnId, Proxy, ProxyEvent, RequestEnd};
+use cocoon_net::{Ended, Endpoint, MonotonicClock, PeerIdentity, SecureStream, pump};
+use cocoon_session::proxy::{
+    Attested, ClientChainState, ConnId, EvidenceTooLarge, MAX_VERDICT_BYTES, Proxy, ProxyEvent, RequestEnd,
+};
 use cocoon_session::{Time, Violation};
 use cocoon_store::{SqliteStore, Store, StoreError};
 use cocoon_ton::address::Address;
@@ -229,12 +232,23 @@ impl Core {
             let wake = Arc::new(Notify::new());
             let close = core.stop.child_token();
             let why = Arc::new(Mutex::new(None));
+            let attested = match role {
+                Role::Worker => attested(&stream.peer).map(Some),
+                Role::Client => Ok(None),
+            };
+            let attested = match attested {
+                Ok(attested) => attested,
+                Err(cause) => {
+                    tracing::warn!(conn = conn.0, peer = %stream.remote, ?role, %cause, "closed a connection");
+                    return;
+                }
+            };
             {
                 let mut machine = core.lock();
                 let now = Time(core.clock.micros());
-                match role {
-                    Role::Worker => machine.proxy.add_worker(conn, now),
-                    Role::Client => machine.proxy.add_client(conn, now),
+                match attested {
+                    Some(attested) => machine.proxy.add_worker(conn, attested, now),
+                    None => machine.proxy.add_client(conn, now),
                 }
                 let tap = Tap { wake: Arc::clone(&wake), close: close.clone(), why: Arc::clone(&why) };
                 machine.taps.insert(conn, tap);
@@ -306,6 +320,17 @@ impl Core {
     pub(crate) fn close_store(&self) -> Result<(), StoreError> {
         self.store.close()
     }
+}
+
+/// What clients are told of a worker.
+fn attested(peer: &PeerIdentity) -> Result<Attested, EvidenceTooLarge> {
+    // Strings, numbers and lists of them: serialising them cannot fail.
+    let json = |verdict: &Verdict| Bytes::from(serde_json::to_vec(verdict).unwrap_or_default());
+    let mut verdict = json(&peer.verdict);
+    if verdict.len() > MAX_VERDICT_BYTES {
+        verdict = json(&Verdict::unchecked(peer.kind, "the proxy's verdict is too long to be passed on"));
+    }
+    Attested::new(peer.certificate.clone(), verdict)
 }
 
 fn log_end(end: &RequestEnd) {

@@ -24,6 +24,35 @@ pub(crate) fn seconds_header(name: &'static str, at: Time) -> http::Header {
     header(name, format!("{}.{:06}", at.0 / 1_000_000, at.0 % 1_000_000))
 }
 
+/// The header by which a node of the network marks an answer as its own, not an engine's.
+pub(crate) const ERROR_HEADER: &str = "X-Cocoon-Error";
+/// The header by which a proxy names the worker that a client was given, by the fingerprint of its certificate.
+pub(crate) const WORKER_HEADER: &str = "X-Cocoon-Worker";
+/// The header by which a gateway names the proxy; nobody else has a say in it.
+pub(crate) const PROXY_HEADER: &str = "X-Cocoon-Proxy";
+
+/// Names a worker, in lower-case hexadecimal digits.
+pub(crate) fn worker_header(fingerprint: &[u8; 32]) -> http::Header {
+    header(WORKER_HEADER, fingerprint.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// Takes the name of the worker out of a head. `None` where there is none, or what is there is no fingerprint.
+pub(crate) fn take_worker(head: &mut http::Response) -> Option<[u8; 32]> {
+    let is_name =
+        |header: &http::Header| header.name.as_bytes().eq_ignore_ascii_case(WORKER_HEADER.as_bytes());
+    let mut named = head.headers.extract_if(.., |header| is_name(header));
+    let (first, more) = (named.next(), named.count());
+    first.filter(|_| more == 0).and_then(|header| fingerprint(header.value.as_bytes()))
+}
+
+fn fingerprint(digits: &[u8]) -> Option<[u8; 32]> {
+    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+    let (pairs, rest) = digits.as_chunks::<2>();
+    let bytes = pairs.iter().map(|&[high, low]| Some(digit(high)? << 4 | digit(low)?));
+    let bytes: Vec<u8> = bytes.collect::<Option<_>>()?;
+    rest.is_empty().then(|| bytes.try_into().ok()).flatten()
+}
+
 /// How the body is delimited. Published peers build an HTTP answer from it, so it must be there and be right.
 pub(crate) fn framing_header(complete: bool, length: usize) -> http::Header {
     if complete {
@@ -66,7 +95,7 @@ pub(crate) fn status_body(status: i32, kind: &str, message: &str) -> (http::Resp
         reason: ByteStr::from_static(reason(status)),
         headers: vec![
             header("Content-Type", "application/json".into()),
-            header("X-Cocoon-Error", kind.to_owned()),
+            header(ERROR_HEADER, kind.to_owned()),
         ],
         payload: Bytes::new(),
     };

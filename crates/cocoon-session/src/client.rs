@@ -3,6 +3,10 @@
 //! Life: opening, `client.connectToProxy`, authorisation, ready. Then requests go out with [`ClientSession::submit`] and
 //! their answers come as events. With a proxy of ours, answers are held back by credit: the caller's reading
 //! ([`ClientSession::consumed`]) grants more. With a published proxy at most [`MAX_HELD_BYTES`] are held per request.
+//!
+//! A proxy of ours tells which workers it has ([`ClientEvent::Workers`]) and passes on what they showed of themselves
+//! ([`ClientSession::want_evidence`]). A client that restricts its workers names those that may see its requests
+//! ([`ClientSession::allow_workers`]); none may before.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -17,13 +21,14 @@ use cocoon_wire::tl::{self, ProtoRange, ProxyToClient, client, ext, http};
 use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
-use crate::answer::TIME_SHARE;
-use crate::answer::sanitize;
+use crate::answer::{ERROR_HEADER, TIME_SHARE, sanitize, take_worker};
 use crate::link::{Link, LinkEvent, Side};
 use crate::terms::{ProxyClaims, check_proxy, words};
+use crate::workers::{Progress, Workers};
 use crate::{
-    ErrorCode, FinalInfo, INITIAL_CREDIT_BYTES, MAX_HELD_BYTES, MAX_PROTO_VERSION, MIN_PROTO_VERSION,
-    PaymentCounters, ProxyTerms, RequestFailure, Time, Violation,
+    AllowError, ErrorCode, FinalInfo, INITIAL_CREDIT_BYTES, MAX_HELD_BYTES, MAX_PROTO_VERSION,
+    MIN_PROTO_VERSION, PaymentCounters, ProxyTerms, RequestFailure, Time, Violation, WorkerEvidence,
+    WorkerList,
 };
 
 /// Largest encoded `http.request` that fits a frame with what is around it.
@@ -37,14 +42,20 @@ const AUTHORIZE_WITHIN: Duration = Duration::from_secs(300);
 const STATUS_WITHIN: Duration = Duration::from_secs(60);
 /// How often the payment status is compared.
 const STATUS_EVERY: Duration = Duration::from_secs(15);
-/// How often the offers are asked for without being told to.
+/// How often offers and workers are asked for without being told to.
 const MODELS_EVERY: Duration = Duration::from_secs(1);
+
+/// Why a proxy is not used that might give requests to any worker.
+const NO_CHOICE: &str = "the proxy knows no extension set 1, so it cannot be told which workers may see our requests; \
+     we demand evidence of workers";
 
 const CONNECT: &str = "client.connectToProxy";
 const AUTHORIZE: &str = "client.authorizeWithProxy";
 const STATUS: &str = "client.updatePaymentStatus";
 const MODELS: &str = "client.getWorkerTypesV2";
 const REFUND: &str = "client.requestRefund";
+const WORKERS: &str = "cocoon.getWorkers";
+const EVIDENCE: &str = "cocoon.getEvidence";
 
 /// Who the client is, and what it works with.
 #[derive(Debug, Clone)]
@@ -63,6 +74,8 @@ pub struct ClientSettings {
     pub root_address: Address,
     /// Whether to offer extension set 1.
     pub extensions: bool,
+    /// Whether only workers that were allowed may see requests. A proxy that cannot be told so is not used.
+    pub restrict_workers: bool,
 }
 
 /// What proves to a proxy, by its hash on chain, that we are this client.
@@ -166,6 +179,9 @@ pub enum ClientEvent {
     Head {
         /// Which request.
         request: [u8; 32],
+        /// The worker that answers, by the fingerprint of its certificate, as a proxy of ours names it. `None` where
+        /// there was no worker, or where the proxy is a published one.
+        worker: Option<[u8; 32]>,
         /// Status and headers.
         head: http::Response,
     },
@@ -203,6 +219,15 @@ pub enum ClientEvent {
     },
     /// What is on offer.
     Models(Vec<ModelOffers>),
+    /// Which workers are connected to the proxy: the whole list, at first and each time that it has changed.
+    Workers(Arc<WorkerList>),
+    /// What a worker showed of itself.
+    Evidence {
+        /// The worker, as asked for.
+        fingerprint: [u8; 32],
+        /// `None`: the proxy does not know it, or no longer.
+        evidence: Option<WorkerEvidence>,
+    },
     /// The account is closed for good. This signed order makes the client contract pay back what is left; it is not
     /// verified here.
     RefundGranted {
@@ -246,6 +271,9 @@ pub struct ClientSession {
     /// The offers were asked for, and the answer is not there yet.
     models_asked: bool,
     refund_asked: bool,
+    workers: Workers,
+    /// As `models_asked`.
+    workers_asked: bool,
 }
 
 impl ClientSession {
@@ -263,6 +291,8 @@ impl ClientSession {
             next_models: now,
             models_asked: false,
             refund_asked: false,
+            workers: Workers::default(),
+            workers_asked: false,
         }
     }
 
@@ -319,9 +349,14 @@ impl ClientSession {
     fn connect(&mut self, now: Time) -> Result<(), Violation> {
         self.stage = Stage::Connecting;
         let settings = &self.settings;
+        let ext_flags = match (settings.extensions, settings.restrict_workers) {
+            (false, _) => 0,
+            (true, false) => ext::EXT_V1,
+            (true, true) => ext::EXT_V1 | ext::EXT_ALLOWS_WORKERS,
+        };
         let message = client::ConnectToProxy {
             params: client::Params {
-                ext_flags: if settings.extensions { ext::EXT_V1 } else { 0 },
+                ext_flags,
                 client_owner_address: settings.wallet.to_wire_string(settings.is_testnet).into(),
                 is_test: Some(settings.is_test),
                 proto: Some(ProtoRange { min: MIN_PROTO_VERSION, max: MAX_PROTO_VERSION }),
@@ -347,6 +382,8 @@ impl ClientSession {
                 Ok(())
             }
             (MODELS, Stage::Ready(_)) => self.on_models(data),
+            (WORKERS, Stage::Ready(_)) => self.on_workers(data, now),
+            (EVIDENCE, Stage::Ready(_)) => self.on_evidence(data, now),
             (REFUND, Stage::Ready(_)) => {
                 self.refund_asked = false;
                 let answer = from_boxed(data).map_err(Violation::message("refund answer"))?;
@@ -375,6 +412,9 @@ impl ClientSession {
             settings.extensions,
             |params, proxy, key| cocoon_ton::contracts::client_address(params, &settings.wallet, proxy, key),
         )?;
+        if settings.restrict_workers && !terms.extensions {
+            return Err(Violation::Mismatch(NO_CHOICE.into()));
+        }
         match answer.auth {
             client::ProxyConnectionAuth::Short { secret_hash, .. }
                 if settings.secret.hash_for_proxy(&terms.contract) == secret_hash =>
@@ -445,6 +485,74 @@ impl ClientSession {
             if !std::mem::replace(&mut self.models_asked, true) {
                 self.link.query(MODELS, &client::GetWorkerTypesV2 {}, now, STATUS_WITHIN)?;
             }
+        }
+        Ok(())
+    }
+
+    fn on_workers(&mut self, data: Bytes, now: Time) -> Result<(), Violation> {
+        let page: ext::Workers = from_boxed(data).map_err(Violation::message("list of workers"))?;
+        match self.workers.take(page)? {
+            Progress::More => {
+                let query = self.workers.query();
+                self.link.query(WORKERS, &query, now, STATUS_WITHIN)?;
+            }
+            Progress::Rest => self.workers_asked = false,
+        }
+        self.events.extend(self.workers.take_changed().map(ClientEvent::Workers));
+        Ok(())
+    }
+
+    fn on_evidence(&mut self, data: Bytes, now: Time) -> Result<(), Violation> {
+        let answer: ext::Evidence = from_boxed(data).map_err(Violation::message("evidence of a worker"))?;
+        let (fingerprint, evidence) = self.workers.take_evidence(answer)?;
+        self.events.push_back(ClientEvent::Evidence { fingerprint, evidence });
+        self.ask_for_evidence(now)
+    }
+
+    fn ask_for_evidence(&mut self, now: Time) -> Result<(), Violation> {
+        while let Some(fingerprint) = self.workers.next_wanted() {
+            self.link.query(EVIDENCE, &ext::GetEvidence { fingerprint }, now, STATUS_WITHIN)?;
+        }
+        Ok(())
+    }
+
+    /// Asks a proxy of ours now which workers have come and gone; a change comes as an event.
+    ///
+    /// # Errors
+    /// The connection must be closed.
+    pub fn refresh_workers(&mut self, now: Time) -> Result<(), Violation> {
+        if self.extensions() && !std::mem::replace(&mut self.workers_asked, true) {
+            let query = self.workers.begin_walk();
+            self.link.query(WORKERS, &query, now, STATUS_WITHIN)?;
+        }
+        Ok(())
+    }
+
+    /// Asks a proxy of ours for what this worker showed; it comes as an event, once, however often it was asked for
+    /// until then. `false` where it will not: the connection is not ready, the proxy is a published one, or too
+    /// much is asked for already.
+    ///
+    /// # Errors
+    /// The connection must be closed.
+    pub fn want_evidence(&mut self, fingerprint: [u8; 32], now: Time) -> Result<bool, Violation> {
+        let wanted = self.extensions() && self.workers.want(fingerprint);
+        self.ask_for_evidence(now)?;
+        Ok(wanted)
+    }
+
+    /// Lets exactly these workers see requests from now on. Requests that a worker has already stay with it.
+    ///
+    /// # Errors
+    /// Says why it cannot be; nothing changes then.
+    pub fn allow_workers(&mut self, workers: &BTreeSet<[u8; 32]>, now: Time) -> Result<(), AllowError> {
+        if !self.settings.restrict_workers {
+            return Err(AllowError::NotRestricting);
+        }
+        if !self.extensions() {
+            return Err(AllowError::NotReady);
+        }
+        for packet in self.workers.allow(workers, !self.requests.is_empty(), now)? {
+            self.link.packet(&packet);
         }
         Ok(())
     }
@@ -572,6 +680,11 @@ impl ClientSession {
         }
         let mut head: http::Response = from_boxed(answer).map_err(Violation::message("http.response"))?;
         let data = std::mem::take(&mut head.payload);
+        // A published proxy passes on what a worker says of itself.
+        let worker = take_worker(&mut head).filter(|_| self.extensions());
+        if self.settings.restrict_workers {
+            self.check_worker(&head, worker)?;
+        }
         // Published workers leave a stale `Content-Length` in, and a proxy passes on what a worker says.
         let Some(head) = sanitize(head) else {
             let failure = RequestFailure::new(ErrorCode::ERROR, "the answer is no HTTP");
@@ -579,9 +692,23 @@ impl ClientSession {
             self.events.push_back(ClientEvent::Failed { request, failure, info: None });
             return Ok(());
         };
-        self.events.push_back(ClientEvent::Head { request, head });
+        self.events.push_back(ClientEvent::Head { request, worker, head });
         self.on_body(request, data, end);
         Ok(())
+    }
+
+    /// The proxy is at fault where a worker answers that we have not allowed.
+    fn check_worker(&self, head: &http::Response, worker: Option<[u8; 32]>) -> Result<(), Violation> {
+        let is_error =
+            |header: &http::Header| header.name.as_bytes().eq_ignore_ascii_case(ERROR_HEADER.as_bytes());
+        match worker {
+            Some(worker) if self.workers.may_have(&worker) => Ok(()),
+            Some(_) => {
+                Err(Violation::Mismatch("the proxy gave a request to a worker that we do not allow".into()))
+            }
+            None if head.headers.iter().any(is_error) => Ok(()),
+            None => Err(Violation::Unexpected("answer without the name of its worker")),
+        }
     }
 
     fn on_part(&mut self, request: [u8; 32], data: Bytes, end: Option<Ending>) -> Result<(), Violation> {
@@ -635,6 +762,7 @@ impl ClientSession {
         if matches!(self.stage, Stage::Ready(_)) {
             if now >= self.next_models {
                 self.refresh_models(now)?;
+                self.refresh_workers(now)?;
             }
             if now >= self.next_status {
                 self.next_status = now.plus(STATUS_EVERY);

@@ -22,10 +22,12 @@ pub mod worker;
 mod answer;
 mod terms;
 mod time;
+mod workers;
 
 pub use cocoon_wire::tl::ext::MAX_PART_BYTES;
 pub use terms::{ErrorCode, FinalInfo, PaymentCounters, ProxyTerms, RequestFailure, Violation, tariff};
 pub use time::Time;
+pub use workers::{AllowError, WorkerEvidence, WorkerList};
 
 /// Lowest protocol version that we speak.
 pub const MIN_PROTO_VERSION: i32 = 1;
@@ -37,5 +39,7 @@ pub const INITIAL_CREDIT_BYTES: usize = 256 * 1024;
 pub const MAX_HELD_BYTES: usize = 8 * 1024 * 1024;
 /// Body bytes held for all requests of one client connection; what comes over it ends its own request.
 pub const MAX_HELD_BYTES_PER_CLIENT: usize = 256 * 1024 * 1024;
+/// Workers that one client may allow at a time, where it says which ones see its requests.
+pub const MAX_ALLOWED_WORKERS: usize = 65_536;
 /// Longest time a request may take; longer wishes are shortened.
 pub const MAX_REQUEST_TIME: std::time::Duration = std::time::Duration::from_secs(3600);

@@ -437,7 +437,7 @@ fn a_worker_is_paid_for_the_last_time_after_its_last_request() {
     assert!(why.contains("account at this proxy is closed"), "{why}");
     for mut net in [restarted(&net), net] {
         let conn = net.open();
-        net.proxy.add_worker(conn, net.now);
+        net.proxy.add_worker(conn, attested(conn), net.now);
         let mut back = Raw::new(conn);
         back.connect(&mut net);
         let refused = back.ask(&mut net, &worker_hello(true)).unwrap();

@@ -87,7 +87,7 @@ fn a_handshake_that_makes_no_sense_is_refused_in_words() {
         let mut hello = worker_hello(true);
         change(&mut hello);
         let conn = net.open();
-        net.proxy.add_worker(conn, net.now);
+        net.proxy.add_worker(conn, attested(conn), net.now);
         let mut raw = Raw::new(conn);
         raw.connect(net);
         let answer = raw.ask(net, &hello).unwrap();
@@ -317,7 +317,7 @@ fn a_stranger_who_pings_on_and_never_comes_to_the_point_is_closed() {
     for (worker, limit) in [(true, WORKER_HANDSHAKE_TIME), (false, CLIENT_HANDSHAKE_TIME)] {
         let conn = net.open();
         match worker {
-            true => net.proxy.add_worker(conn, net.now),
+            true => net.proxy.add_worker(conn, attested(conn), net.now),
             false => net.proxy.add_client(conn, net.now),
         }
         let mut raw = Raw::new(conn);

@@ -8,15 +8,16 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use cocoon_ledger::PeerCounters;
-use cocoon_session::client::{ClientEvent, ClientSession, Submission};
+use cocoon_session::client::{ClientEvent, ClientSession, ClientSettings, Submission};
 use cocoon_session::proxy::ConnId;
 use cocoon_session::worker::{WorkerEvent, WorkerSession};
 use cocoon_session::{ErrorCode, Violation};
-use cocoon_wire::codec::{ByteStr, to_boxed};
+use cocoon_wire::codec::{ByteStr, Message, to_boxed};
 use cocoon_wire::tl::proxy::{ClientRequestPayment, SignedPayment, WorkerRequestPayment};
 use cocoon_wire::tl::tcp::Packet;
-use cocoon_wire::tl::{client, ext, proxy};
+use cocoon_wire::tl::{client, ext, http, proxy};
 use proptest::prelude::*;
+use sha2::{Digest as _, Sha256};
 use support::*;
 
 /// Our client after an honest handshake; from now on the test speaks for the proxy.
@@ -41,10 +42,14 @@ fn pump(net: &mut Net, conn: ConnId, session: &mut ClientSession) -> Vec<ClientE
 
 impl LostClient {
     fn new() -> Self {
+        Self::with(client_settings())
+    }
+
+    fn with(settings: ClientSettings) -> Self {
         let mut net = Net::new(proxy_settings());
         let conn = net.open();
         net.proxy.add_client(conn, net.now);
-        let mut session = ClientSession::new(client_settings(), net.now, 1);
+        let mut session = ClientSession::new(settings, net.now, 1);
         let events = pump(&mut net, conn, &mut session);
         assert!(events.iter().any(|event| matches!(event, ClientEvent::Ready(_))), "{events:?}");
         let mut lost = Self { session, proxy: Raw::new(conn) };
@@ -66,6 +71,34 @@ impl LostClient {
             enable_debug: false,
         };
         self.session.submit(&submission, START).unwrap();
+    }
+
+    /// The number of the newest query of this kind.
+    fn asked<Q: Message>(&mut self) -> (i64, Q) {
+        self.asks().unwrap()
+    }
+
+    fn asks<Q: Message>(&mut self) -> Option<(i64, Q)> {
+        let said = self.session.transmit().unwrap_or_default();
+        let mut rest = said.as_ref();
+        let mut found = None;
+        while let Some((length, more)) = rest.split_first_chunk::<4>() {
+            let (frame, later) = more[4..].split_at(usize::try_from(u32::from_le_bytes(*length)).unwrap());
+            if let Ok(Packet::Query { id, data }) = Packet::decode_boxed(Bytes::copy_from_slice(frame))
+                && let Ok(query) = Q::decode_boxed(data)
+            {
+                found = Some((id, query));
+            }
+            rest = later;
+        }
+        found
+    }
+
+    fn answers(&mut self, id: i64, message: &impl Message) -> Result<Vec<ClientEvent>, Violation> {
+        let answer = Packet::QueryAnswer { id, data: to_boxed(message) };
+        let mut frame = BytesMut::from(self.proxy.frame(&answer).as_ref());
+        self.session.receive(&mut frame, START)?;
+        Ok(std::iter::from_fn(|| self.session.poll_event()).collect())
     }
 
     fn hears_bytes(&mut self, data: Bytes) -> Result<Vec<ClientEvent>, Violation> {
@@ -169,7 +202,7 @@ fn a_client_hands_figures_on_that_its_counters_refuse() {
 fn ready_worker() -> (WorkerSession, Raw) {
     let mut net = Net::new(proxy_settings());
     let conn = net.open();
-    net.proxy.add_worker(conn, net.now);
+    net.proxy.add_worker(conn, attested(conn), net.now);
     let mut session = WorkerSession::new(worker_settings(), net.now, 1);
     let mut received = BytesMut::new();
     for _ in 0..8 {
@@ -301,6 +334,106 @@ fn a_list_of_models_that_comes_late_is_asked_for_once_and_costs_no_connection() 
         asked += said.windows(4).filter(|id| *id == question.as_ref()).count();
     }
     assert_eq!(asked, 1);
+}
+
+/// A client that waits for the evidence of a worker; the number of its query.
+fn waits_for_evidence(fingerprint: [u8; 32]) -> (LostClient, i64) {
+    let mut client = LostClient::new();
+    assert_eq!(client.session.want_evidence(fingerprint, START), Ok(true));
+    let (id, query) = client.asked::<ext::GetEvidence>();
+    assert_eq!(query.fingerprint, fingerprint);
+    (client, id)
+}
+
+#[test]
+fn a_client_closes_on_evidence_that_is_not_what_it_asked_for() {
+    let certificate = Bytes::from_static(b"certificate");
+    let fingerprint: [u8; 32] = Sha256::digest(&certificate).into();
+    let verdict = Bytes::new();
+    let good =
+        ext::Evidence::Known { fingerprint, certificate: certificate.clone(), verdict: verdict.clone() };
+    let (mut client, id) = waits_for_evidence(fingerprint);
+    assert!(matches!(client.answers(id, &good).unwrap().as_slice(), [ClientEvent::Evidence { .. }]));
+
+    let (mut client, id) = waits_for_evidence([7; 32]);
+    let forged = ext::Evidence::Known { fingerprint: [7; 32], certificate, verdict: verdict.clone() };
+    assert!(matches!(client.answers(id, &forged), Err(Violation::Mismatch(_))), "another certificate");
+    let (mut client, id) = waits_for_evidence([7; 32]);
+    assert!(matches!(client.answers(id, &good), Err(Violation::Unexpected(_))), "of another worker");
+    let (mut client, id) = waits_for_evidence([7; 32]);
+    let unknown = ext::Evidence::Unknown { fingerprint: [8; 32] };
+    assert!(client.answers(id, &unknown).is_err(), "unknown, but another");
+
+    let large = Bytes::from(vec![0; 64 * 1024 + 1]);
+    let fingerprint: [u8; 32] = Sha256::digest(&large).into();
+    let (mut client, id) = waits_for_evidence(fingerprint);
+    let large = ext::Evidence::Known { fingerprint, certificate: large, verdict };
+    assert!(matches!(client.answers(id, &large), Err(Violation::Unexpected(_))), "a large certificate");
+}
+
+#[test]
+fn a_client_closes_on_a_list_of_workers_that_makes_no_sense() {
+    let page = |seen, newest| ext::Workers { reset: true, seen, newest, workers: Vec::new() };
+    for bad in [page(2, 1), page(0, 9), page(-5, -5), page(i64::MIN, i64::MAX)] {
+        let mut client = LostClient::new();
+        client.session.refresh_workers(START).unwrap();
+        let (id, _) = client.asked::<ext::GetWorkers>();
+        assert!(matches!(client.answers(id, &bad), Err(Violation::Unexpected(_))), "{bad:?} passes");
+    }
+}
+
+#[test]
+fn a_proxy_whose_list_never_ends_is_asked_at_the_pace_of_the_clock() {
+    let mut client = LostClient::new();
+    client.session.refresh_workers(START).unwrap();
+    let mut asked = 0;
+    while let Some((id, _)) = client.asks::<ext::GetWorkers>() {
+        asked += 1;
+        let page = ext::Workers { reset: asked == 1, seen: asked, newest: i64::MAX, workers: Vec::new() };
+        assert_eq!(client.answers(id, &page), Ok(Vec::new()));
+    }
+    assert!((2..1000).contains(&asked), "{asked}");
+}
+
+#[test]
+fn a_client_that_chooses_its_workers_closes_on_the_answer_of_another() {
+    let head = |headers: &[(&'static str, &str)]| {
+        let headers = headers
+            .iter()
+            .map(|&(name, value)| http::Header { name: ByteStr::from_static(name), value: value.into() });
+        let response = http::Response {
+            http_version: ByteStr::from_static("HTTP/1.1"),
+            status_code: 200,
+            reason: ByteStr::from_static("OK"),
+            headers: headers.collect(),
+            payload: Bytes::new(),
+        };
+        client::QueryAnswerEx { answer: to_boxed(&response), ..answer(200) }
+    };
+    let (good, bad) = ("07".repeat(32), "08".repeat(32));
+    let choosing = || {
+        let mut client = LostClient::with(ClientSettings { restrict_workers: true, ..client_settings() });
+        client.session.allow_workers(&[[7; 32]].into(), START).unwrap();
+        client.submit(1);
+        client
+    };
+    let events = choosing().hears(&head(&[("X-Cocoon-Worker", &good)])).unwrap();
+    assert!(matches!(events.as_slice(), [ClientEvent::Head { worker: Some([7, ..]), .. }, ..]), "{events:?}");
+    assert!(choosing().hears(&head(&[("X-Cocoon-Error", "timeout")])).is_ok(), "a failure before any worker");
+    for lie in [
+        &[("X-Cocoon-Worker", bad.as_str())][..],
+        &[("X-Cocoon-Worker", &bad), ("X-Cocoon-Error", "timeout")],
+        &[("X-Cocoon-Worker", &good), ("x-cocoon-worker", &bad)],
+        &[("X-Cocoon-Worker", &good[..62])],
+        &[("X-Cocoon-Worker", "")],
+        &[],
+    ] {
+        let result = choosing().hears(&head(lie));
+        assert!(
+            matches!(result, Err(Violation::Mismatch(_) | Violation::Unexpected(_))),
+            "{lie:?}: {result:?}"
+        );
+    }
 }
 
 proptest! {

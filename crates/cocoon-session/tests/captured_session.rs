@@ -26,7 +26,7 @@ use cocoon_wire::tl::{
 };
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
-use support::{Net, Raw};
+use support::{Net, Raw, attested};
 use zeroize::Zeroizing;
 
 const FRAMES: &str =
@@ -181,7 +181,7 @@ fn our_proxy_stands_in_for_the_captured_one() {
     for conn in [WORKER, CLIENT] {
         let id = net.open();
         if conn == WORKER {
-            net.proxy.add_worker(id, net.now)
+            net.proxy.add_worker(id, attested(id), net.now)
         } else {
             net.proxy.add_client(id, net.now)
         }
@@ -370,6 +370,7 @@ fn our_client_stands_in_for_the_captured_one() {
         root: keys.root(),
         root_address: keys.address("/root_contract_address"),
         extensions: true,
+        restrict_workers: false,
     };
     let mut now = support::START;
     let mut session = ClientSession::new(settings, now, 42);
@@ -414,7 +415,7 @@ fn our_client_stands_in_for_the_captured_one() {
     for event in &events {
         match event {
             ClientEvent::Ready(terms) => check_terms(terms, &keys, "/addresses/client_sc"),
-            ClientEvent::Head { request, head } => {
+            ClientEvent::Head { request, head, .. } => {
                 answers.entry(*request).or_default().status = head.status_code
             }
             ClientEvent::Data { request, data } => {

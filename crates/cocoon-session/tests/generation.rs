@@ -149,7 +149,7 @@ fn dial_client(net: &mut Net, root: Arc<RootConfig>) -> Result<bool, Violation> 
 /// Connects our worker once; how its side ends.
 fn dial_worker(net: &mut Net, root: Arc<RootConfig>) -> Result<bool, Violation> {
     let conn = net.open();
-    net.proxy.add_worker(conn, net.now);
+    net.proxy.add_worker(conn, attested(conn), net.now);
     let mut session = WorkerSession::new(WorkerSettings { root, ..worker_settings() }, net.now, 1);
     let mut received = BytesMut::new();
     let mut ready = false;

@@ -163,7 +163,7 @@ impl WorkerAtProxy {
         let mut net = Net::new(proxy_settings());
         let client = raw_client(&mut net, false);
         let conn = net.open();
-        net.proxy.add_worker(conn, net.now);
+        net.proxy.add_worker(conn, attested(conn), net.now);
         let mut settings = worker_settings();
         settings.extensions = extensions;
         let session = WorkerSession::new(settings, net.now, 1);
@@ -295,7 +295,7 @@ fn a_finished_answer_whose_reader_went_away_is_given_up_and_paid() {
 fn price_and_pause_that_change_during_the_handshake_reach_the_proxy() {
     let mut net = Net::new(proxy_settings());
     let conn = net.open();
-    net.proxy.add_worker(conn, net.now);
+    net.proxy.add_worker(conn, attested(conn), net.now);
     let mut session = WorkerSession::new(worker_settings(), net.now, 1);
     let mut to_worker = BytesMut::new();
     for _ in 0..8 {

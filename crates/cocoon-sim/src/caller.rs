@@ -1,6 +1,6 @@
 //! Client nodes, and those who call through them: patient, slow, absent-minded or gone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use bytes::{Bytes, BytesMut};
 use cocoon_ledger::{Coefficient, PeerCounters, reservation};
 use cocoon_session::client::{ClientEvent, ClientSession, ClientSettings, Submission};
 use cocoon_session::proxy::ClientChainState;
-use cocoon_session::{INITIAL_CREDIT_BYTES, ProxyTerms, RequestFailure, Time, Violation};
+use cocoon_session::{INITIAL_CREDIT_BYTES, ProxyTerms, RequestFailure, Time, Violation, WorkerList};
 use cocoon_ton::contracts::ContractStatus;
 use cocoon_ton::{Address, OrderKind, RootConfig};
 use cocoon_wire::codec::{ByteStr, to_boxed};
@@ -57,6 +57,8 @@ pub(crate) struct ClientNode {
     funds: u64,
     /// Tokens charged on chain, by contract.
     pub(crate) tokens_used: BTreeMap<Address, u64>,
+    /// The workers that may see its calls on this connection, where it chooses.
+    chosen: BTreeSet<[u8; 32]>,
     pub(crate) status: ContractStatus,
     /// Its owner wants its coins back; it then comes back as another client.
     pub(crate) leaving: bool,
@@ -79,6 +81,7 @@ impl ClientNode {
             right_secret: rng.chance(70),
             funds: if rng.chance(80) { 1 << 50 } else { rng.range(0, 20_000_000) },
             tokens_used: BTreeMap::new(),
+            chosen: BTreeSet::new(),
             status: ContractStatus::Open,
             leaving: false,
             answered: Vec::new(),
@@ -128,6 +131,7 @@ impl ClientNode {
     }
 
     pub(crate) fn connected(&mut self, wire: u64, now: Time, random: u64) {
+        self.chosen.clear();
         self.session = Some((wire, ClientSession::new(self.settings.clone(), now, random)));
     }
 
@@ -141,6 +145,11 @@ impl ClientNode {
 
     pub(crate) fn is_ready(&self) -> bool {
         self.session.as_ref().is_some_and(|(_, session)| session.terms().is_some())
+    }
+
+    /// Whether these workers are the ones that may see its calls, where it chooses.
+    pub(crate) fn has_chosen(&self, workers: &BTreeSet<[u8; 32]>) -> bool {
+        !self.settings.restrict_workers || self.chosen == *workers
     }
 
     /// Whether its connection has our extensions.
@@ -197,7 +206,7 @@ impl World<'_> {
                 self.after(500, 4_000, Event::Registered { client, contract, nonce });
                 Ok(())
             }
-            ClientEvent::Head { request, head } => self.on_head(client, request, &head),
+            ClientEvent::Head { request, head, .. } => self.on_head(client, request, &head),
             ClientEvent::Data { request, data } => self.on_data(client, request, &data),
             ClientEvent::Completed { request, .. } => self.on_completed(client, request),
             ClientEvent::Failed { request, failure, .. } => self.on_failed(client, request, &failure),
@@ -214,8 +223,23 @@ impl World<'_> {
             }
             ClientEvent::RefundGranted { order } => self.refund_granted(client, &order),
             // It asks again.
-            ClientEvent::RefundRejected { .. } | ClientEvent::Models(_) => Ok(()),
+            ClientEvent::RefundRejected { .. } | ClientEvent::Models(_) | ClientEvent::Evidence { .. } => {
+                Ok(())
+            }
+            ClientEvent::Workers(workers) => self.allow_workers(client, &workers),
         }
+    }
+
+    /// A client that chooses its workers takes all that it is told of; the session notices if another one answers.
+    fn allow_workers(&mut self, client: usize, workers: &WorkerList) -> Step {
+        let (now, node) = (self.now, &mut self.clients[client]);
+        if let Some((_, session)) = &mut node.session
+            && node.settings.restrict_workers
+        {
+            node.chosen = workers.keys().copied().collect();
+            session.allow_workers(&node.chosen, now).map_err(|error| Breach(error.to_string()))?;
+        }
+        Ok(())
     }
 
     fn call(&mut self, client: usize, id: &CallId) -> Result<&mut Call, Breach> {

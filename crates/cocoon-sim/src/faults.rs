@@ -103,6 +103,8 @@ impl World<'_> {
             .clients
             .iter()
             .all(|client| client.is_with(&contract) && !client.leaving && client.calls.is_empty());
+        let connected = self.fingerprints();
+        let chosen = self.clients.iter().all(|client| client.has_chosen(&connected));
         let workers = self.workers.iter().all(|worker| worker.is_idle() && worker.is_with(&contract));
         let proxy = self.proxy.as_ref().is_some_and(|proxy| {
             let ledger = proxy.ledger();
@@ -117,7 +119,7 @@ impl World<'_> {
             .wires
             .values()
             .all(|wire| wire.node_end == wire.proxy_end && !(wire.broken && wire.node_end));
-        clients && workers && proxy && wires
+        clients && chosen && workers && proxy && wires
     }
 
     pub(crate) fn leftovers(&self) -> String {

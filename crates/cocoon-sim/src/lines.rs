@@ -1,9 +1,11 @@
 //! The connections at work: dialling, sending, arriving, and what follows from it.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
+use bytes::Bytes;
 use cocoon_session::Violation;
-use cocoon_session::proxy::ConnId;
+use cocoon_session::proxy::{Attested, ConnId, EvidenceTooLarge};
 
 use crate::caller::ClientNode;
 use crate::checks::Breach;
@@ -11,7 +13,18 @@ use crate::engine::WorkerNode;
 use crate::wire::{Quality, Way, Wire};
 use crate::world::{Event, Node, Step, World};
 
+/// What the worker on a wire showed.
+fn attested(wire: u64) -> Result<Attested, EvidenceTooLarge> {
+    Attested::new(Bytes::from(wire.to_le_bytes().to_vec()), Bytes::new())
+}
+
 impl World<'_> {
+    /// The certificates of the workers that are connected.
+    pub(crate) fn fingerprints(&self) -> BTreeSet<[u8; 32]> {
+        let up = self.wires.iter().filter(|(_, wire)| wire.proxy_end && matches!(wire.node, Node::Worker(_)));
+        up.filter_map(|(&id, _)| Some(*attested(id).ok()?.fingerprint())).collect()
+    }
+
     pub(crate) fn dial(&mut self, node: Node) {
         let wanted = match node {
             Node::Client(client) => self.clients.get(client).is_some_and(ClientNode::wants_connection),
@@ -31,7 +44,13 @@ impl World<'_> {
         self.next_wire += 1;
         match node {
             Node::Client(_) => proxy.add_client(ConnId(id), now),
-            _ => proxy.add_worker(ConnId(id), now),
+            // Each time with another certificate.
+            _ => {
+                // Eight bytes are no more than there may be.
+                if let Ok(attested) = attested(id) {
+                    proxy.add_worker(ConnId(id), attested, now);
+                }
+            }
         }
         let mut wire = Wire::new(node, quality, now);
         let leaves = matches!(node, Node::Client(client) if self.clients[client].leaving);

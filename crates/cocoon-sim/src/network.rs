@@ -99,6 +99,7 @@ impl Network {
     }
 
     pub(crate) fn client(&self, rng: &mut Rng) -> ClientSettings {
+        let extensions = rng.chance(75);
         ClientSettings {
             wallet: Address::basechain(rng.bytes32()),
             is_test: true,
@@ -106,7 +107,8 @@ impl Network {
             secret: ClientSecret::Shared(Zeroizing::new(rng.bytes32().to_vec())),
             root: Arc::clone(&self.root),
             root_address: self.root_address,
-            extensions: rng.chance(75),
+            extensions,
+            restrict_workers: extensions && self.extensions && rng.chance(30),
         }
     }
 

@@ -6,7 +6,7 @@ use bytes::{Bytes, BytesMut};
 use crate::codec::{Message, from_boxed, to_boxed};
 use crate::frame::{FrameDecoder, FrameEncoder, MAX_FRAME_PAYLOAD};
 use crate::tl::{
-    ClientQuery, ClientToProxy, ProxyToClient, ProxyToWorker, WorkerQuery, WorkerToProxy, client, http,
+    ClientQuery, ClientToProxy, ProxyToClient, ProxyToWorker, WorkerQuery, WorkerToProxy, client, ext, http,
     proxy, tcp, worker,
 };
 
@@ -57,6 +57,8 @@ fn message(data: &Bytes) {
     check::<client::PaymentStatus>(data);
     check::<client::WorkerTypes>(data);
     check::<client::WorkerTypesV2>(data);
+    check::<ext::Workers>(data);
+    check::<ext::Evidence>(data);
     if let Some(
         ClientToProxy::RunQuery(client::RunQuery { query, .. })
         | ClientToProxy::RunQueryEx(client::RunQueryEx { query, .. }),

@@ -144,6 +144,7 @@ pub(crate) async fn start_gateway(file: &GatewayFile, backend: &Backend) -> anyh
         is_testnet: file.root.is_testnet,
         extensions: file.extensions,
         check_proxy_hashes: file.check_proxy_hashes,
+        workers: None,
         dial: dial(file.pow.max_difficulty),
         store: dir.path().join(LEDGER),
         settlement,

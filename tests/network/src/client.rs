@@ -146,6 +146,7 @@ impl TestClient {
             root,
             root_address: Address::basechain([2; 32]),
             extensions,
+            restrict_workers: false,
         };
         let clock = MonotonicClock::start();
         let session = ClientSession::new(settings, Time(clock.micros()), rand::random());
@@ -369,7 +370,9 @@ impl Shared {
             }
             ClientEvent::RegistrationNeeded { .. }
             | ClientEvent::RefundGranted { .. }
-            | ClientEvent::RefundRejected { .. } => return,
+            | ClientEvent::RefundRejected { .. }
+            | ClientEvent::Workers(_)
+            | ClientEvent::Evidence { .. } => return,
             ClientEvent::Payment { request, counters } => {
                 let notice = Notice { request: *request, counters: counters.clone() };
                 self.state.send_modify(|state| state.notices.push(notice));

@@ -16,10 +16,10 @@ pub use engine::{Answering, Call, FixedEngine, ScriptedEngine, chat_answer, delt
 pub use fake_proxy::FakeProxy;
 pub use log::{Event, Log};
 pub use network::{
-    ManualClock, Network, Options, SECRET, gateway, identity, local, proxy_config, root, tls, tls_with,
-    wallet,
+    ManualClock, Network, Options, SECRET, gateway, gateway_with, identity, local, proxy_config, root, tls,
+    tls_with, wallet,
 };
-pub use raw::{MODEL, RawPeer, http_request, ready_client, ready_worker, worker_params};
+pub use raw::{MODEL, RawPeer, http_request, ready_client, ready_worker, ready_worker_over, worker_params};
 
 use std::future::Future;
 use std::time::Duration;

@@ -140,7 +140,17 @@ pub fn proxy_config(store: &Path, options: &Options) -> ProxyConfig {
 
 /// A gateway of wallet 11 that knows these proxies, and no request of which waits long.
 pub async fn gateway(proxies: &[SocketAddr], dir: &Path, chain: Arc<StaticChain>) -> Gateway {
-    let config = GatewayConfig {
+    gateway_with(proxies, dir, chain, |_| ()).await
+}
+
+/// A gateway that differs.
+pub async fn gateway_with(
+    proxies: &[SocketAddr],
+    dir: &Path,
+    chain: Arc<StaticChain>,
+    change: impl FnOnce(&mut GatewayConfig),
+) -> Gateway {
+    let mut config = GatewayConfig {
         http: local(),
         proxies: proxies.iter().map(SocketAddr::to_string).collect(),
         wallet: wallet(11),
@@ -150,11 +160,13 @@ pub async fn gateway(proxies: &[SocketAddr], dir: &Path, chain: Arc<StaticChain>
         is_testnet: false,
         extensions: true,
         check_proxy_hashes: false,
+        workers: None,
         dial: DialOptions { max_difficulty: 8, timeout: Duration::from_secs(10) },
         store: dir.join("gateway.db"),
         settlement: None,
         limits: GatewayLimits { default_max_tokens: 100, ..GatewayLimits::default() },
     };
+    change(&mut config);
     cocoon_gateway::start(config, tls("none", Policy::any()), chain).await.unwrap()
 }
 

@@ -152,6 +152,20 @@ pub fn worker_params(number: u8, coefficient: i32) -> worker::Params {
 /// A worker that did its handshake, and from then on does what the test says.
 pub async fn ready_worker(proxy: SocketAddr, params: worker::Params) -> RawPeer {
     let mut peer = RawPeer::open(proxy).await;
+    shake_hands(&mut peer, params).await;
+    peer
+}
+
+/// The same over a connection that is up.
+pub async fn ready_worker_over(stream: SecureStream, params: worker::Params) -> RawPeer {
+    let mut peer = RawPeer::over(stream);
+    peer.send(&Packet::Connect { id: 5 }).await;
+    assert!(matches!(peer.recv().await, Some(Packet::Connected { id: 5 })));
+    shake_hands(&mut peer, params).await;
+    peer
+}
+
+async fn shake_hands(peer: &mut RawPeer, params: worker::Params) {
     let _: worker::ConnectedToProxy = peer.query(&worker::ConnectToProxy { params }).await.unwrap();
     let compare = worker::CompareBalanceWithProxy {
         tokens_committed_to_blockchain: 0,
@@ -161,7 +175,6 @@ pub async fn ready_worker(proxy: SocketAddr, params: worker::Params) -> RawPeer 
     let _: worker::CompareBalanceWithProxyResult = peer.query(&compare).await.unwrap();
     let _: worker::ProxyHandshakeCompleted =
         peer.query(&worker::ProxyHandshakeComplete { is_disabled: false }).await.unwrap();
-    peer
 }
 
 /// A client that did its handshake, and from then on does what the test says.

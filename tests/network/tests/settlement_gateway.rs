@@ -136,6 +136,7 @@ impl World {
             is_testnet: false,
             extensions: true,
             check_proxy_hashes: false,
+            workers: None,
             dial: DialOptions { max_difficulty: 8, timeout: Duration::from_secs(10) },
             store: self.dir.path().join("gateway.db"),
             settlement: Some(settlement),

@@ -341,6 +341,7 @@ async fn gateway(plan: &Plan, dir: &TempDir, proxies: &[Proxy], chain: &Arc<Stat
         is_testnet: false,
         extensions: plan.extensions,
         check_proxy_hashes: plan.check_proxy_hashes,
+        workers: None,
         dial: dial(),
         store: dir.path().join("gateway.sqlite"),
         settlement: None,

@@ -76,13 +76,23 @@ impl Proxy {
                 Ok(())
             }
             (ClientQuery::GetWorkerTypesV2(_), ClientStage::Ready) => {
-                let types = self.worker_types();
+                let types = self.worker_types(conn);
                 self.answer(conn, id, &types);
                 Ok(())
             }
             (ClientQuery::GetWorkerTypes(_), ClientStage::Ready) => {
-                let types = self.old_worker_types();
+                let types = self.old_worker_types(conn);
                 self.answer(conn, id, &types);
+                Ok(())
+            }
+            (ClientQuery::GetWorkers(query), ClientStage::Ready) if client.extensions => {
+                let changes = self.roster.changes(query);
+                self.answer(conn, id, &changes);
+                Ok(())
+            }
+            (ClientQuery::GetEvidence(query), ClientStage::Ready) if client.extensions => {
+                let evidence = self.roster.evidence(query.fingerprint);
+                self.answer(conn, id, &evidence);
                 Ok(())
             }
             (ClientQuery::RequestRefund(_), ClientStage::Ready) => {
@@ -139,11 +149,19 @@ impl Proxy {
         let key = self.settings.key.verifying_key().to_bytes();
         let contract = client_address(&self.settings.root.params, &wallet, &self.settings.contract, &key)
             .or_else(|error| refusal(ErrorCode::NOT_READY, error.to_string()))?;
-        let extensions = self.settings.extensions && params.ext_flags & ext::EXT_V1 != 0;
+        let offers = |bit: u32| self.settings.extensions && params.ext_flags & bit != 0;
+        let (extensions, restricts) = (offers(ext::EXT_V1), offers(ext::EXT_ALLOWS_WORKERS));
+        if restricts && !extensions {
+            return refusal(
+                ErrorCode::PROTOCOL,
+                "a client that chooses its workers must know extension set 1",
+            );
+        }
         if let Some(client) = self.client_mut(conn) {
             client.stage = ClientStage::Finding { query: id };
             client.proto_version = proto_version;
             client.extensions = extensions;
+            client.allowed = restricts.then(Default::default);
             client.wallet = Some(wallet);
             client.contract = Some(contract);
             client.account = ClientId(*contract.hash());
@@ -268,8 +286,9 @@ impl Proxy {
             (WorkerQuery::ProxyHandshakeComplete(query), WorkerStage::Completing) => {
                 worker.stage = WorkerStage::Ready;
                 worker.paused = query.is_disabled;
-                let model = worker.model.clone();
+                let (model, attested) = (worker.model.clone(), worker.attested.clone());
                 self.models.entry(base_name(&model).to_owned()).or_default().insert(conn);
+                self.roster.join(conn, &attested, &model);
                 self.answer(conn, id, &worker::ProxyHandshakeCompleted {});
                 if let Some(link) = self.link_mut(conn) {
                     link.let_in();
@@ -368,11 +387,13 @@ impl Proxy {
         }
     }
 
-    fn worker_types(&self) -> client::WorkerTypesV2 {
+    /// What is on offer for this client.
+    fn worker_types(&self, conn: ConnId) -> client::WorkerTypesV2 {
+        let allowed = self.client(conn).and_then(|client| client.allowed.as_ref());
         let types = self.models.iter().map(|(name, conns)| {
             let ready = conns.iter().filter_map(|&conn| self.worker(conn));
             let mut workers: Vec<_> = ready
-                .filter(|worker| !worker.paused && !worker.suspect)
+                .filter(|worker| !worker.paused && !worker.suspect && Self::is_allowed(allowed, worker))
                 .map(|worker| client::WorkerInstanceV2 {
                     flags: 0,
                     coefficient: worker.coefficient.cast_signed(),
@@ -386,8 +407,8 @@ impl Proxy {
         client::WorkerTypesV2 { types: types.collect() }
     }
 
-    fn old_worker_types(&self) -> client::WorkerTypes {
-        let types = self.worker_types().types.into_iter().map(|model| {
+    fn old_worker_types(&self, conn: ConnId) -> client::WorkerTypes {
+        let types = self.worker_types(conn).types.into_iter().map(|model| {
             let price = |at: Option<&client::WorkerInstanceV2>| at.map_or(0, |worker| worker.coefficient);
             client::WorkerType {
                 active_workers: i32::try_from(model.workers.len()).unwrap_or(i32::MAX),

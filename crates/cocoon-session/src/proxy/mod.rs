@@ -11,17 +11,20 @@
 //! - `request`, `reply`: from a query to its end: reservation, choice of worker, retries, answers, cancelling.
 //! - `payment`: settlement, notices once it is durable, and orders.
 //! - `account`: what the chain shows of clients, and how accounts are closed.
+//! - `roster`, `allow`: what workers showed of themselves, and which of them a client lets see its requests.
 //! - `generation`: connections that end because parameters changed, or accounts.
 //!
 //! Bodies are never parsed here; of an answer only the `http.response` around the first bytes is read, to make it
 //! safe for published gateways and to add this proxy's times.
 
 mod account;
+mod allow;
 mod generation;
 mod handshake;
 mod payment;
 mod reply;
 mod request;
+mod roster;
 mod stats;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -45,9 +48,15 @@ use account::WaitingRefund;
 use generation::Leaving;
 use payment::{Notice, SignedOrders};
 use request::Request;
+use roster::Roster;
 
 pub use account::{CLOSING_GRACE, ClientChainState, CloseProgress};
+pub use allow::MAX_ALLOWED_OF_ALL;
 pub use generation::LEAVING_GRACE;
+pub use roster::{
+    Attested, EvidenceTooLarge, MAX_CERTIFICATE_BYTES, MAX_GONE_BYTES, MAX_GONE_WORKERS, MAX_LISTED_BYTES,
+    MAX_LISTED_WORKERS, MAX_MODELS_PER_WORKER, MAX_VERDICT_BYTES,
+};
 pub use stats::{ConnectionStats, ProxyStats};
 
 /// Requests under way, all clients together.
@@ -213,6 +222,8 @@ struct ClientPeer {
     stage: ClientStage,
     proto_version: i32,
     extensions: bool,
+    /// The workers that may see its requests; `None`: all.
+    allowed: Option<BTreeSet<[u8; 32]>>,
     wallet: Option<Address>,
     contract: Option<Address>,
     account: ClientId,
@@ -244,6 +255,7 @@ enum ClientStage {
 #[derive(Debug)]
 struct WorkerPeer {
     stage: WorkerStage,
+    attested: Attested,
     extensions: bool,
     proto_version: i32,
     contract: Option<Address>,
@@ -290,6 +302,7 @@ pub struct Proxy {
     conns: BTreeMap<ConnId, Conn>,
     /// Workers that finished their handshake, by model name without `@...`.
     models: BTreeMap<String, BTreeSet<ConnId>>,
+    roster: Roster,
     requests: BTreeMap<RequestKey, Request>,
     deadlines: BTreeSet<(Time, RequestKey)>,
     /// Bytes of the queries in `requests`.
@@ -335,6 +348,7 @@ impl Proxy {
             ledger,
             conns: BTreeMap::new(),
             models: BTreeMap::new(),
+            roster: Roster::default(),
             requests: BTreeMap::new(),
             deadlines: BTreeSet::new(),
             query_bytes: 0,
@@ -362,6 +376,7 @@ impl Proxy {
             stage: ClientStage::Opening,
             proto_version: 0,
             extensions: false,
+            allowed: None,
             wallet: None,
             contract: None,
             account: ClientId([0; 32]),
@@ -372,10 +387,11 @@ impl Proxy {
         self.add(conn, Peer::Client(Box::new(peer)), now);
     }
 
-    /// A worker connected. Its attestation was checked when the connection was made.
-    pub fn add_worker(&mut self, conn: ConnId, now: Time) {
+    /// A worker connected. Its attestation was checked when the connection was made; `attested` is passed on to clients.
+    pub fn add_worker(&mut self, conn: ConnId, attested: Attested, now: Time) {
         let peer = WorkerPeer {
             stage: WorkerStage::Opening,
+            attested,
             extensions: false,
             proto_version: 0,
             contract: None,
@@ -532,6 +548,7 @@ impl Proxy {
             }
             Peer::Worker(worker) => {
                 self.withdraw(conn, base_name(&worker.model));
+                self.roster.leave(conn, worker.attested.fingerprint());
                 for key in worker.work.into_values() {
                     self.worker_lost(key, now);
                 }

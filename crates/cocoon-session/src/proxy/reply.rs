@@ -7,7 +7,10 @@ use cocoon_wire::tl::{self, WorkerToProxy, client, ext, http, proxy};
 
 use super::request::Phase;
 use super::{ConnId, End, Proxy, ProxyEvent, RequestEnd, RequestKey};
-use crate::answer::{error_body, framing_header, sanitize, seconds_header, status_body};
+use crate::answer::{
+    ERROR_HEADER, PROXY_HEADER, WORKER_HEADER, error_body, framing_header, sanitize, seconds_header,
+    status_body, worker_header,
+};
 use crate::outbox::Chunk;
 use crate::terms::words;
 use crate::{
@@ -127,9 +130,13 @@ impl Proxy {
         let data = std::mem::take(&mut head.payload);
         // Our workers fail by an error message, so this mark in an answer of theirs is forged; published ones know no other
         // way than a complete answer.
-        if self.worker(conn).is_some_and(|worker| worker.extensions) {
-            head.headers.retain(|header| !header.name.as_bytes().eq_ignore_ascii_case(b"x-cocoon-error"));
-        }
+        let forged = self.worker(conn).is_some_and(|worker| worker.extensions);
+        // Who answers is for the proxy to say, to clients that know of it.
+        head.headers.retain(|header| {
+            let name = header.name.as_bytes();
+            let is = |other: &str| name.eq_ignore_ascii_case(other.as_bytes());
+            !(is(WORKER_HEADER) || is(PROXY_HEADER) || forged && is(ERROR_HEADER))
+        });
         let Some(request) = self.requests.get_mut(&key) else { return Ok(()) };
         match request.phase {
             Phase::Answering => return Err(Violation::Unexpected("second head of an answer")),
@@ -141,13 +148,16 @@ impl Proxy {
                 };
                 request.phase = Phase::Answering;
                 let (client_conn, asked, started) = (request.client, request.asked, request.started);
-                let client_request = request.client_request;
+                let (client_request, fingerprint) = (request.client_request, request.fingerprint);
                 if let Some(worker) = self.worker_mut(conn) {
                     worker.observed.first_byte(now.since(asked));
                 }
                 head.headers.push(seconds_header("X-Cocoon-Proxy-Start", started));
                 head.headers.push(seconds_header("X-Cocoon-Proxy-End", now));
                 if let Some(client) = self.client_mut(client_conn) {
+                    if client.extensions {
+                        head.headers.push(worker_header(&fingerprint));
+                    }
                     client.outbox.head(client_request, head);
                 }
             }
@@ -298,7 +308,7 @@ impl Proxy {
         }
         let begun = request.phase == Phase::Answering;
         let (conn, started, enable_debug) = (request.client, request.started, request.enable_debug);
-        let id = request.client_request;
+        let (id, fingerprint) = (request.client_request, request.fingerprint);
         self.woken.insert(conn);
         let Some(client) = self.client_mut(conn) else { return };
         let info = final_info(word, client.proto_version, enable_debug, started, now);
@@ -306,7 +316,10 @@ impl Proxy {
             None => client.outbox.end(id, End::Complete(info)),
             Some(failure) if begun => client.outbox.end(id, End::Failed(failure, info)),
             Some(failure) => {
-                let (head, body) = error_body(&failure);
+                let (mut head, body) = error_body(&failure);
+                if client.extensions {
+                    head.headers.push(worker_header(&fingerprint));
+                }
                 client.outbox.head(id, head);
                 client.outbox.data(id, body);
                 client.outbox.end(id, End::Complete(info));

@@ -25,6 +25,9 @@ pub(super) type Rejection = (i32, &'static str, String);
 const BEING_CHARGED: &str =
     "what was used is being charged on chain; try again soon, or raise the client contract's stake";
 
+/// The kind of the failure where there are workers, but none that the client lets see its requests.
+const NO_ATTESTED_WORKER: &str = "no_attested_worker";
+
 /// Where a request stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Phase {
@@ -42,6 +45,8 @@ pub(super) struct Request {
     pub(super) client: ConnId,
     pub(super) client_request: [u8; 32],
     pub(super) worker: ConnId,
+    /// The fingerprint of that worker's certificate.
+    pub(super) fingerprint: [u8; 32],
     /// Our id for the current attempt, by which the worker knows it.
     pub(super) attempt: [u8; 32],
     /// Our id for the whole request, by which the ledger knows it.
@@ -102,6 +107,7 @@ impl Proxy {
                     usize::try_from(credit.bytes).map_err(|_| Violation::Unexpected("negative credit"))?;
                 client.outbox.grant(credit.request_id, bytes);
             }
+            ClientToProxy::AllowWorkers(message) => self.on_allow_workers(conn, message)?,
         }
         Ok(())
     }
@@ -143,8 +149,9 @@ impl Proxy {
             return Err((503, "service_unavailable", "active config version is too low".into()));
         }
         let model = query.model_name.to_lossy().into_owned();
-        let worker =
-            self.choose_worker(&model, max_coefficient.get(), &[]).map_err(|why| no_worker(why, &model))?;
+        let worker = self
+            .choose_worker(conn, &model, max_coefficient.get(), &[])
+            .map_err(|why| no_worker(why, &model))?;
         let query_bytes = query.query.len() as u64;
         let Some(amount) = reservation(max_tokens, query_bytes, max_coefficient, &self.settings.tariff)
         else {
@@ -174,6 +181,8 @@ impl Proxy {
             client: conn,
             client_request: query.request_id,
             worker,
+            // Known once it is asked.
+            fingerprint: [0; 32],
             attempt: id,
             id,
             model,
@@ -221,7 +230,16 @@ impl Proxy {
         }
     }
 
-    fn choose_worker(&self, model: &str, max_coefficient: u32, tried: &[ConnId]) -> Result<ConnId, NoWorker> {
+    /// A worker for a request of this client, with regard to what it allows now.
+    fn choose_worker(
+        &self,
+        client: ConnId,
+        model: &str,
+        max_coefficient: u32,
+        tried: &[ConnId],
+    ) -> Result<ConnId, NoWorker> {
+        // A client that is gone allows nothing any more, and waits for nothing.
+        let Some(client) = self.client(client) else { return Err(NoWorker::None) };
         let workers = self.models.get(model).into_iter().flatten();
         let candidates = workers.filter_map(|&conn| {
             let worker = self.worker(conn)?;
@@ -234,6 +252,7 @@ impl Proxy {
                 limit: if full { 0 } else { worker.limit },
                 ready: !worker.paused && !worker.suspect,
                 tried: tried.contains(&conn),
+                allowed: Self::is_allowed(client.allowed.as_ref(), worker),
                 observed: worker.observed,
             })
         });
@@ -242,15 +261,13 @@ impl Proxy {
 
     /// Gives a request to a worker.
     fn ask(&mut self, key: RequestKey, conn: ConnId, now: Time) {
-        let Some((coefficient, contract)) =
-            self.worker(conn).map(|worker| (worker.coefficient, worker.contract))
-        else {
-            return;
-        };
+        let Some(worker) = self.worker(conn) else { return };
+        let (coefficient, contract) = (worker.coefficient, worker.contract);
+        let fingerprint = *worker.attested.fingerprint();
         let signed_payment = self.signed(OrderKind::PayWorker, contract);
         let Some(request) = self.requests.get_mut(&key) else { return };
         let left = request.deadline.since(now);
-        request.worker = conn;
+        (request.worker, request.fingerprint) = (conn, fingerprint);
         request.asked = now;
         request.tried.push(conn);
         request.coefficient = Coefficient::new(coefficient).unwrap_or(Coefficient::MAX);
@@ -285,7 +302,9 @@ impl Proxy {
         if self.conns.get(&request.client).is_none_or(|conn| conn.leaving.is_some()) {
             return false;
         }
-        let Ok(conn) = self.choose_worker(&request.model, request.max_coefficient, &request.tried) else {
+        let Ok(conn) =
+            self.choose_worker(request.client, &request.model, request.max_coefficient, &request.tried)
+        else {
             return false;
         };
         self.stats.retries += 1;
@@ -385,6 +404,10 @@ fn no_worker(why: NoWorker, model: &str) -> (i32, &'static str, String) {
     match why {
         NoWorker::None => (404, "model_not_found", format!("unknown model {model}")),
         NoWorker::NotReady => (503, "service_unavailable", format!("no ready workers for model {model}")),
+        NoWorker::NotAllowed => {
+            let words = format!("no worker for model {model} has evidence that this client accepts");
+            (503, NO_ATTESTED_WORKER, words)
+        }
         NoWorker::Busy => (429, "rate_limit_exceeded", format!("all workers for model {model} are busy")),
         NoWorker::TooDear { cheapest } => {
             (503, "price_cap_too_low", format!("can run this query with coefficient={cheapest}"))

@@ -10,7 +10,9 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use cocoon_ledger::{Multiplier, PricePerToken, Tariff};
 use cocoon_session::client::{ClientSecret, ClientSettings};
-use cocoon_session::proxy::{ClientChainState, ConnId, Proxy, ProxyEvent, ProxySettings, RequestEnd};
+use cocoon_session::proxy::{
+    Attested, ClientChainState, ConnId, Proxy, ProxyEvent, ProxySettings, RequestEnd,
+};
 use cocoon_session::worker::WorkerSettings;
 use cocoon_session::{Time, Violation};
 use cocoon_ton::contracts::ContractStatus;
@@ -77,7 +79,14 @@ pub fn client_settings() -> ClientSettings {
         root: root(),
         root_address: root_address(),
         extensions: true,
+        restrict_workers: false,
     }
+}
+
+/// What the worker of a connection showed: another certificate for each.
+pub fn attested(conn: ConnId) -> Attested {
+    let certificate = format!("certificate of {}", conn.0);
+    Attested::new(certificate.into(), Bytes::from_static(b"{\"kind\":\"none\"}")).unwrap()
 }
 
 pub fn worker_settings() -> WorkerSettings {
@@ -328,10 +337,16 @@ pub fn worker_hello(extensions: bool) -> worker::ConnectToProxy {
 /// A worker that finished its handshake; without extensions, as published ones are.
 pub fn raw_worker(net: &mut Net, extensions: bool) -> Raw {
     let conn = net.open();
-    net.proxy.add_worker(conn, net.now);
+    net.proxy.add_worker(conn, attested(conn), net.now);
     let mut raw = Raw::new(conn);
     raw.connect(net);
-    let _: worker::ConnectedToProxy = raw.answer(net, &worker_hello(extensions));
+    shake_hands(net, &mut raw, &worker_hello(extensions));
+    raw
+}
+
+/// A worker's handshake after the opening.
+pub fn shake_hands(net: &mut Net, raw: &mut Raw, hello: &worker::ConnectToProxy) {
+    let _: worker::ConnectedToProxy = raw.answer(net, hello);
     let compare = worker::CompareBalanceWithProxy {
         tokens_committed_to_blockchain: 0,
         tokens_committed_to_db: 0,
@@ -340,7 +355,6 @@ pub fn raw_worker(net: &mut Net, extensions: bool) -> Raw {
     let _: worker::CompareBalanceWithProxyResult = raw.answer(net, &compare);
     let _: worker::ProxyHandshakeCompleted =
         raw.answer(net, &worker::ProxyHandshakeComplete { is_disabled: false });
-    raw
 }
 
 pub fn query(id: u8) -> client::RunQueryEx {

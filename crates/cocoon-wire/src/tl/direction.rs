@@ -36,6 +36,10 @@ tl_direction! {
         GetWorkerTypes(client::GetWorkerTypes),
         /// Which models there are.
         GetWorkerTypesV2(client::GetWorkerTypesV2),
+        /// Which workers there are; where extensions are agreed.
+        GetWorkers(ext::GetWorkers),
+        /// What a worker showed; where extensions are agreed.
+        GetEvidence(ext::GetEvidence),
     }
 }
 
@@ -50,6 +54,8 @@ tl_direction! {
         Cancel(ext::Cancel),
         /// Where extensions are agreed.
         Credit(ext::Credit),
+        /// Where the client has said that it restricts workers.
+        AllowWorkers(ext::AllowWorkers),
     }
 }
 

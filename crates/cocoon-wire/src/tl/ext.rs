@@ -1,11 +1,19 @@
 //! Extensions of ours, sent only after both sides of a connection offered them in the flags words of their
 //! params ([`EXT_V1`]). A published node ignores those bits and never offers, so it never meets these.
 
-use crate::macros::{tl_debug, tl_struct};
+use bytes::Bytes;
 
-/// The bit of the params' flags words by which a node offers extension set 1: [`Cancel`], [`Credit`], and
-/// answer parts of at most [`MAX_PART_BYTES`] that interleave. Bits 0 and 1 are the scheme's.
+use crate::codec::ByteStr;
+use crate::macros::{tl_debug, tl_struct, tl_union};
+
+/// The bit of the params' flags words by which a node offers extension set 1: [`Cancel`], [`Credit`], answer parts
+/// of at most [`MAX_PART_BYTES`] that interleave, and the workers' evidence ([`GetWorkers`], [`GetEvidence`],
+/// [`AllowWorkers`]). Bits 0 and 1 are the scheme's.
 pub const EXT_V1: u32 = 1 << 16;
+
+/// The bit of `client.params`' flags word, beside [`EXT_V1`], by which a client says that it names the workers that
+/// may see its requests. No worker may before its first [`AllowWorkers`].
+pub const EXT_ALLOWS_WORKERS: u32 = 1 << 17;
 
 /// The most answer bytes in one part where [`EXT_V1`] is agreed: 64 KiB.
 pub const MAX_PART_BYTES: usize = 64 * 1024;
@@ -27,5 +35,84 @@ tl_struct! {
         request_id: [u8; 32],
         /// Bytes on top of what was granted before.
         bytes: i64,
+    }
+}
+
+tl_struct! {
+    /// `cocoon.worker`: a worker that is connected to the proxy, or no longer.
+    #[derive(Eq)]
+    Worker = 0xace2_f709 {
+        /// SHA-256 of the certificate (DER) that it showed.
+        fingerprint: [u8; 32],
+        /// What it serves, in full (`name@commit:hash`), sorted; empty where it is no longer connected.
+        models: Vec<ByteStr>,
+    }
+}
+
+tl_struct! {
+    /// `cocoon.workers`: what changed among the proxy's workers, oldest change first.
+    #[derive(Eq)]
+    Workers = 0xc9c8_201e {
+        /// What the client knows is too old: it is to forget it all, and this is the beginning of the whole list.
+        reset: bool,
+        /// The number of the last change told here.
+        seen: i64,
+        /// The number of the newest change. Where `seen` is less, there is more to ask for.
+        newest: i64,
+        /// The changes, as states after them; at most one for each worker.
+        workers: Vec<Worker>,
+    }
+}
+
+tl_struct! {
+    /// `cocoon.getWorkers`: what changed among the workers?
+    #[derive(Copy, Eq)]
+    GetWorkers = 0x2c13_e881 {
+        /// The change up to which the client's list was complete last; or, where it was reset since, the newest
+        /// change at that time. 0 at first.
+        begun: i64,
+        /// The last change that it has seen. 0 at first.
+        seen: i64,
+    }
+}
+
+tl_union! {
+    /// `cocoon.Evidence`: what a worker showed of itself.
+    #[derive(Eq)]
+    Evidence {
+        /// `cocoon.evidence`: it is known.
+        Known = 0x5b30_e178 {
+            /// As asked for.
+            fingerprint: [u8; 32],
+            /// The certificate in DER, exactly as shown in TLS.
+            certificate: Bytes,
+            /// The proxy's own verdict about it, JSON.
+            verdict: Bytes,
+        },
+        /// `cocoon.evidenceUnknown`: the proxy knows no such worker, or no longer.
+        Unknown = 0x3053_d408 {
+            /// As asked for.
+            fingerprint: [u8; 32],
+        },
+    }
+}
+
+tl_struct! {
+    /// `cocoon.getEvidence`: what did this worker show of itself?
+    #[derive(Copy, Eq)]
+    GetEvidence = 0x7647_5cce {
+        /// SHA-256 of its certificate.
+        fingerprint: [u8; 32],
+    }
+}
+
+tl_struct! {
+    /// `cocoon.allowWorkers`: from now on the client's requests may go to these workers, too, and no longer to those.
+    #[derive(Eq)]
+    AllowWorkers = 0x3653_b89a {
+        /// Allowed from now on; whether connected or not.
+        allow: Vec<[u8; 32]>,
+        /// Not allowed any more. What is in both lists is not allowed.
+        disallow: Vec<[u8; 32]>,
     }
 }

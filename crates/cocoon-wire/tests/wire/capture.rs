@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use bytes::{Bytes, BytesMut};
 use cocoon_wire::tl::tcp::Packet;
 use cocoon_wire::tl::{
-    ClientQuery, ClientToProxy, ProxyToClient, ProxyToWorker, WorkerQuery, WorkerToProxy, client, http,
+    ClientQuery, ClientToProxy, ProxyToClient, ProxyToWorker, WorkerQuery, WorkerToProxy, client, ext, http,
     worker,
 };
 use cocoon_wire::{FrameDecoder, FrameEncoder, MAX_FRAME_PAYLOAD, Message, from_boxed, to_boxed};
@@ -99,6 +99,8 @@ fn client_answer(query: &ClientQuery) -> Answer {
         ClientQuery::UpdatePaymentStatus(_) => decode::<client::PaymentStatus>,
         ClientQuery::GetWorkerTypes(_) => decode::<client::WorkerTypes>,
         ClientQuery::GetWorkerTypesV2(_) => decode::<client::WorkerTypesV2>,
+        ClientQuery::GetWorkers(_) => decode::<ext::Workers>,
+        ClientQuery::GetEvidence(_) => decode::<ext::Evidence>,
     }
 }
 

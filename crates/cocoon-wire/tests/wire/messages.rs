@@ -274,6 +274,11 @@ structs! {
 
     ext::Cancel, "cocoon.cancel", { request_id };
     ext::Credit, "cocoon.credit", { request_id bytes };
+    ext::Worker, "cocoon.worker", { fingerprint models };
+    ext::Workers, "cocoon.workers", { reset seen newest workers };
+    ext::GetWorkers, "cocoon.getWorkers", { begun seen };
+    ext::GetEvidence, "cocoon.getEvidence", { fingerprint };
+    ext::AllowWorkers, "cocoon.allowWorkers", { allow disallow };
 }
 
 unions! {
@@ -303,6 +308,10 @@ unions! {
         Refund "client.refund" { data }
         Rejected "client.refundRejected" { active_queries }
     }
+    ext::Evidence {
+        Known "cocoon.evidence" { fingerprint certificate verdict }
+        Unknown "cocoon.evidenceUnknown" { fingerprint }
+    }
 }
 
 directions! {
@@ -312,9 +321,9 @@ directions! {
     }
     tl::ClientQuery {
         ConnectToProxy AuthorizeWithProxyShort AuthorizeWithProxyLong RequestRefund UpdatePaymentStatus
-        GetWorkerTypes GetWorkerTypesV2
+        GetWorkerTypes GetWorkerTypesV2 GetWorkers GetEvidence
     }
-    tl::ClientToProxy { RunQuery RunQueryEx Cancel Credit }
+    tl::ClientToProxy { RunQuery RunQueryEx Cancel Credit AllowWorkers }
     tl::ProxyToWorker { RunQuery RunQueryEx WorkerRequestPayment Cancel Credit }
     tl::WorkerToProxy {
         QueryAnswer QueryAnswerError QueryAnswerPart QueryAnswerPartError QueryAnswerEx QueryAnswerErrorEx
@@ -348,5 +357,6 @@ every! {
     client::Params client::ProxyConnectionAuth client::ConnectedToProxy client::AuthorizationWithProxy
     client::Refund client::PaymentStatus client::QueryFinalInfo client::WorkerType client::WorkerTypes
     client::WorkerInstanceV2 client::WorkerTypeV2 client::WorkerTypesV2
+    ext::Worker ext::Workers ext::Evidence
     tl::WorkerQuery tl::ClientQuery tl::ClientToProxy tl::ProxyToWorker tl::WorkerToProxy tl::ProxyToClient
 }

@@ -123,6 +123,13 @@ const SCHEME: &[&str] = &[
      payload:bytes = http.Response",
     "cocoon.cancel request_id:int256 = cocoon.Ext",
     "cocoon.credit request_id:int256 bytes:long = cocoon.Ext",
+    "cocoon.worker fingerprint:int256 models:vector string = cocoon.Worker",
+    "cocoon.workers reset:Bool seen:long newest:long workers:vector cocoon.worker = cocoon.Workers",
+    "cocoon.getWorkers begun:long seen:long = cocoon.Workers",
+    "cocoon.evidence fingerprint:int256 certificate:bytes verdict:bytes = cocoon.Evidence",
+    "cocoon.evidenceUnknown fingerprint:int256 = cocoon.Evidence",
+    "cocoon.getEvidence fingerprint:int256 = cocoon.Evidence",
+    "cocoon.allowWorkers allow:vector int256 disallow:vector int256 = cocoon.Ext",
 ];
 
 struct Constructor {
@@ -198,10 +205,10 @@ fn put_value(kind: &str, value: &Value, out: &mut Vec<u8>) {
         "string" | "bytes" => put_bytes(&hex::decode(value.as_str().unwrap()).unwrap(), out),
         "Bool" => out.extend(crc32fast::hash(bool_line(value).as_bytes()).to_le_bytes()),
         _ => match kind.strip_prefix("vector ") {
-            Some(_) => {
+            Some(item_kind) => {
                 let items = value.as_array().unwrap();
                 out.extend((items.len() as u32).to_le_bytes());
-                items.iter().for_each(|item| put_bare(item, out));
+                items.iter().for_each(|item| put_value(item_kind, item, out));
             }
             None if kind.rsplit('.').next().unwrap().starts_with(char::is_uppercase) => put_boxed(value, out),
             None => put_bare(value, out),

@@ -256,6 +256,7 @@ impl World {
             is_testnet: false,
             extensions: true,
             check_proxy_hashes: false,
+            workers: None,
             dial: DialOptions { max_difficulty: 8, timeout: Duration::from_secs(10) },
             store: self.store("gateway", GATEWAY),
             settlement: Some(settlement),

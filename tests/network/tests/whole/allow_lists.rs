@@ -20,7 +20,8 @@ fn listed(worker_hashes: &[[u8; 32]], models: &[&str]) -> RootConfig {
     root
 }
 
-fn fake_hash() -> [u8; 32] {
+/// That hash.
+pub(crate) fn fake_hash() -> [u8; 32] {
     use cocoon_attest::{
         Collateral, EvidenceSource as _, FakeTdxVerifier, ReportData, UnixSeconds, Verifier as _,
     };

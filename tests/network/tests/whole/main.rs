@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod allow_lists;
+mod attested_workers;
 mod bad_bytes;
 mod bad_clients;
 mod bad_proxies;
