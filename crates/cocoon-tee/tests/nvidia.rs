@@ -13,6 +13,9 @@ use cocoon_tee::simulated::nvidia::{
 };
 use support::{NONCE, NOW, evidence, failures, fetched, judge, judge_by, judge_with, nvidia, outcome};
 
+/// Measurements by their index.
+type Measured = BTreeMap<u8, [u8; 48]>;
+
 /// What fails of one GPU once this is done to it.
 fn refused(change: impl FnOnce(&mut SimulatedGpu)) -> Vec<String> {
     refused_by(GpuPolicy::default(), change)
@@ -77,7 +80,7 @@ fn pinned_values_stand_in_for_manifests() {
 fn every_measurement_that_counts_must_be_a_reference_value() {
     let counts = |index: u8| index <= 12 || (21..=41).contains(&index);
     let good = nvidia().gpu(0);
-    let judged = |change: &dyn Fn(&mut BTreeMap<u8, [u8; 48]>)| {
+    let judged = |change: &dyn Fn(&mut Measured)| {
         let mut gpu = good.clone();
         change(&mut gpu.form.measurements);
         let verdict = judge(&evidence(&[gpu]));
