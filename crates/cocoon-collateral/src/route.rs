@@ -4,7 +4,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use cocoon_attest::tdx::collateral;
-use cocoon_attest::{CollateralRequest, UnixSeconds, snp};
+use cocoon_attest::{CollateralRequest, UnixSeconds, gpu, snp};
 use http::Uri;
 use http::uri::{PathAndQuery, Scheme};
 
@@ -163,12 +163,17 @@ fn rim_runs_out(answer: &[u8], fetched_at: UnixSeconds) -> Option<UnixSeconds> {
     let element = b"SoftwareIdentity";
     let is_manifest = answer.windows(element.len()).take(MANIFEST_BEGINS).any(|window| window == element);
     let fits = is_manifest || answer.trim_ascii_start().starts_with(b"{");
-    fits.then(|| fetched_at.plus(RIM_KEPT_SECONDS))
+    fits.then(|| sooner(answer, fetched_at.plus(RIM_KEPT_SECONDS)))
 }
 
 /// A DER sequence (RFC 6960 §4.2.1).
 fn ocsp_runs_out(answer: &[u8], fetched_at: UnixSeconds) -> Option<UnixSeconds> {
-    answer.starts_with(&[0x30]).then(|| fetched_at.plus(OCSP_KEPT_SECONDS))
+    answer.starts_with(&[0x30]).then(|| sooner(answer, fetched_at.plus(OCSP_KEPT_SECONDS)))
+}
+
+/// When it runs out by itself, if that is before then.
+fn sooner(answer: &[u8], then: UnixSeconds) -> UnixSeconds {
+    gpu::runs_out(answer).map_or(then, |end| end.min(then))
 }
 
 /// How one request is answered.

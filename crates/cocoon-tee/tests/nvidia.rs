@@ -13,6 +13,9 @@ use cocoon_tee::simulated::nvidia::{
 };
 use support::{NONCE, NOW, evidence, failures, fetched, judge, judge_by, judge_with, nvidia, outcome};
 
+/// Measurements by their index.
+type Measured = BTreeMap<u8, [u8; 48]>;
+
 /// What fails of one GPU once this is done to it.
 fn refused(change: impl FnOnce(&mut SimulatedGpu)) -> Vec<String> {
     refused_by(GpuPolicy::default(), change)
@@ -76,11 +79,18 @@ fn pinned_values_stand_in_for_manifests() {
 #[test]
 fn every_measurement_that_counts_must_be_a_reference_value() {
     let counts = |index: u8| index <= 12 || (21..=41).contains(&index);
+    let good = nvidia().gpu(0);
+    let judged = |change: &dyn Fn(&mut Measured)| {
+        let mut gpu = good.clone();
+        change(&mut gpu.form.measurements);
+        let verdict = judge(&evidence(&[gpu]));
+        failures(&verdict) == ["gpu0.measurements"]
+    };
     for index in 0..64 {
-        let failed = refused(|gpu| gpu.form.measurements.get_mut(&index).unwrap()[47] ^= 1);
-        assert_eq!(failed.is_empty(), !counts(index), "measurement {index}: {failed:?}");
-        let failed = refused(|gpu| gpu.form.measurements.retain(|known, _| *known != index));
-        assert_eq!(failed.is_empty(), !counts(index), "measurement {index} is missing: {failed:?}");
+        let changed = judged(&|measured| measured.get_mut(&index).unwrap()[47] ^= 1);
+        assert_eq!(changed, counts(index), "measurement {index} is another");
+        let missing = judged(&|measured| measured.retain(|known, _| *known != index));
+        assert_eq!(missing, counts(index), "measurement {index} is missing");
     }
     // The video decoder's counts only while that is on.
     let decoder_off = |gpu: &mut SimulatedGpu| {
@@ -314,5 +324,20 @@ fn without_its_services_the_policy_says_whether_to_go_on() {
     assert!(verdict.accepted());
     for name in ["revocation", "reference_values", "measurements", "cc_mode"] {
         assert_eq!(outcome(&verdict, &format!("gpu0.{name}")), Outcome::Skipped, "{name}");
+    }
+}
+
+#[test]
+fn an_answer_about_revocation_runs_out_when_it_says_so() {
+    let gpus = evidence(&[nvidia().gpu(0)]);
+    let verifier = GpuVerifier::with_roots(GpuPolicy::default(), nvidia().roots());
+    for request in verifier.collateral_needed(&gpus, &Collateral::none()) {
+        let answer = nvidia().collateral(std::slice::from_ref(&request), NOW).get(&request).unwrap().clone();
+        let ends = cocoon_attest::gpu::runs_out(&answer);
+        let day = Some(NOW.plus(24 * 3600));
+        assert!(
+            ends.is_some() && (ends == day) == request.name.starts_with("ocsp/"),
+            "{request:?}: {ends:?}"
+        );
     }
 }

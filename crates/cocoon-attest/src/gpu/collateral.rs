@@ -4,7 +4,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use super::opaque::GpuDetails;
-use crate::{CollateralRequest, EvidenceKind};
+use super::{ocsp, rim};
+use crate::{CollateralRequest, EvidenceKind, UnixSeconds};
 
 const MANIFEST: &str = "rim/";
 const STATUS: &str = "ocsp/";
@@ -44,6 +45,13 @@ impl GpuCollateral {
         };
         CollateralRequest { kind: EvidenceKind::NvidiaGpu, name }
     }
+}
+
+/// When an answer of NVIDIA's services stops holding: a status when it says so, a manifest with its certificates.
+/// `None` for what is neither.
+#[must_use]
+pub fn runs_out(answer: &[u8]) -> Option<UnixSeconds> {
+    ocsp::runs_out(answer).or_else(|| rim::runs_out(answer))
 }
 
 /// The identifiers of a GPU's reference values: of its driver, and of its firmware (`get_driver_rim_id` and

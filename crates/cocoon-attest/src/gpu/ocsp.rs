@@ -268,6 +268,11 @@ fn no_critical(content: &[u8]) -> Result<(), Malformed> {
     Ok(())
 }
 
+/// When the first of an answer's statuses runs out; `None` for what is no answer.
+pub(super) fn runs_out(bytes: &[u8]) -> Option<UnixSeconds> {
+    Answer::parse(bytes).ok()?.statuses.iter().map(|status| status.to).min()
+}
+
 /// Reads bytes as an answer; for fuzzing.
 pub(super) fn read(bytes: &[u8]) {
     if let Ok(answer) = Answer::parse(bytes) {

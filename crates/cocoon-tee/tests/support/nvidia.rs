@@ -12,8 +12,11 @@ use cocoon_tee::simulated::nvidia::{SimulatedGpu, SimulatedNvidia};
 pub(crate) const NOW: UnixSeconds = UnixSeconds(1_795_228_887);
 pub(crate) const NONCE: [u8; 32] = [0x5a; 32];
 
+/// Made once: signing takes its time.
+static NVIDIA: LazyLock<SimulatedNvidia> = LazyLock::new(|| SimulatedNvidia::from_seed(&[1; 32]));
+
 pub(crate) fn nvidia() -> SimulatedNvidia {
-    SimulatedNvidia::from_seed(&[1; 32])
+    NVIDIA.clone()
 }
 
 pub(crate) fn container(parts: Vec<GpuPart>) -> Bytes {
@@ -52,7 +55,7 @@ pub(crate) fn judge_with(
     verifier.verify(evidence, &collateral, &NONCE, now)
 }
 
-/// What the services answer about the first GPUs, once for all tests: signing takes its time.
+/// What the services answer about the first GPUs, once for all tests.
 static COLLATERAL: LazyLock<Collateral> = LazyLock::new(|| {
     let verifier = GpuVerifier::with_roots(GpuPolicy::default(), nvidia().roots());
     let gpus: Vec<_> = (0..12).map(|number| nvidia().gpu(number)).collect();

@@ -9,6 +9,7 @@
 mod signature;
 mod xml;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use base64::Engine as _;
@@ -51,7 +52,7 @@ pub(super) struct Manifest {
 struct Answer<'a> {
     id: &'a str,
     /// The manifest in Base64.
-    rim: std::borrow::Cow<'a, str>,
+    rim: Cow<'a, str>,
 }
 
 /// The manifest in the service's answer to the question for `id`, or the manifest by itself.
@@ -59,19 +60,32 @@ struct Answer<'a> {
 /// # Errors
 /// Says what is wrong.
 pub(super) fn read(bytes: &[u8], id: &str) -> Result<Manifest, String> {
+    match unwrap(bytes)? {
+        (Some(named), _) if named != id => Err("the service's answer is to another question".to_owned()),
+        (_, xml) => Manifest::parse(&xml),
+    }
+}
+
+/// When the first of the certificates of a manifest runs out; `None` for what is no manifest.
+pub(super) fn runs_out(bytes: &[u8]) -> Option<UnixSeconds> {
+    let (_, xml) = unwrap(bytes).ok()?;
+    let manifest = Manifest::parse(&xml).ok()?;
+    let ends = manifest.chain.iter().map(|der| Certificate::parse(der).ok().map(|found| found.not_after));
+    ends.collect::<Option<Vec<_>>>()?.into_iter().min()
+}
+
+/// The manifest's text, and its identifier where the service has put the manifest into an answer of its own.
+fn unwrap(bytes: &[u8]) -> Result<(Option<&str>, Cow<'_, [u8]>), String> {
     if bytes.len() > MAX_ANSWER_LEN {
         return Err(format!("it is longer than {MAX_ANSWER_LEN} bytes"));
     }
     if bytes.first() != Some(&b'{') {
-        return Manifest::parse(bytes);
+        return Ok((None, bytes.into()));
     }
     let answer: Answer<'_> =
         serde_json::from_slice(bytes).map_err(|_| "the service's answer is not of its known form")?;
-    if answer.id != id {
-        return Err("the service's answer is to another question".to_owned());
-    }
     let xml = STANDARD.decode(answer.rim.as_bytes()).map_err(|_| "the service's answer is not Base64")?;
-    Manifest::parse(&xml)
+    Ok((Some(answer.id), xml.into()))
 }
 
 impl Manifest {
