@@ -156,7 +156,8 @@ impl Connection {
     /// Serves the connection until it ends; says how, in words.
     pub(crate) async fn serve(self: &Arc<Self>, stream: SecureStream) -> String {
         let ended = {
-            let moving = pump(stream.io, self.as_ref(), &self.wake, &self.close);
+            let SecureStream { io, renewal, .. } = stream;
+            let moving = pump(io, self.as_ref(), &self.wake, &self.close);
             tokio::pin!(moving);
             let mut ticks = tokio::time::interval(TICK);
             ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -168,6 +169,10 @@ impl Connection {
                     _ = ticks.tick(), if violation.is_none() => {
                         if let Err(why) = self.on_time() {
                             violation = Some(why);
+                            self.close.cancel();
+                        }
+                        if renewal.is_due() && self.is_idle() {
+                            tracing::info!(proxy = %self.address, "dialling again, to see a new certificate");
                             self.close.cancel();
                         }
                         self.wake.notify_one();
@@ -196,6 +201,11 @@ impl Connection {
         self.notices().presence = None;
         self.awaited().clear();
         why
+    }
+
+    /// Whether no request of ours is under way.
+    fn is_idle(&self) -> bool {
+        self.lock().session.as_ref().is_none_or(|session| session.in_flight() == 0)
     }
 
     /// The proxy's terms, once requests can be sent.

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
 use crate::stream::{SecureIo, SecureStream};
-use crate::{ConnectError, ConnectFailure, Stage, TlsSettings, peer, pow};
+use crate::{ConnectError, ConnectFailure, Renewal, Stage, TlsSettings, peer, pow};
 
 /// What an accepted connection may take after its proof of work: TLS, and a look at the evidence.
 const AFTER_PROOF: Duration = Duration::from_secs(10);
@@ -138,7 +138,11 @@ async fn finish(
     let judge = settings.judge();
     let (peer, certificate) =
         deadline.within(Stage::Attestation, peer::identify(judge, certificates)).await?;
-    Ok(SecureStream { io: SecureIo::new(tls, judge.clone().until_refused(certificate)), peer, remote })
+    // Ours may have been renewed since the handshake began, a moment ago: then it only looks a little younger.
+    let ends = certificate.validity().not_after.min(settings.identity().not_after());
+    let renewal = Renewal::of(settings.judge().clock(), ends);
+    let io = SecureIo::new(tls, judge.clone().until_refused(certificate));
+    Ok(SecureStream { io, peer, remote, renewal })
 }
 
 /// When the set-up must be done.

@@ -120,6 +120,11 @@ impl NodeIdentity {
         self.certified().cert.first().map_or_else(Vec::new, |der| der.to_vec())
     }
 
+    /// When the current certificate ends.
+    pub(crate) fn not_after(&self) -> UnixSeconds {
+        self.current().not_after
+    }
+
     /// Issues a new certificate if little of the current one is left (or the clock went back before it), and
     /// says whether it did. Connections that are up are not touched. Blocks as long as the evidence source
     /// does.

@@ -107,6 +107,10 @@ impl Judge {
         self.inner.clock.now()
     }
 
+    pub(crate) fn clock(&self) -> Arc<dyn Clock> {
+        Arc::clone(&self.inner.clock)
+    }
+
     /// Whether the peer with this certificate is let in, and what its evidence is worth. The certificate itself is
     /// taken to have passed [`PeerCertificate::check`].
     ///

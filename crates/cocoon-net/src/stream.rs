@@ -12,6 +12,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
 
 use crate::PeerIdentity;
+use crate::Renewal;
 use crate::listener::Slot;
 
 /// A connection to a peer that the policy let in.
@@ -23,6 +24,8 @@ pub struct SecureStream {
     pub peer: PeerIdentity,
     /// From where.
     pub remote: SocketAddr,
+    /// When to dial it again.
+    pub renewal: Renewal,
 }
 
 /// The encrypted byte stream. It counts against its listener's limit until it is dropped, and ends as soon as the

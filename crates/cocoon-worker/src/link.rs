@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use cocoon_attest::PolicyError;
-use cocoon_net::{Backoff, Ended, Endpoint, dial, pump};
+use cocoon_net::{Backoff, Ended, Endpoint, SecureStream, dial, pump};
 use cocoon_session::worker::{WorkerEvent, WorkerSession, WorkerSettings};
 use cocoon_session::{PaymentCounters, ProxyTerms, RequestFailure, Time};
 use cocoon_ton::Address;
@@ -137,7 +137,7 @@ async fn keep_up(shared: Arc<Shared>, address: String, proxies: u32, stop: Cance
                 tracing::warn!(proxy = address, cause = %error.cause, "cannot connect to a proxy")
             }
             Some(Ok(stream)) => {
-                let ended = serve(&shared, &address, stream.io, proxies, &stop).await;
+                let ended = serve(&shared, &address, stream, proxies, &stop).await;
                 match &ended {
                     Ended::Violation(cause) => {
                         tracing::warn!(proxy = address, cause, "closed the connection to a proxy")
@@ -159,7 +159,7 @@ async fn keep_up(shared: Arc<Shared>, address: String, proxies: u32, stop: Cance
 async fn serve(
     shared: &Arc<Shared>,
     address: &str,
-    io: cocoon_net::SecureIo,
+    stream: SecureStream,
     proxies: u32,
     stop: &CancellationToken,
 ) -> Ended {
@@ -203,6 +203,7 @@ async fn serve(
         session.set_coefficient(shared.coefficient.load(Ordering::Relaxed));
     });
     link.steer(shared);
+    let SecureStream { io, renewal, .. } = stream;
     let wire = Wire { shared: Arc::clone(shared), link: Arc::clone(&link) };
     let ended = {
         let pumping = pump(io, &wire, &link.wake, &link.close);
@@ -216,6 +217,10 @@ async fn serve(
                 }
                 if let Some(broken) = link.lock().broken.take() {
                     return broken;
+                }
+                if renewal.is_due() && link.is_idle() {
+                    tracing::info!(proxy = address, "dialling again, to show and see new certificates");
+                    link.close.cancel();
                 }
             }
         };
@@ -315,6 +320,12 @@ impl Link {
 
     fn lock(&self) -> MutexGuard<'_, Machine> {
         self.machine.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether no request is under way and nothing waits to be sent.
+    fn is_idle(&self) -> bool {
+        let machine = self.lock();
+        machine.running.is_empty() && machine.session.is_quiet()
     }
 
     pub(crate) fn is_quiet(&self) -> bool {

@@ -68,3 +68,55 @@ async fn certificates_rotate_while_requests_flow_without_a_dropped_connection() 
     assert!(expired.is_err(), "an expired proxy is not trusted");
     let _ = worker;
 }
+
+#[tokio::test]
+async fn an_idle_connection_is_made_anew_when_its_certificates_are_old() {
+    let log = Log::capture();
+    let clock = ManualClock::new();
+    let (proxy, node) = (identity("fake_tdx"), identity("fake_tdx"));
+    let settings = |identity: &Arc<cocoon_net::NodeIdentity>| {
+        tls_with(Arc::clone(identity), Policy::fake_tdx(), clock.clone())
+    };
+    let network = Network::with_tls(Options::default(), settings(&proxy), settings(&proxy)).await;
+    let (engine, mut calls) = ScriptedEngine::new();
+    let config = network.worker_config(1);
+    let worker =
+        cocoon_worker::start(config, settings(&node), network.chain.clone(), Arc::new(engine)).await.unwrap();
+    within("the worker to be ready", worker.ready()).await;
+    let client = TestClient::connect(
+        network.proxy.clients_addr(),
+        &settings(&node),
+        wallet(11),
+        network.chain.root(),
+        true,
+    )
+    .await;
+    let mut exchange = client.submit(&Ask::streamed());
+    let body = within("the call", calls.recv()).await.unwrap().stream();
+    assert!(body.send(delta("before")).await);
+    assert_eq!(exchange.head().await, 200);
+
+    clock.advance(Duration::from_secs(17 * 60 * 60 + 60));
+    for identity in [&proxy, &node] {
+        assert!(identity.rotate_if_due(clock.now()).unwrap());
+    }
+    let redials = || log.lines().iter().filter(|line| line.message.contains("dialling again")).count();
+    // While a request is under way, the connection stays.
+    assert!(body.send(delta("during")).await);
+    exchange.data("during").await;
+    assert_eq!(redials(), 0);
+    assert!(body.send(usage_event(10, 4)).await);
+    drop(body);
+    assert!(exchange.finish().await.end.is_ok());
+
+    let again = async {
+        while log.lines().iter().filter(|line| line.message == "connected with a proxy").count() < 2 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    within("the worker to dial again", again).await;
+    assert_eq!(redials(), 1);
+    let asked = client.submit(&Ask::default());
+    within("the call", calls.recv()).await.unwrap().answer("hello");
+    assert_eq!(asked.finish().await.status, 200);
+}
