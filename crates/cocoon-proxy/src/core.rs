@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::{Bytes, BytesMut};
-use cocoon_attest::Verdict;
+use cocoon_attest::{PeerCertificate, Verdict};
 use cocoon_chain::Chain;
 use cocoon_net::{Ended, Endpoint, MonotonicClock, PeerIdentity, SecureStream, pump};
 use cocoon_session::proxy::{
@@ -330,7 +330,10 @@ fn attested(peer: &PeerIdentity) -> Result<Attested, EvidenceTooLarge> {
     if verdict.len() > MAX_VERDICT_BYTES {
         verdict = json(&Verdict::unchecked(peer.kind, "the proxy's verdict is too long to be passed on"));
     }
-    Attested::new(peer.certificate.clone(), verdict)
+    let attested = Attested::new(peer.certificate.clone(), verdict)?;
+    // It was parsed when the connection was made, so it parses.
+    let Ok(certificate) = PeerCertificate::parse(&peer.certificate) else { return Ok(attested) };
+    Ok(attested.until(Time(certificate.validity().not_after.0.saturating_mul(1_000_000))))
 }
 
 fn log_end(end: &RequestEnd) {

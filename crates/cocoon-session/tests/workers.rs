@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use cocoon_session::client::{ClientEvent, ClientSession, ClientSettings, Submission};
-use cocoon_session::proxy::{Attested, ConnId, MAX_CERTIFICATE_BYTES, MAX_GONE_WORKERS, MAX_VERDICT_BYTES};
+use cocoon_session::proxy::{
+    Attested, ConnId, MAX_CERTIFICATE_BYTES, MAX_GONE_WORKERS, MAX_VERDICT_BYTES, RENEW_BEFORE,
+};
 use cocoon_session::{AllowError, MAX_ALLOWED_WORKERS, Violation};
 use cocoon_wire::codec::{ByteStr, from_boxed, to_boxed};
 use cocoon_wire::tl::tcp::Packet;
@@ -265,6 +267,61 @@ fn a_worker_that_shows_the_same_certificate_twice_is_one_worker_until_both_are_g
     assert_eq!(told(&changes(&mut net, &mut client, 0, 0)), [(*same.fingerprint(), 1)]);
     net.proxy.closed(conns[1], net.now);
     assert_eq!(told(&changes(&mut net, &mut client, 0, 0)), []);
+}
+
+#[test]
+fn a_worker_whose_certificate_runs_out_is_let_go_once_it_is_idle_and_before_that_happens() {
+    let mut net = Net::new(proxy_settings());
+    let conn = net.open();
+    let end = net.now.plus(RENEW_BEFORE * 3);
+    net.proxy.add_worker(conn, attested(conn).until(end), net.now);
+    let mut old = Raw::new(conn);
+    old.connect(&mut net);
+    shake_hands(&mut net, &mut old, &worker_hello(true));
+    let mut client = raw_client(&mut net, true);
+    let minute = Duration::from_secs(60);
+    let stay = |net: &mut Net, old: &mut Raw, client: &mut Raw, time: Duration| {
+        let until = net.now.plus(time);
+        while net.now < until {
+            net.now = net.now.plus(Duration::from_secs(1));
+            old.send(net, &Packet::Ping { id: 1 }).unwrap();
+            client.send(net, &Packet::Ping { id: 1 }).unwrap();
+            let _ = (old.packets(net), client.packets(net));
+            net.proxy.on_time(net.now);
+            net.settle();
+        }
+    };
+    stay(&mut net, &mut old, &mut client, RENEW_BEFORE * 2 - minute);
+    let mut long = query(1);
+    long.timeout = 3600.0;
+    client.say(&mut net, &long).unwrap();
+    let request = asked(&mut net, &mut old);
+    old.say(&mut net, &head(request, None)).unwrap();
+    stay(&mut net, &mut old, &mut client, minute * 20);
+    assert!(!net.doomed.contains_key(&conn), "it is still at work");
+    let mut new = raw_worker(&mut net, true);
+    works(&mut net, &mut client, &mut new, 2);
+    assert!(old.packets(&mut net).is_empty(), "nothing new goes to it");
+    old.say(&mut net, &part(request, Some(7))).unwrap();
+    assert_eq!(net.ends.last().map(|end| (end.charged, end.failure.clone())), Some((7, None)));
+    stay(&mut net, &mut old, &mut client, Duration::from_secs(5));
+    let why = net.doomed.get(&conn).map(ToString::to_string);
+    assert!(why.is_some_and(|why| why.contains("certificate runs out")) && net.now < end);
+    assert!(!net.doomed.contains_key(&new.conn));
+}
+
+#[test]
+fn a_worker_that_comes_with_an_old_certificate_may_stay_for_a_while() {
+    let mut net = Net::new(proxy_settings());
+    let conn = net.open();
+    net.proxy.add_worker(conn, attested(conn).until(net.now.plus(Duration::from_secs(60))), net.now);
+    let mut worker = Raw::new(conn);
+    worker.connect(&mut net);
+    shake_hands(&mut net, &mut worker, &worker_hello(true));
+    let mut client = raw_client(&mut net, true);
+    net.pass(Duration::from_secs(30));
+    works(&mut net, &mut client, &mut worker, 1);
+    assert!(!net.doomed.contains_key(&conn));
 }
 
 #[test]

@@ -1,8 +1,8 @@
-//! What ends connections without anybody's fault: new parameters, with which all contracts get new addresses, and
-//! accounts that are closed.
+//! What ends connections without anybody's fault: new parameters, with which all contracts get new addresses, accounts
+//! that are closed, and certificates of workers that run out.
 //!
 //! A connection that leaves takes no new requests; it is closed once those under way are over and acknowledged, or after
-//! [`LEAVING_GRACE`]. The accounts of old contracts stay in the books: they are wound up on chain.
+//! [`LEAVING_GRACE`], a worker with an old certificate after [`RENEW_BEFORE`]. The accounts of old contracts stay in the books: they are wound up on chain.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -13,13 +13,16 @@ use cocoon_ton::address::Address;
 use cocoon_ton::contracts::{CodeMissing, proxy_address};
 use cocoon_ton::root::RootConfig;
 
-use super::{ClientStage, ConnId, Peer, Proxy, WorkerStage, base_name};
+use super::{ClientStage, ConnId, Peer, Proxy, RENEW_BEFORE, WorkerStage, base_name};
 use crate::{Time, Violation};
 
 /// How long a connection that leaves may still take for what is under way.
 pub const LEAVING_GRACE: Duration = Duration::from_secs(30);
 /// Why connections end when the parameters change.
 const PARAMS_CHANGED: &str = "the network's parameters changed; connect again";
+
+/// Why a worker's connection ends when its certificate is about to run out.
+const CERTIFICATE_RUNS_OUT: &str = "the certificate runs out; connect again with a new one";
 
 /// A connection that is on its way out.
 #[derive(Debug, Clone, Copy)]
@@ -28,6 +31,8 @@ pub(super) struct Leaving {
     pub(super) why: &'static str,
     /// When it is closed at the latest; known from the next tick on.
     by: Option<Time>,
+    /// How long what is under way may still take.
+    grace: Duration,
 }
 
 impl Proxy {
@@ -59,11 +64,26 @@ impl Proxy {
 
     /// Lets a connection end: at once where it is in its handshake, else after what is under way.
     pub(super) fn leave(&mut self, conn: ConnId, why: &'static str) {
+        self.leave_within(conn, why, LEAVING_GRACE);
+    }
+
+    /// Lets workers go whose certificates are about to run out.
+    pub(super) fn renew_workers(&mut self, now: Time) {
+        let due = self.conns.iter().filter(|(_, conn)| match &conn.peer {
+            Peer::Worker(worker) => worker.attested.renew_at(conn.since).is_some_and(|at| now >= at),
+            Peer::Client(_) => false,
+        });
+        for conn in due.map(|(&id, _)| id).collect::<Vec<_>>() {
+            self.leave_within(conn, CERTIFICATE_RUNS_OUT, RENEW_BEFORE);
+        }
+    }
+
+    fn leave_within(&mut self, conn: ConnId, why: &'static str, grace: Duration) {
         let Some(state) = self.conns.get_mut(&conn) else { return };
         if state.leaving.is_some() {
             return;
         }
-        state.leaving = Some(Leaving { why, by: None });
+        state.leaving = Some(Leaving { why, by: None, grace });
         let (ready, query) = match &state.peer {
             Peer::Client(client) => match client.stage {
                 ClientStage::Ready => (true, None),
@@ -107,7 +127,7 @@ impl Proxy {
         for (&id, conn) in &mut self.conns {
             let quiet = conn.is_quiet() && !busy.contains(&id);
             let Some(leaving) = &mut conn.leaving else { continue };
-            let by = *leaving.by.get_or_insert(now.plus(LEAVING_GRACE));
+            let by = *leaving.by.get_or_insert(now.plus(leaving.grace));
             if quiet || now >= by {
                 self.doomed.insert(id, Violation::Mismatch(leaving.why.to_owned()));
             }

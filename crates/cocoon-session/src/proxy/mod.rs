@@ -55,7 +55,7 @@ pub use allow::MAX_ALLOWED_OF_ALL;
 pub use generation::LEAVING_GRACE;
 pub use roster::{
     Attested, EvidenceTooLarge, MAX_CERTIFICATE_BYTES, MAX_GONE_BYTES, MAX_GONE_WORKERS, MAX_LISTED_BYTES,
-    MAX_LISTED_WORKERS, MAX_MODELS_PER_WORKER, MAX_VERDICT_BYTES,
+    MAX_LISTED_WORKERS, MAX_MODELS_PER_WORKER, MAX_VERDICT_BYTES, RENEW_BEFORE,
 };
 pub use stats::{ConnectionStats, ProxyStats};
 
@@ -519,6 +519,7 @@ impl Proxy {
             self.retry_unanswered(conn, now);
         }
         self.hurry(now);
+        self.renew_workers(now);
         while let Some(&(deadline, key)) = self.deadlines.first()
             && deadline <= now
         {

@@ -8,6 +8,7 @@
 //! changes is never longer than the list of workers, and a client that has seen change N is told those after N.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use bytes::Bytes;
 use cocoon_wire::codec::ByteStr;
@@ -15,6 +16,7 @@ use cocoon_wire::tl::ext;
 use sha2::{Digest as _, Sha256};
 
 use super::ConnId;
+use crate::{MAX_REQUEST_TIME, Time};
 
 /// Longest certificate of a worker, in bytes.
 pub const MAX_CERTIFICATE_BYTES: usize = 64 * 1024;
@@ -31,6 +33,9 @@ pub const MAX_GONE_WORKERS: usize = 4096;
 pub const MAX_GONE_BYTES: usize = 64 << 20;
 /// Models told of one worker; its further connections are not listed.
 pub const MAX_MODELS_PER_WORKER: usize = 64;
+/// So long before its certificate runs out a worker gets no new requests and is let go once it is idle: the longest that
+/// a request may take.
+pub const RENEW_BEFORE: Duration = MAX_REQUEST_TIME;
 /// One answer to `cocoon.getWorkers` ends with the worker that reaches this many bytes.
 const PAGE_BYTES: usize = 256 * 1024;
 
@@ -40,6 +45,7 @@ pub struct Attested {
     fingerprint: [u8; 32],
     certificate: Bytes,
     verdict: Bytes,
+    valid_until: Option<Time>,
 }
 
 /// Evidence that is too large to be kept and passed on.
@@ -66,7 +72,23 @@ impl Attested {
         };
         check("the certificate", &certificate, MAX_CERTIFICATE_BYTES)?;
         check("the verdict", &verdict, MAX_VERDICT_BYTES)?;
-        Ok(Self { fingerprint: Sha256::digest(&certificate).into(), certificate, verdict })
+        let fingerprint = Sha256::digest(&certificate).into();
+        Ok(Self { fingerprint, certificate, verdict, valid_until: None })
+    }
+
+    /// The certificate runs out then. The connection ends before, so that the worker comes back with a new one: nobody
+    /// else who asks for its evidence would take the old one.
+    #[must_use]
+    pub fn until(self, end: Time) -> Self {
+        Self { valid_until: Some(end), ..self }
+    }
+
+    /// When a connection that began at `since` is to end, requests under way excepted. A worker that came with a
+    /// certificate which is about to run out has no other yet, so it may stay for a while.
+    pub(super) fn renew_at(&self, since: Time) -> Option<Time> {
+        let end = self.valid_until?;
+        let before = u64::try_from(RENEW_BEFORE.as_micros()).unwrap_or(u64::MAX);
+        Some(Time(end.0.saturating_sub(before)).max(since.plus(RENEW_BEFORE)))
     }
 
     /// SHA-256 of the certificate.
