@@ -1,5 +1,5 @@
-//! Measures what a whole network (gateway, proxy and workers) adds to asking an engine directly; and, by `fees`, what
-//! its settlement costs on chain.
+//! Measures what a whole network (gateway, proxy and workers) adds to asking an engine directly; by `fees`, what its
+//! settlement costs on chain; and by `attest`, what attestation costs.
 //!
 //! A mock engine and the load generator live in this process; the network is a process of its own. Everything is
 //! measured twice in the same run, directly and through the network, in short alternating rounds, so that whatever
@@ -19,6 +19,7 @@ use mock::Mock;
 use network::Network;
 use report::{Report, connected};
 
+mod attest;
 mod fees;
 mod load;
 mod mock;
@@ -86,6 +87,8 @@ struct Flags {
 enum Other {
     /// Adds up what settlement costs on chain, over months of requests.
     Fees(fees::Flags),
+    /// Measures what attestation costs: verifying evidence, connecting, and a connection that is up.
+    Attest(attest::Flags),
 }
 
 fn seconds(text: &str) -> Result<f64, String> {
@@ -100,6 +103,7 @@ async fn main() -> ExitCode {
     let flags = Flags::parse();
     let outcome = match &flags.other {
         Some(Other::Fees(fees)) => fees::run(fees).map(|()| true),
+        Some(Other::Attest(attest)) => attest::run(attest).await.map(|()| true),
         None => run(flags).await,
     };
     match outcome {

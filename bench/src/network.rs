@@ -101,13 +101,7 @@ impl Network {
 
     /// Resident memory of the process, in KiB.
     pub(crate) fn rss_kib(&self) -> anyhow::Result<u64> {
-        let pid = self.child.id().context("the network has ended")?;
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status"))
-            .context("can't read the memory of the network; this needs Linux")?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        line.and_then(|rest| rest.trim().strip_suffix("kB"))
-            .and_then(|number| number.trim().parse().ok())
-            .ok_or_else(|| anyhow!("no VmRSS in /proc/{pid}/status"))
+        rss_kib(self.child.id().context("the network has ended")?)
     }
 
     /// Interrupts the network as Ctrl-C does; returns how long its end took.
@@ -145,4 +139,14 @@ async fn serves_model(gateway: SocketAddr) -> bool {
     status.is_success()
         && models
             .is_some_and(|models| models.iter().any(|model| model.get("id").is_some_and(|id| id == MODEL)))
+}
+
+/// Resident memory of a process, in KiB.
+pub(crate) fn rss_kib(pid: u32) -> anyhow::Result<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))
+        .context("can't read how much memory is used; this needs Linux")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    line.and_then(|rest| rest.trim().strip_suffix("kB"))
+        .and_then(|number| number.trim().parse().ok())
+        .ok_or_else(|| anyhow!("no VmRSS in /proc/{pid}/status"))
 }

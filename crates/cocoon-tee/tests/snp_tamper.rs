@@ -317,24 +317,3 @@ fn tables_that_lie_are_refused() {
     let many = cocoon_attest::Evidence::new(EvidenceKind::SevSnp, many.into());
     assert_eq!(failures(&judge(&many)), ["format"], "too many entries");
 }
-
-#[test]
-#[ignore = "prints a figure; run with --release --ignored --nocapture"]
-#[allow(clippy::print_stdout)]
-fn verifications_per_second() {
-    for machine in one_of_each() {
-        let evidence = machine.evidence_for(&BINDING);
-        let begun = std::time::Instant::now();
-        let mut rounds = 0_u32;
-        while begun.elapsed().as_secs() < 3 {
-            assert!(judge(&evidence).accepted());
-            rounds += 1;
-        }
-        let each = begun.elapsed() / rounds;
-        let product = machine.report.version;
-        println!(
-            "report version {product}: {each:?} each, {:.0} per second and core",
-            1.0 / each.as_secs_f64()
-        );
-    }
-}

@@ -261,28 +261,6 @@ fn open_advisories_are_shown_and_refused_where_the_policy_names_them() {
     assert_eq!(failures(&case.judge()), [check::ADVISORIES]);
 }
 
-/// Prints how many quotes one core verifies in a second:
-/// `cargo test --release -p cocoon-tee --test tdx -- --ignored --nocapture`.
-#[test]
-#[ignore = "a measurement, for release builds"]
-#[allow(clippy::print_stdout)]
-fn verifications_per_second_on_one_core() {
-    for form in [QuoteForm::V4, QuoteForm::V5(TdBody::Td15)] {
-        let case = Case { form, ..Case::new() };
-        let quote = case.quote();
-        assert!(case.judge_quote(quote.clone()).accepted());
-        let (start, mut count) = (std::time::Instant::now(), 0_u32);
-        while start.elapsed().as_secs() < 3 {
-            assert!(case.judge_quote(quote.clone()).accepted());
-            count += 1;
-        }
-        println!(
-            "{form:?}: {:.0} verifications/s on one core",
-            f64::from(count) / start.elapsed().as_secs_f64()
-        );
-    }
-}
-
 /// The fuzzer starts from these; a change of form must reach it.
 #[test]
 fn the_fuzzers_corpus_is_what_a_simulated_machine_and_its_vendor_make() {

@@ -93,7 +93,13 @@ impl Vendors {
     /// A trust domain with this image on the machine of this number.
     #[must_use]
     pub fn tdx(&self, number: u32, image: &str) -> SimulatedTdx {
-        self.intel.machine(number).source(QuoteForm::V4, trust_domain(image))
+        self.tdx_of_form(QuoteForm::V4, number, image)
+    }
+
+    /// The same, with quotes of this form.
+    #[must_use]
+    pub fn tdx_of_form(&self, form: QuoteForm, number: u32, image: &str) -> SimulatedTdx {
+        self.intel.machine(number).source(form, trust_domain(image))
     }
 
     /// A guest with this image on the machine of this number. The number tells the product line, too: Genoa and Turin in
