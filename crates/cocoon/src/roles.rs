@@ -8,8 +8,10 @@ use cocoon_chain::{Chain, StaticChain, ToncenterChain, ToncenterOptions};
 use cocoon_engine::Engine;
 use cocoon_engine::builtin::{EXTRACTIVE_SUMMARY_MODEL, ExtractiveSummary};
 use cocoon_engine::upstream::{HttpEngine, HttpEngineOptions};
-use cocoon_gateway::{Gateway, GatewayConfig};
-use cocoon_net::{Clock, DialOptions, NodeIdentity, NodeKey, SystemClock, TlsSettings, spawn_rotation};
+use cocoon_gateway::{Gateway, GatewayConfig, WorkerDemands};
+use cocoon_net::{
+    Clock, DialOptions, Judge, NodeIdentity, NodeKey, SystemClock, TlsSettings, spawn_rotation,
+};
 use cocoon_proxy::{Proxy, ProxyConfig};
 use cocoon_tee::sealing::SealingKey;
 use cocoon_ton::{Address, SigningKey, Wallet};
@@ -144,7 +146,7 @@ pub(crate) async fn start_gateway(file: &GatewayFile, backend: &Backend) -> anyh
         is_testnet: file.root.is_testnet,
         extensions: file.extensions,
         check_proxy_hashes: file.check_proxy_hashes,
-        workers: None,
+        workers: worker_demands(file, &tls)?,
         dial: dial(file.pow.max_difficulty),
         store: dir.path().join(LEDGER),
         settlement,
@@ -155,6 +157,24 @@ pub(crate) async fn start_gateway(file: &GatewayFile, backend: &Backend) -> anyh
         .await
         .context("cannot start the gateway")?;
     Ok(Running { role, _dir: dir, _rotation: tls.rotate() })
+}
+
+/// What a gateway demands of workers itself; `None` where it leaves them to its proxies.
+fn worker_demands(file: &GatewayFile, tls: &Tls) -> anyhow::Result<Option<WorkerDemands>> {
+    let require = file.attestation.require_of_workers;
+    if require == Require::Any {
+        return Ok(None);
+    }
+    if !file.extensions {
+        bail!(
+            "attestation.require_of_workers needs extensions = true: others pass no evidence of workers on"
+        );
+    }
+    let (judging, clock) = (&tls.judging, Arc::clone(&tls.clock));
+    let policy = judging.policy(require, Whom::Worker)?;
+    let judge = Judge::new(judging.verifiers(), policy, Some(judging.collateral()), clock);
+    // With the proxies' images on the root's list, the workers' are to be, too.
+    Ok(Some(WorkerDemands { judge, listed_images: file.check_proxy_hashes }))
 }
 
 /// Starts a proxy.
