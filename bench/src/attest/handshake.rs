@@ -26,7 +26,7 @@ const MEMORY: &[Column] =
     &[Column("KiB for each end", "kib", 1), Column("bytes of certificate", "certificate_bytes", 0)];
 
 /// Who shows evidence, and whether the peers have met before.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Variant {
     pub(super) name: &'static str,
     /// Of which kind; `None` where nobody shows or demands any.
@@ -46,10 +46,11 @@ impl Variant {
 }
 
 /// The first is what the others are compared with.
-const VARIANTS: [Variant; 7] = {
+const VARIANTS: [Variant; 8] = {
     let (tdx, snp) = (Some(EvidenceKind::Tdx), Some(EvidenceKind::SevSnp));
     [
         Variant::PLAIN,
+        Variant { name: "policy `any`, new peer", known: false, ..Variant::PLAIN },
         Variant { name: "TDX, new peer", kind: tdx, both: false, known: false },
         Variant { name: "TDX, known peer", kind: tdx, both: false, known: true },
         Variant { name: "SEV-SNP, new peer", kind: snp, both: false, known: false },

@@ -49,8 +49,10 @@ struct Plan {
     /// Connections of each sort that are held open to see how much memory they take; each has both its ends here, and
     /// all of them together must fit the usual limit of 1024 files.
     held: u32,
-    /// Rounds over connections that are up, the bytes sent in one, and the questions asked in one.
-    path_rounds: u32,
+    /// Connections of each sort that are up one after the other, rounds over each, the bytes sent in a round, and the
+    /// questions asked in one.
+    path_connections: u32,
+    path_rounds: usize,
     path_bytes: usize,
     questions: u32,
 }
@@ -60,9 +62,10 @@ const FULL: Plan = Plan {
     evidence_time: Duration::from_millis(40),
     handshakes: 100,
     held: 150,
-    path_rounds: 40,
-    path_bytes: 16 << 20,
-    questions: 500,
+    path_connections: 20,
+    path_rounds: 10,
+    path_bytes: 4 << 20,
+    questions: 100,
 };
 
 const QUICK: Plan = Plan {
@@ -70,9 +73,10 @@ const QUICK: Plan = Plan {
     evidence_time: Duration::from_millis(5),
     handshakes: 5,
     held: 20,
-    path_rounds: 3,
-    path_bytes: 2 << 20,
-    questions: 50,
+    path_connections: 2,
+    path_rounds: 5,
+    path_bytes: 1 << 20,
+    questions: 20,
 };
 
 /// Who makes evidence, and who judges it.
