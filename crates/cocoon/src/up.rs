@@ -17,7 +17,7 @@ use crate::terminal::{self, Style};
 
 /// Said wherever results of a local network are shown.
 pub(crate) const SIMULATED: &str =
-    "simulated attestation, embedded chain: quotes that prove nothing, coins from a faucet";
+    "simulated machines, embedded chain: evidence that proves nothing about hardware, coins from a faucet";
 
 /// Runs a network until a signal ends it.
 ///

@@ -12,11 +12,13 @@ const MAX_WORKERS: i64 = 64;
 /// Run a whole network on this machine: a gateway, a proxy and workers.
 ///
 /// All run in one process, over real connections on the loopback interface, on an embedded TON chain with real contracts
-/// and coins from a faucet. Attestation is simulated: proxy and workers show a quote that proves nothing.
+/// and coins from a faucet. Proxy and workers run on simulated machines: their evidence is complete and verified as in
+/// production, under roots that only this network trusts.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Files in DIR:
   endpoints.json    where everything listens; there while the network is ready
+  simulated-seed.hex   what the simulated machines and their vendors are made from, for `cocoon attest verify`
   chain.sqlite      the chain, with the network's root contract; its owner's key is owner-key.hex
   gateway/, proxy/, worker-N/   keys, ledgers and configurations, kept over restarts
 
