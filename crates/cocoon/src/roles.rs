@@ -182,7 +182,7 @@ fn worker_demands(file: &GatewayFile, tls: &Tls) -> anyhow::Result<Option<Worker
 /// # Errors
 /// As [`start_gateway`].
 pub(crate) async fn start_proxy(file: &ProxyFile, backend: &Backend) -> anyhow::Result<Running<Proxy>> {
-    if file.trust_long_authorization && !file.root.is_test {
+    if file.trust_long_authorization && !file.root.is_test && !backend.settles {
         bail!("trust_long_authorization lets anyone spend as anyone: set it to false outside a test network");
     }
     let shown = &file.attestation;
@@ -414,6 +414,11 @@ impl Backend {
         if let Some(url) = &chain.url {
             let toncenter = open_toncenter(url, chain, *root_address(role, root)?, root.is_test).await?;
             return Ok(Self::settling(Arc::new(toncenter)));
+        }
+        if !root.is_test {
+            bail!(
+                "root.is_test = false is a network with real coins: name a server with its chain's API in chain.url"
+            );
         }
         let hint =
             "name a server with the chain's API in chain.url, or the JSON file of a fixed root configuration";

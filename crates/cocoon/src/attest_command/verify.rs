@@ -233,6 +233,9 @@ fn claims(evidence: &cocoon_attest::Evidence) -> Verdict {
     let binding = ReportData([0; ReportData::LEN]);
     let mut read = all.verify(evidence, &Collateral::none(), &binding, UnixSeconds(0));
     read.checks.clear();
+    if let Some(gpu) = &mut read.gpu {
+        gpu.checks.clear();
+    }
     read.record("evidence", Outcome::Skipped, "shown, not verified");
     read.expires_at = None;
     read

@@ -1,5 +1,6 @@
 //! What the doctor found: checks with their outcomes, and the verdict that follows from them.
 
+use crate::config::Present;
 use std::path::PathBuf;
 
 use serde::Serialize;
@@ -134,11 +135,11 @@ impl Tee {
         }
     }
 
-    /// The name of its evidence source.
-    pub(super) const fn source(self) -> &'static str {
+    /// Its evidence.
+    pub(super) const fn source(self) -> Present {
         match self {
-            Self::Tdx => "tdx",
-            Self::SevSnp => "sev_snp",
+            Self::Tdx => Present::Tdx,
+            Self::SevSnp => Present::SevSnp,
         }
     }
 }

@@ -9,8 +9,11 @@ use cocoon_ton::Address;
 
 use super::check::{Check, Group, Machine};
 use super::network::{Target, is_local};
+use crate::attestation;
 use crate::cli::{Role, environment};
-use crate::config::{self, EngineFile, GatewayFile, Present, ProxyFile, Root, WorkerFile};
+use crate::config::{
+    self, CollateralFile, EngineFile, GatewayFile, Present, ProxyFile, RoleFile as _, Root, Shown, WorkerFile,
+};
 use crate::roles;
 
 const GROUP: Group = Group::Configuration;
@@ -29,7 +32,9 @@ pub(super) struct Wants {
     pub(super) listens: Vec<(&'static str, SocketAddr)>,
     /// Whether it comes from a file.
     pub(super) configured: bool,
-    present: Present,
+    shown: Shown,
+    image: &'static str,
+    collateral: CollateralFile,
     owner: Option<Address>,
     root: Root,
     chain_url: Option<String>,
@@ -63,10 +68,12 @@ impl Wants {
 
     fn gateway(file: GatewayFile, configured: bool) -> Self {
         Self {
+            shown: file.shown(),
+            image: roles::image::<GatewayFile>(),
+            collateral: file.collateral,
             dir: file.dir,
             listens: vec![("OpenAI clients", file.http)],
             configured,
-            present: file.attestation.present,
             owner: file.owner,
             root: file.root,
             chain_url: file.chain.url,
@@ -78,6 +85,9 @@ impl Wants {
 
     fn proxy(file: ProxyFile, configured: bool) -> Self {
         Self {
+            shown: file.shown(),
+            image: roles::image::<ProxyFile>(),
+            collateral: file.collateral,
             dir: file.dir,
             listens: vec![
                 ("operators", file.http),
@@ -85,7 +95,6 @@ impl Wants {
                 ("gateways", file.listen_clients),
             ],
             configured,
-            present: file.attestation.present,
             owner: file.owner,
             root: file.root,
             chain_url: file.chain.url,
@@ -97,10 +106,12 @@ impl Wants {
 
     fn worker(file: WorkerFile, configured: bool) -> Self {
         Self {
+            shown: file.shown(),
+            image: roles::image::<WorkerFile>(),
+            collateral: file.collateral,
             dir: file.dir,
             listens: vec![("operators", file.http)],
             configured,
-            present: file.attestation.present,
             owner: file.owner,
             root: file.root,
             chain_url: file.chain.url,
@@ -235,9 +246,9 @@ impl Wants {
     /// Whether the evidence that the node is to show can be had; it is made once and thrown away.
     pub(super) async fn evidence(&self, machine: Machine, live: bool) -> Check {
         let name = "evidence";
-        let source = match (self.configured, machine.guest()) {
-            (true, Some(tee)) if self.present == Present::None || self.present == Present::FakeTdx => {
-                let (shown, best) = (self.present.name(), tee.source());
+        let shown = match (self.configured, machine.guest()) {
+            (true, Some(tee)) if matches!(self.shown.present, Present::None | Present::FakeTdx) => {
+                let (shown, best) = (self.shown.present.name(), tee.source().name());
                 return Check::warning(
                     GROUP,
                     name,
@@ -245,33 +256,25 @@ impl Wants {
                     format!("set attestation.present = {best:?} to show what the machine is"),
                 );
             }
-            (true, _) => self.present.name(),
-            (false, Some(tee)) => tee.source(),
+            (true, _) => self.shown,
+            (false, Some(tee)) => Shown { present: tee.source(), ..self.shown },
             (false, None) => return Check::not_applicable(GROUP, name, "no TEE, none to show"),
         };
         if !live {
             return Check::not_applicable(GROUP, name, "not asked for below another root");
         }
-        self.made(name, source).await
+        self.made(name, shown).await
     }
 
-    async fn made(&self, name: &str, source: &str) -> Check {
-        let opened = match cocoon_tee::open(source) {
-            Ok(opened) => opened,
-            Err(error) if self.configured => {
-                let mend = "choose an attestation.present that this version has";
-                return Check::problem(GROUP, name, error.to_string(), mend);
+    async fn made(&self, name: &str, shown: Shown) -> Check {
+        let source = shown.present.name();
+        let opened = match attestation::Machine::open(self.image, &shown, &self.root) {
+            Ok(opened) => opened.source,
+            Err(error) => {
+                let mend = "choose another attestation.present, or mend what is said here";
+                return Check::problem(GROUP, name, format!("{error:#}"), mend);
             }
-            Err(error) => return Check::not_applicable(GROUP, name, error.to_string()),
         };
-        if cocoon_tee::is_simulated(opened.as_ref()) && !self.root.is_test {
-            return Check::problem(
-                GROUP,
-                name,
-                format!("{source} is simulated, and root.is_test = false"),
-                "show real evidence, or take part in a test network",
-            );
-        }
         // For no node's key: what is made here binds to nothing.
         let make = move || opened.evidence(&ReportData::for_key(&[0; 32])).map(|made| made.bytes().len());
         let made = tokio::time::timeout(EVIDENCE_LIMIT, tokio::task::spawn_blocking(make)).await;
@@ -283,6 +286,22 @@ impl Wants {
             Ok(Ok(Err(error))) => Check::problem(GROUP, name, format!("{source}: {error}"), mend),
             Ok(Err(_)) | Err(_) => Check::problem(GROUP, name, format!("{source}: nothing came"), mend),
         }
+    }
+
+    /// The services that verifying others' evidence takes.
+    pub(super) fn services(&self) -> Vec<Target> {
+        let file = &self.collateral;
+        // What simulated vendors publish follows from their seed.
+        if file.offline || self.root.simulated_seed_file.is_some() {
+            return Vec::new();
+        }
+        let services = [
+            ("Intel PCS or PCCS", &file.pccs_url),
+            ("AMD KDS", &file.kds_url),
+            ("NVIDIA RIM", &file.nvidia_rim_url),
+            ("NVIDIA OCSP", &file.nvidia_ocsp_url),
+        ];
+        services.into_iter().filter_map(|(name, url)| Target::url(name, url, false)).collect()
     }
 }
 

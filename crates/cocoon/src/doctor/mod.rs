@@ -33,14 +33,6 @@ use crate::cli::Doctor;
 use crate::signals::Signals;
 use crate::terminal::{self, Style};
 
-/// Whom evidence is verified with: Intel's and AMD's certificates, NVIDIA's reference values and their revocation.
-const VENDORS: [(&str, &str); 4] = [
-    ("Intel PCS", "https://api.trustedservices.intel.com"),
-    ("AMD KDS", "https://kdsintf.amd.com"),
-    ("NVIDIA RIM", "https://rim.attestation.nvidia.com"),
-    ("NVIDIA OCSP", "https://ocsp.ndis.nvidia.com"),
-];
-
 /// Looks at the machine and tells.
 ///
 /// # Errors
@@ -104,7 +96,7 @@ async fn online(options: &Doctor, sys: &Sys, wants: &Wants) -> Vec<Check> {
     targets.extend(named);
     let pccs = kernel::configured_pccs(sys);
     targets.extend(pccs.and_then(|url| Target::url("PCCS", &url, true)));
-    targets.extend(VENDORS.iter().filter_map(|(name, url)| Target::url(name, url, false)));
+    targets.extend(wants.services());
     network::reach(targets).await
 }
 
