@@ -6,6 +6,7 @@ use anyhow::Context as _;
 use cocoon_attest::snp::SnpProduct;
 use cocoon_attest::tdx::TdBody;
 use cocoon_attest::{Collateral, Evidence, EvidenceSource, ReportData, Verifier as _};
+use cocoon_tee::WithGpus;
 use cocoon_tee::simulated::snp::SimulatedSnp;
 use cocoon_tee::simulated::tdx::QuoteForm;
 
@@ -37,8 +38,13 @@ struct Case {
 impl Case {
     fn new(ground: &Ground, name: &'static str, source: Arc<dyn EvidenceSource>) -> anyhow::Result<Self> {
         let evidence = source.evidence(&BINDING).context(name)?;
-        let needed = ground.verifiers.collateral_needed(&evidence);
-        let collateral = ground.vendors.collateral(&needed, ground.now);
+        let mut collateral = Collateral::none();
+        let mut needed = ground.verifiers.collateral_needed(&evidence);
+        while !needed.is_empty() {
+            collateral.absorb(ground.vendors.collateral(&needed, ground.now));
+            needed = ground.verifiers.further_collateral(&evidence, &collateral);
+            needed.retain(|request| collateral.get(request).is_none());
+        }
         let (verifying, making) = (Series::default(), Series::default());
         Ok(Self { name, source, evidence, collateral, verifying, making })
     }
@@ -46,7 +52,13 @@ impl Case {
     /// From the bytes to the verdict; nothing is kept from one time to the next.
     fn verify(&self, ground: &Ground) -> anyhow::Result<()> {
         let verdict = ground.verifiers.verify(&self.evidence, &self.collateral, &BINDING, ground.now);
-        anyhow::ensure!(verdict.accepted(), "{}: {:?}", self.name, verdict.first_failure());
+        let gpu = verdict.gpu.as_ref().and_then(|gpu| gpu.first_failure());
+        anyhow::ensure!(
+            verdict.accepted_as_a_whole(),
+            "{}: {:?} {gpu:?}",
+            self.name,
+            verdict.first_failure()
+        );
         Ok(())
     }
 
@@ -63,13 +75,18 @@ fn cases(ground: &Ground) -> anyhow::Result<Vec<Case>> {
         machine.listed = None;
         Arc::new(machine) as Arc<dyn EvidenceSource>
     };
+    let with_gpus = |count| {
+        let (machine, gpus) = (tdx(QuoteForm::V4), Arc::new(ground.vendors.gpus(0, count)));
+        Arc::new(WithGpus { machine, gpus }) as Arc<dyn EvidenceSource>
+    };
     let sources = [
         ("TDX quote, version 4", tdx(QuoteForm::V4)),
         ("TDX quote, version 5 (TDX 1.5)", tdx(QuoteForm::V5(TdBody::Td15))),
         ("SEV-SNP report, Milan", snp(SnpProduct::Milan)),
         ("SEV-SNP report, Genoa", snp(SnpProduct::Genoa)),
         ("SEV-SNP report, Turin", snp(SnpProduct::Turin)),
-        // Evidence of GPUs: one more line here, with a source that shows it beside a quote or report.
+        ("TDX quote, version 4, with 1 GPU", with_gpus(1)),
+        ("TDX quote, version 4, with 8 GPUs", with_gpus(8)),
     ];
     sources.into_iter().map(|(name, source)| Case::new(ground, name, source)).collect()
 }
@@ -93,7 +110,9 @@ pub(super) fn measure(plan: Plan, ground: &Ground, report: &mut Report) -> anyho
     for case in &cases {
         let seconds = case.verifying.cpu();
         let collateral = case.collateral.iter().map(|(_, answer)| answer.len()).sum::<usize>();
-        let numbers = [1.0 / seconds, seconds * 1e3, case.evidence.bytes().len() as f64, collateral as f64];
+        let gpus = case.evidence.gpus().map_or(0, |gpus| gpus.len());
+        let evidence = case.evidence.bytes().len() + gpus;
+        let numbers = [1.0 / seconds, seconds * 1e3, evidence as f64, collateral as f64];
         verifying.row(case.name, numbers.map(Some));
         making.row(case.name, [Some(case.making.cpu() * 1e3)]);
     }
