@@ -60,13 +60,17 @@ impl StateDir {
     }
 }
 
-/// Writes a file so that a reader sees all of it or none.
+/// Writes a file so that a reader sees all of it or none. What is there and no regular file stays: a device or a pipe
+/// would be gone.
 ///
 /// # Errors
 /// What the system says, with the path.
 pub(crate) fn write_whole(path: &Path, text: &str) -> anyhow::Result<()> {
     let failed = || format!("cannot write {}", path.display());
-    let directory = path.parent().unwrap_or(Path::new("."));
+    if std::fs::metadata(path).is_ok_and(|there| !there.is_file()) {
+        return Err(anyhow::anyhow!("it is not a regular file")).with_context(failed);
+    }
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut file = tempfile::NamedTempFile::new_in(directory).with_context(failed)?;
     file.write_all(text.as_bytes()).with_context(failed)?;
     file.persist(path).with_context(failed)?;

@@ -15,7 +15,15 @@ fn made(place: &Place, kind: &str) -> PathBuf {
     let path = place.path(kind);
     let seed = text(&place.seed);
     let output = place.attest(&[
-        "make", "--key", KEY, "--present", kind, "--simulated-seed", seed, "--out", text(&path),
+        "make",
+        "--key",
+        KEY,
+        "--present",
+        kind,
+        "--simulated-seed",
+        seed,
+        "--out",
+        text(&path),
     ]);
     assert!(output.status.success(), "{}", complaint(&output));
     assert!(shown(&output).contains(" bytes in "), "{}", shown(&output));
@@ -52,7 +60,8 @@ fn evidence_is_read_as_bytes_hex_and_base64_from_files_and_standard_input() {
     for kind in KINDS {
         let bytes = std::fs::read(made(&place, kind)).unwrap();
         let hex = hex::encode(&bytes);
-        let wrapped: Vec<_> = hex.as_bytes().chunks(60).map(|line| std::str::from_utf8(line).unwrap()).collect();
+        let wrapped: Vec<_> =
+            hex.as_bytes().chunks(60).map(|line| std::str::from_utf8(line).unwrap()).collect();
         for content in [
             bytes.clone(),
             hex.clone().into_bytes(),
@@ -63,7 +72,13 @@ fn evidence_is_read_as_bytes_hex_and_base64_from_files_and_standard_input() {
             let path = place.file("evidence", content);
             assert_eq!(place.verified(&path, &["--key", KEY]).0, 0, "{kind}");
             let mut command = super::cocoon(&[
-                "attest", "verify", "-", "--key", KEY, "--simulated-seed", text(&place.seed),
+                "attest",
+                "verify",
+                "-",
+                "--key",
+                KEY,
+                "--simulated-seed",
+                text(&place.seed),
             ]);
             let output = command.stdin(std::fs::File::open(&path).unwrap()).output().unwrap();
             assert!(output.status.success(), "{}", complaint(&output));
@@ -159,7 +174,9 @@ fn what_is_no_evidence_ends_with_2() {
 fn evidence_that_is_cut_off_or_changed_does_not_hold() {
     let place = Place::new();
     for kind in KINDS {
-        let whole = std::fs::read(made(&place, kind)).unwrap();
+        let mut whole = std::fs::read(made(&place, kind)).unwrap();
+        // Intel's quotes end with zeros that mean nothing.
+        whole.truncate(whole.iter().rposition(|byte| *byte != 0).unwrap() + 1);
         for len in (0..whole.len()).step_by(whole.len() / 12) {
             let path = place.file("cut", &whole[..len]);
             let output = place.verify(&path, &["--simulated-seed", text(&place.seed), "--key", KEY]);

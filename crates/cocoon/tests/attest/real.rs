@@ -27,9 +27,9 @@ fn tdx(name: &str) -> PathBuf {
 
 /// A bundle of these answers.
 fn bundle(items: &[(&str, &str, Vec<u8>)]) -> String {
-    let items = items.iter().map(
-        |(kind, name, body)| json!({"kind": kind, "name": name, "base64": STANDARD.encode(body)}),
-    );
+    let items = items
+        .iter()
+        .map(|(kind, name, body)| json!({"kind": kind, "name": name, "base64": STANDARD.encode(body)}));
     json!({
         "format": "cocoon collateral bundle 1",
         "gathered_at": 1_750_377_600,
@@ -137,12 +137,16 @@ fn a_report_of_amd_s_milan_line_is_let_in_by_a_policy_that_says_so_alone() {
     };
     let (code, report) = verify(&[]);
     let strict = failures(&report["evidence"][0]);
-    assert_eq!((code, &strict[..]), (1, &["collateral", "platform", "tcb_floor"][..]), "{report:#}");
+    assert_eq!(
+        (code, &strict[..]),
+        (1, &["product", "collateral", "platform", "tcb_floor"][..]),
+        "{report:#}"
+    );
 
     // All the rest forgiven, the line itself is still not on the list.
     place.file("lenient.toml", LENIENT);
     let (code, report) = verify(&["--policy", "lenient.toml"]);
-    assert_eq!((code, failures(&report["evidence"][0])), (1, vec!["tcb_floor"]), "{report:#}");
+    assert_eq!((code, failures(&report["evidence"][0])), (1, vec!["product", "tcb_floor"]), "{report:#}");
 
     place.file("milan.toml", format!("{LENIENT}[sev_snp.floors.milan]\nsnp = 8\n"));
     let (code, report) = verify(&["--policy", "milan.toml"]);
@@ -177,7 +181,8 @@ fn a_gpu_s_report_alone_is_no_evidence() {
 #[test]
 fn the_policy_in_the_documentation_is_one() {
     let document = include_str!("../../../../docs/trust.md");
-    let blocks: Vec<_> = document.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
+    let blocks: Vec<_> =
+        document.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
     assert_eq!(blocks.len(), 1, "there is one policy");
     let place = Place::new();
     place.file("policy.toml", blocks[0]);
