@@ -227,15 +227,23 @@ impl Judge {
                 _ = policy.changed() => {}
                 () = tokio::time::sleep(rest) => {}
             }
-            policy.mark_unchanged();
-            // What is known counts at once, before anything is waited for.
-            let known = self.verdicts().by_certificate.get(certificate.fingerprint()).cloned();
-            if let Some(known) = known
-                && let PolicyDecision::Refused { rule, detail } = self.policy().decide(&known.verdict)
-            {
-                return ConnectFailure::Refused { rule, detail }.to_string();
-            }
-            match self.decide(&certificate).await {
+            let decided = loop {
+                policy.mark_unchanged();
+                // What is known counts at once, before anything is waited for.
+                let known = self.verdicts().by_certificate.get(certificate.fingerprint()).cloned();
+                if let Some(known) = known
+                    && let PolicyDecision::Refused { rule, detail } = self.policy().decide(&known.verdict)
+                {
+                    return ConnectFailure::Refused { rule, detail }.to_string();
+                }
+                tokio::select! {
+                    biased;
+                    // Something else is demanded while collateral is waited for.
+                    _ = policy.changed() => {}
+                    decided = self.decide(&certificate) => break decided,
+                }
+            };
+            match decided {
                 Ok(verdict) => rest = self.rest(&verdict),
                 Err(refusal) => return refusal.to_string(),
             }

@@ -53,6 +53,8 @@ impl Verifier for Vendor {
 struct Library {
     clock: Arc<ManualClock>,
     closed: AtomicBool,
+    /// It lets those who ask wait for ever.
+    asleep: AtomicBool,
     refused: AtomicUsize,
 }
 
@@ -60,6 +62,9 @@ impl CollateralSource for Library {
     fn fetch<'a>(&'a self, requests: &'a [CollateralRequest]) -> CollateralFuture<'a> {
         use cocoon_net::Clock as _;
         Box::pin(async move {
+            if self.asleep.load(Ordering::SeqCst) {
+                std::future::pending::<()>().await;
+            }
             if self.closed.load(Ordering::SeqCst) {
                 return Err(CollateralUnavailable {
                     kind: EvidenceKind::FakeTdx,
@@ -91,8 +96,8 @@ struct World {
 impl World {
     fn new() -> Self {
         let clock = ManualClock::at(NOW);
-        let (closed, refused) = (AtomicBool::new(false), AtomicUsize::new(0));
-        let library = Arc::new(Library { clock: Arc::clone(&clock), closed, refused });
+        let (closed, asleep, refused) = Default::default();
+        let library = Arc::new(Library { clock: Arc::clone(&clock), closed, asleep, refused });
         let vendor = Arc::new(Vendor::default());
         let settings = TlsSettings::new(
             identity("none"),
@@ -164,6 +169,18 @@ async fn a_peer_whose_image_leaves_the_list_is_dropped_before_another_byte_goes_
     // Cut off without a farewell, which TLS calls an unexpected end.
     let _ = theirs.io.read_to_end(&mut heard).await;
     assert!(heard.is_empty(), "a peer that is not let in any more heard {heard:?}");
+}
+
+#[tokio::test]
+async fn a_peer_whose_image_leaves_the_list_is_dropped_also_while_new_collateral_is_waited_for() {
+    let world = World::new();
+    let (mut ours, mut theirs) = connected(&world, &node("fake_tdx", Policy::any())).await;
+    world.library.asleep.store(true, Ordering::SeqCst);
+    world.later(3600);
+    passes(&mut ours, &mut theirs).await;
+    world.settings.set_policy(Policy::fake_tdx().with_image_hashes([[9; 32]]).unwrap());
+    let error = ours.io.write_all(b"a secret").await.unwrap_err();
+    assert!(error.to_string().contains("image_hash"), "{error}");
 }
 
 #[tokio::test]
