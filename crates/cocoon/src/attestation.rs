@@ -141,6 +141,7 @@ impl Judging {
         dir: Option<&std::path::Path>,
     ) -> anyhow::Result<Self> {
         let (operator, vendors) = (read_policy(policy)?, vendors(root)?);
+        real_kinds(&operator, root)?;
         let roots = vendors.as_ref().map_or_else(TestRoots::default, Vendors::test_roots);
         let verifiers = Arc::new(operator.verifiers(&roots)?);
         let collateral = match vendors {
@@ -186,6 +187,18 @@ impl Judging {
     }
 }
 
+/// With real coins at stake, no policy takes what nobody signed for evidence.
+fn real_kinds(operator: &OperatorPolicy, root: &Root) -> anyhow::Result<()> {
+    let all = [("proxy", &operator.proxy), ("worker", &operator.worker), ("client", &operator.client)];
+    for (whose, demands) in all {
+        let simulated = demands.accept.iter().find(|kind| kind.is_simulated());
+        if let Some(kind) = simulated.filter(|_| !root.is_test) {
+            bail!("the policy's {whose}.accept has {:?}, which is for test networks only", kind.name());
+        }
+    }
+    Ok(())
+}
+
 /// With real coins at stake, a node demands of those it depends on evidence of hardware, and images that the root lists.
 ///
 /// # Errors
@@ -202,4 +215,23 @@ pub(crate) fn real_enough(
         );
     }
     Ok(())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_policy_takes_what_nobody_signed_on_a_test_network_only() {
+        for whose in ["proxy", "worker", "client"] {
+            let policy = format!("[{whose}]\naccept = [\"tdx\", \"fake_tdx\"]\n");
+            let operator: OperatorPolicy = toml::from_str(&policy).unwrap();
+            real_kinds(&operator, &Root::default()).unwrap();
+            let real = Root { is_test: false, ..Root::default() };
+            let message = real_kinds(&operator, &real).unwrap_err().to_string();
+            assert!(message.contains(whose) && message.contains("fake_tdx"), "{message}");
+            real_kinds(&OperatorPolicy::default(), &real).unwrap();
+        }
+    }
 }

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
+use cocoon_attest::{EvidenceKind, EvidenceSource};
 use cocoon_chain::{Chain, StaticChain, ToncenterChain, ToncenterOptions};
 use cocoon_engine::Engine;
 use cocoon_engine::builtin::{EXTRACTIVE_SUMMARY_MODEL, ExtractiveSummary};
@@ -495,7 +496,7 @@ struct Tls {
 impl Tls {
     fn open<T: RoleFile>(file: &T, dir: &StateDir, judging: Judging) -> anyhow::Result<Self> {
         let source = Machine::open(image::<T>(), &file.shown(), file.root())?.source;
-        let key = NodeKey::from_seed(&*key(dir, NODE_KEY)?);
+        let key = node_key(dir, source.as_ref())?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let identity = NodeIdentity::new(key, source, clock.now()).context("cannot make the certificate")?;
         Ok(Self { identity, judging, clock })
@@ -561,6 +562,16 @@ fn key(dir: &StateDir, name: &str) -> anyhow::Result<keys::Secret> {
     keys::load_or_create(&path, dir.sealing())
 }
 
+/// The key that the node's evidence speaks for. Whoever runs a machine can read its disk, so where hardware vouches for
+/// the key and nothing seals it, it lives in memory alone: each start has another, and nothing hangs on it.
+fn node_key(dir: &StateDir, source: &dyn EvidenceSource) -> anyhow::Result<NodeKey> {
+    let is_proof = source.kind() != EvidenceKind::None && !source.is_simulated();
+    if is_proof && dir.sealing().is_none() {
+        return Ok(NodeKey::generate());
+    }
+    Ok(NodeKey::from_seed(&*key(dir, NODE_KEY)?))
+}
+
 /// The node's wallet: the contract that its wallet key controls, and in the last resort its owner.
 pub(crate) fn wallet(dir: &StateDir, owner: Address) -> anyhow::Result<(Wallet, SigningKey)> {
     let key = SigningKey::from_bytes(&*key(dir, WALLET_KEY)?);
@@ -590,6 +601,48 @@ fn dial(max_difficulty: u8) -> DialOptions {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    /// A machine of this kind.
+    struct Of(EvidenceKind, bool);
+
+    impl EvidenceSource for Of {
+        fn kind(&self) -> EvidenceKind {
+            self.0
+        }
+
+        fn is_simulated(&self) -> bool {
+            self.1
+        }
+
+        fn evidence(
+            &self,
+            _: &cocoon_attest::ReportData,
+        ) -> Result<cocoon_attest::Evidence, cocoon_attest::EvidenceError> {
+            Ok(cocoon_attest::Evidence::none())
+        }
+    }
+
+    #[test]
+    fn a_key_that_hardware_vouches_for_never_lies_open_on_the_disk() {
+        let parent = tempfile::tempdir().unwrap();
+        let dir = StateDir::open(&parent.path().join("node")).unwrap();
+        let key = |source: Of| node_key(&dir, &source).unwrap().public_key();
+        for kind in [EvidenceKind::Tdx, EvidenceKind::SevSnp] {
+            assert_ne!(key(Of(kind, false)), key(Of(kind, false)));
+            assert!(!dir.path().join(NODE_KEY).exists(), "{kind}");
+        }
+        // Nor is one taken that somebody put there.
+        let open = key(Of(EvidenceKind::None, false));
+        assert_ne!(key(Of(EvidenceKind::Tdx, false)), open);
+        assert_eq!(key(Of(EvidenceKind::Tdx, true)), open, "a simulated machine has nothing to hide");
+        assert_eq!(key(Of(EvidenceKind::None, false)), open);
+
+        let sealing = cocoon_tee::sealing::SimulatedSealing::new(&[7; 32], 1, b"worker");
+        std::fs::remove_file(dir.path().join(NODE_KEY)).unwrap();
+        let dir = dir.sealed(Some(Arc::new(sealing)));
+        let sealed = node_key(&dir, &Of(EvidenceKind::SevSnp, false)).unwrap().public_key();
+        assert_eq!(node_key(&dir, &Of(EvidenceKind::SevSnp, false)).unwrap().public_key(), sealed);
+    }
 
     #[test]
     fn an_owner_is_a_wallet_of_the_basechain() {

@@ -34,8 +34,8 @@ pub(crate) struct SeenProxy {
 #[derive(Debug, Clone)]
 pub(crate) struct SeenWorker {
     pub(crate) certificate: Bytes,
-    /// What the proxy found, where that can be read.
-    pub(crate) proxy_verdict: Option<serde_json::Value>,
+    /// What the proxy says it found, as it came: read, it may take a hundred times as much memory.
+    proxy_verdict: Bytes,
     /// The same, as far as it is understood.
     understood: Option<Verdict>,
     /// The kind of evidence in the certificate, verified or not.
@@ -64,13 +64,11 @@ impl SeenWorker {
     fn new(evidence: WorkerEvidence, told_by: &str, touched: u64) -> Self {
         let parsed = PeerCertificate::parse(&evidence.certificate);
         let shown = parsed.map_or(EvidenceKind::Unrecognised, |certificate| certificate.evidence().kind());
-        // Copied, because it outlives what the proxy sent.
-        let proxy_verdict = serde_json::from_slice::<serde_json::Value>(&evidence.verdict).ok();
         let understood = serde_json::from_slice(&evidence.verdict).ok();
-        let bytes = evidence.certificate.len() + 4 * evidence.verdict.len() + told_by.len();
+        let bytes = evidence.certificate.len() + 5 * evidence.verdict.len() + told_by.len();
         Self {
             certificate: evidence.certificate,
-            proxy_verdict,
+            proxy_verdict: evidence.verdict,
             understood,
             shown,
             told_by: told_by.to_owned(),
@@ -78,6 +76,11 @@ impl SeenWorker {
             bytes,
             touched,
         }
+    }
+
+    /// What the proxy says it found, where that can be read.
+    pub(crate) fn proxy_verdict(&self) -> Option<serde_json::Value> {
+        serde_json::from_slice(&self.proxy_verdict).ok()
     }
 
     /// The verdict that counts, and who made it.

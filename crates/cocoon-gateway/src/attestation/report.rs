@@ -213,7 +213,7 @@ fn worker_report(vetting: &Vetting, fingerprint: &Fingerprint, list: Option<&Wor
         expires_at: judgement
             .filter(|judgement| judgement.verdict.is_some())
             .map(|judgement| judgement.expires_at),
-        proxy_verdict: known.and_then(|worker| worker.proxy_verdict),
+        proxy_verdict: known.and_then(|worker| worker.proxy_verdict()),
         allowed,
         reason,
     }
