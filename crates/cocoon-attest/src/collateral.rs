@@ -54,16 +54,34 @@ pub async fn fetch_all(
     source: &dyn CollateralSource,
     evidence: &Evidence,
 ) -> Result<Fetched, CollateralUnavailable> {
+    let needed = |at_hand: Option<Collateral>| {
+        std::future::ready(match at_hand {
+            None => verifier.collateral_needed(evidence),
+            Some(at_hand) => verifier.further_collateral(evidence, &at_hand),
+        })
+    };
+    fetch_needed(needed, source).await
+}
+
+/// As [`fetch_all`], where finding out what is `needed` goes on elsewhere: it takes signatures of strangers. Asked first
+/// with nothing, then with what is at hand.
+///
+/// # Errors
+/// The source gives nothing at all.
+pub async fn fetch_needed<F: Future<Output = Vec<CollateralRequest>>>(
+    mut needed: impl FnMut(Option<Collateral>) -> F,
+    source: &dyn CollateralSource,
+) -> Result<Fetched, CollateralUnavailable> {
     let mut fetched = Fetched::default();
-    let mut needed = verifier.collateral_needed(evidence);
+    let mut next = needed(None).await;
     for _ in 0..ROUNDS {
-        needed.retain(|request| !fetched.requests.contains(request));
-        if needed.is_empty() {
+        next.retain(|request| !fetched.requests.contains(request));
+        if next.is_empty() {
             break;
         }
-        fetched.collateral.absorb(source.fetch(&needed).await?);
-        fetched.requests.append(&mut needed);
-        needed = verifier.further_collateral(evidence, &fetched.collateral);
+        fetched.collateral.absorb(source.fetch(&next).await?);
+        fetched.requests.append(&mut next);
+        next = needed(Some(fetched.collateral.clone())).await;
     }
     Ok(fetched)
 }

@@ -24,7 +24,9 @@ pub use certificate::{
     CLAIMS_OID, CLOCK_SKEW_SECONDS, CertificateError, CertificateVersion, GPU_OID, MAX_CERTIFICATE_LEN,
     MAX_EXTENSIONS, MAX_GPU_LEN, MAX_QUOTE_LEN, PeerCertificate, PeerRole, QUOTE_OID, SNP_OID, Validity,
 };
-pub use collateral::{CollateralFuture, CollateralSource, CollateralUnavailable, Fetched, fetch_all};
+pub use collateral::{
+    CollateralFuture, CollateralSource, CollateralUnavailable, Fetched, fetch_all, fetch_needed,
+};
 pub use evidence::{Evidence, EvidenceError, EvidenceKind, EvidenceSource, GpuSource, ReportData};
 pub use policy::{
     AcceptedEvidence, Demands, GpuDemand, OperatorPolicy, Policy, PolicyDecision, PolicyError, PolicyRule,

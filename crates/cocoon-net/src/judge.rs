@@ -11,8 +11,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use cocoon_attest::{
-    Collateral, CollateralSource, CollateralUnavailable, Evidence, Fetched, PeerCertificate, Policy,
-    PolicyDecision, UnixSeconds, Verdict, Verifier, fetch_all,
+    Collateral, CollateralRequest, CollateralSource, CollateralUnavailable, Evidence, Fetched,
+    PeerCertificate, Policy, PolicyDecision, UnixSeconds, Verdict, Verifier, fetch_needed,
 };
 use tokio::sync::watch;
 
@@ -143,10 +143,9 @@ impl Judge {
         }
         let fallback = held.filter(|held| held.holds(now)).map(|held| held.verdict);
         let evidence = certificate.evidence();
-        let verifier = self.inner.verifier.as_ref();
         let fetched = match &self.inner.collateral {
-            Some(source) => fetch_all(verifier, source.as_ref(), evidence).await,
-            None if verifier.collateral_needed(evidence).is_empty() => Ok(Fetched::default()),
+            Some(source) => fetch_needed(|at_hand| self.needed(evidence, at_hand), source.as_ref()).await,
+            None if self.needed(evidence, None).await.is_empty() => Ok(Fetched::default()),
             None => Err(no_source(evidence)),
         };
         let Fetched { collateral, requests } = match (fetched, fallback.clone()) {
@@ -168,6 +167,21 @@ impl Judge {
             }
         }
         Ok(verdict)
+    }
+
+    /// What to fetch. That takes signatures to be verified, of strangers: nothing that must stay quick waits for it.
+    fn needed(
+        &self,
+        evidence: &Evidence,
+        at_hand: Option<Collateral>,
+    ) -> impl Future<Output = Vec<CollateralRequest>> + use<> {
+        let (verifier, evidence) = (Arc::clone(&self.inner.verifier), evidence.clone());
+        let found = tokio::task::spawn_blocking(move || match at_hand {
+            None => verifier.collateral_needed(&evidence),
+            Some(at_hand) => verifier.further_collateral(&evidence, &at_hand),
+        });
+        // Where it fails, the verification that follows does.
+        async move { found.await.unwrap_or_default() }
     }
 
     /// Milliseconds of arithmetic, so not among what must stay quick.

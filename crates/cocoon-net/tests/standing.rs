@@ -3,8 +3,10 @@
 
 mod support;
 
-use std::sync::Arc;
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::ThreadId;
 
 use cocoon_attest::{
     Collateral, CollateralFuture, CollateralRequest, CollateralSource, CollateralUnavailable, Evidence,
@@ -27,15 +29,19 @@ fn paper() -> CollateralRequest {
 struct Vendor {
     verified: AtomicUsize,
     revoked: AtomicBool,
+    /// On which threads it worked.
+    threads: Mutex<HashSet<ThreadId>>,
 }
 
 impl Verifier for Vendor {
     fn collateral_needed(&self, _: &Evidence) -> Vec<CollateralRequest> {
+        self.threads.lock().unwrap().insert(std::thread::current().id());
         vec![paper()]
     }
 
     fn verify(&self, evidence: &Evidence, found: &Collateral, _: &ReportData, now: UnixSeconds) -> Verdict {
         self.verified.fetch_add(1, Ordering::SeqCst);
+        self.threads.lock().unwrap().insert(std::thread::current().id());
         let mut verdict = Verdict::new(evidence.kind());
         let until = found.get(&paper()).map(|paper| u64::from_le_bytes(paper[..].try_into().unwrap()));
         let present =
@@ -181,6 +187,14 @@ async fn a_peer_whose_image_leaves_the_list_is_dropped_also_while_new_collateral
     world.settings.set_policy(Policy::fake_tdx().with_image_hashes([[9; 32]]).unwrap());
     let error = ours.io.write_all(b"a secret").await.unwrap_err();
     assert!(error.to_string().contains("image_hash"), "{error}");
+}
+
+#[tokio::test]
+async fn a_stranger_s_signatures_are_verified_where_they_hold_up_nobody() {
+    let world = World::new();
+    connected(&world, &node("fake_tdx", Policy::any())).await;
+    let threads = world.vendor.threads.lock().unwrap();
+    assert!(!threads.is_empty() && !threads.contains(&std::thread::current().id()));
 }
 
 #[tokio::test]

@@ -133,13 +133,15 @@ impl Judging {
     /// Collateral is kept in `dir` unless another folder is configured. Must be called inside the runtime.
     ///
     /// # Errors
-    /// The policy, the seed or a service's address cannot be used.
+    /// The policy, the seed or a service's address cannot be used, or nothing that is demanded heeds the policy.
     pub(crate) fn open(
         policy: Option<&std::path::Path>,
+        demands: &[Require],
         root: &Root,
         collateral: &CollateralFile,
         dir: Option<&std::path::Path>,
     ) -> anyhow::Result<Self> {
+        heeded(policy, demands)?;
         let (operator, vendors) = (read_policy(policy)?, vendors(root)?);
         real_kinds(&operator, root)?;
         let roots = vendors.as_ref().map_or_else(TestRoots::default, Vendors::test_roots);
@@ -187,6 +189,17 @@ impl Judging {
     }
 }
 
+/// A policy that was written is not to be without effect for want of a word elsewhere.
+fn heeded(policy: Option<&std::path::Path>, demands: &[Require]) -> anyhow::Result<()> {
+    if policy.is_some() && !demands.contains(&Require::Tee) {
+        bail!(
+            "attestation.policy_file has no effect, because evidence of hardware is demanded of nobody; set \
+             attestation.require (or .require_of_workers, .require_of_clients) = \"tee\", or leave the policy away"
+        );
+    }
+    Ok(())
+}
+
 /// With real coins at stake, no policy takes what nobody signed for evidence.
 fn real_kinds(operator: &OperatorPolicy, root: &Root) -> anyhow::Result<()> {
     let all = [("proxy", &operator.proxy), ("worker", &operator.worker), ("client", &operator.client)];
@@ -221,6 +234,17 @@ pub(crate) fn real_enough(
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_policy_that_nothing_heeds_is_refused() {
+        let file = Some(std::path::Path::new("policy.toml"));
+        for demands in [&[Require::Any][..], &[Require::Any, Require::FakeTdx], &[]] {
+            let message = heeded(file, demands).unwrap_err().to_string();
+            assert!(message.contains("policy_file") && message.contains("tee"), "{message}");
+            heeded(None, demands).unwrap();
+        }
+        heeded(file, &[Require::Any, Require::Tee]).unwrap();
+    }
 
     #[test]
     fn a_policy_takes_what_nobody_signed_on_a_test_network_only() {

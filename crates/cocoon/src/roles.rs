@@ -132,7 +132,13 @@ pub(crate) async fn start_gateway(file: &GatewayFile, backend: &Backend) -> anyh
     real_enough(&file.root, demand, ("check_proxy_hashes", file.check_proxy_hashes))?;
     let dir = open_dir(file)?;
     let policy = shown.policy_file.as_deref();
-    let judging = Judging::open(policy, &file.root, &file.collateral, Some(dir.path()))?;
+    let judging = Judging::open(
+        policy,
+        &[shown.require, shown.require_of_workers],
+        &file.root,
+        &file.collateral,
+        Some(dir.path()),
+    )?;
     let tls = Tls::open(file, &dir, judging)?;
     let (wallet, key) = wallet(&dir, owner(file.owner, Some(&tls), &file.root, backend)?)?;
     let address = wallet.address();
@@ -191,7 +197,13 @@ pub(crate) async fn start_proxy(file: &ProxyFile, backend: &Backend) -> anyhow::
     real_enough(&file.root, demand, ("check_worker_hashes", file.check_worker_hashes))?;
     let dir = open_dir(file)?;
     let policy = shown.policy_file.as_deref();
-    let judging = Judging::open(policy, &file.root, &file.collateral, Some(dir.path()))?;
+    let judging = Judging::open(
+        policy,
+        &[shown.require_of_workers, shown.require_of_clients],
+        &file.root,
+        &file.collateral,
+        Some(dir.path()),
+    )?;
     let tls = Tls::open(file, &dir, judging)?;
     let config = proxy_config(file, &dir, Some(&tls), backend)?;
     let worker_tls = tls.settings(shown.require_of_workers, Whom::Worker)?;
@@ -261,7 +273,7 @@ pub(crate) async fn start_worker(
     let dir = open_dir(file)?;
     let (model, model_files) = model_files::checked(model, file.model_path.as_deref()).await?;
     let policy = shown.policy_file.as_deref();
-    let judging = Judging::open(policy, &file.root, &file.collateral, Some(dir.path()))?;
+    let judging = Judging::open(policy, &[shown.require], &file.root, &file.collateral, Some(dir.path()))?;
     let tls = Tls::open(file, &dir, judging)?;
     let owner = owner(file.owner, Some(&tls), &file.root, backend)?;
     let (wallet, key) = wallet(&dir, owner)?;
