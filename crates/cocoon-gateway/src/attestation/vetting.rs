@@ -168,8 +168,12 @@ impl Vetting {
         }
         let before = self.memory.worker(&fingerprint).and_then(|worker| worker.judgement);
         let kept = self.memory.judged(&fingerprint, judgement, now);
+        // What is demanded may have changed a moment ago, before anybody here heard of it.
+        let policy = demands.judge.policy();
         match &kept {
-            Some(kept) if kept.allows(now) => drop(docket.allowed.insert(fingerprint, kept.expires_at)),
+            Some(kept) if kept.allows(now) && kept.allows_under(&policy) => {
+                drop(docket.allowed.insert(fingerprint, kept.expires_at))
+            }
             _ => drop(docket.allowed.remove(&fingerprint)),
         }
         docket.set_due(fingerprint, kept.as_ref().and_then(|kept| kept.again_at));
@@ -249,5 +253,43 @@ pub(crate) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
             },
             () = stop.cancelled() => return,
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::sync::Arc;
+
+    use cocoon_attest::{Policy, VerifierSet};
+    use cocoon_net::{Clock as _, Judge, NodeIdentity, NodeKey, SystemClock};
+    use cocoon_ton::Address;
+    use sha2::{Digest as _, Sha256};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_was_judged_by_an_earlier_policy_allows_nobody() {
+        let verifiers = Arc::new(VerifierSet::built_in());
+        let judge = Judge::new(verifiers, Policy::fake_tdx(), None, Arc::new(SystemClock));
+        let demands = WorkerDemands { judge, listed_images: false };
+        let root = RootConfig::test_mode(Address::basechain([7; 32]));
+        let vetting = Vetting::new(Some(demands.clone()), &root).unwrap();
+        let machine = cocoon_tee::open("fake_tdx").unwrap();
+        let worker = NodeIdentity::new(NodeKey::generate(), machine, SystemClock.now()).unwrap();
+        let certificate = worker.certificate();
+        let fingerprint = Sha256::digest(&certificate).into();
+        let evidence = WorkerEvidence { certificate: certificate.into(), verdict: Default::default() };
+        vetting.take(fingerprint, Some(evidence), "a proxy", BTreeSet::new);
+        let judged = |vetting: &Vetting| vetting.next(&demands).unwrap();
+
+        let done = judged(&vetting).await;
+        vetting.finish(&demands, done);
+        assert!(vetting.allowed().borrow().contains(&fingerprint));
+        vetting.policy_changed(&demands);
+        let done = judged(&vetting).await;
+        demands.judge.set_policy(Policy::fake_tdx().with_image_hashes([]).unwrap());
+        vetting.finish(&demands, done);
+        assert!(!vetting.allowed().borrow().contains(&fingerprint));
     }
 }

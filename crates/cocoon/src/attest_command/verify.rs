@@ -118,7 +118,12 @@ impl Court {
                 .clone_into(&mut check.detail);
         }
         if let What::Certificate(certificate) = &found.what {
-            judge_certificate(&mut verdict, certificate, self.now);
+            // Workers and clients dial; proxies are dialled.
+            let role = match options.role.or(found.role) {
+                Some(PeerKind::Worker | PeerKind::Client) => PeerRole::Client,
+                Some(PeerKind::Proxy) | None => PeerRole::Server,
+            };
+            judge_certificate(&mut verdict, certificate, role, self.now);
         }
         verdict.explain(&used);
         let decision = self.policy(found, options).decide(&verdict);
@@ -136,9 +141,13 @@ impl Court {
 }
 
 /// The certificate by itself, as the first check of all: who holds it, and when.
-fn judge_certificate(verdict: &mut Verdict, certificate: &cocoon_attest::PeerCertificate, now: UnixSeconds) {
+fn judge_certificate(
+    verdict: &mut Verdict,
+    certificate: &cocoon_attest::PeerCertificate,
+    role: PeerRole,
+    now: UnixSeconds,
+) {
     let validity = certificate.validity();
-    let role = PeerRole::Server;
     let (outcome, detail) = match certificate.check(now, role) {
         Ok(()) => {
             let until = calendar::utc(validity.not_after.0);
