@@ -22,16 +22,57 @@ pub async fn get(server: SocketAddr, path: &str) -> Reply {
 
 /// Asks for a completion.
 pub async fn post(server: SocketAddr, body: &serde_json::Value) -> Reply {
+    exchange(server, &completion(body)).await
+}
+
+fn completion(body: &serde_json::Value) -> String {
     let body = body.to_string();
     let length = body.len();
-    exchange(
-        server,
-        &format!(
-            "POST /v1/chat/completions HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\
-             Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
-        ),
+    format!(
+        "POST /v1/chat/completions HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\
+         Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
     )
-    .await
+}
+
+/// A reply that is read as it comes.
+pub struct Streaming {
+    tcp: TcpStream,
+    reply: Vec<u8>,
+}
+
+impl Streaming {
+    /// Asks for a completion.
+    pub async fn post(server: SocketAddr, body: &serde_json::Value) -> Self {
+        let mut tcp = TcpStream::connect(server).await.unwrap();
+        tcp.write_all(completion(body).as_bytes()).await.unwrap();
+        Self { tcp, reply: Vec::new() }
+    }
+
+    /// Reads until this has come.
+    ///
+    /// # Panics
+    /// The reply ends before.
+    pub async fn until(&mut self, text: &str) {
+        within("a piece of the reply", async {
+            while !String::from_utf8_lossy(&self.reply).contains(text) {
+                let read = self.tcp.read_buf(&mut self.reply).await.unwrap();
+                assert!(read > 0, "{text:?} never came: {}", String::from_utf8_lossy(&self.reply));
+            }
+        })
+        .await;
+    }
+
+    /// The head, as far as it has come.
+    pub fn head(&self) -> String {
+        read(&self.reply).head
+    }
+
+    /// Reads to the end.
+    pub async fn finish(mut self) -> Reply {
+        // A connection that breaks shows as a reply that is none.
+        let _ = within("the reply", self.tcp.read_to_end(&mut self.reply)).await;
+        read(&self.reply)
+    }
 }
 
 async fn exchange(server: SocketAddr, request: &str) -> Reply {
@@ -43,7 +84,11 @@ async fn exchange(server: SocketAddr, request: &str) -> Reply {
         let _ = tcp.read_to_end(&mut reply).await;
     })
     .await;
-    let text = String::from_utf8_lossy(&reply);
+    read(&reply)
+}
+
+fn read(reply: &[u8]) -> Reply {
+    let text = String::from_utf8_lossy(reply);
     let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
     let status = head.split(' ').nth(1).and_then(|word| word.parse().ok()).unwrap_or(0);
     Reply { status, head: head.to_lowercase(), body: body.to_owned() }

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use cocoon_attest::Policy;
-use cocoon_net::{AcceptOptions, Listener, ListenerOptions, SecureStream};
+use cocoon_net::{AcceptOptions, Listener, ListenerOptions, SecureStream, TlsSettings};
 use cocoon_ton::contracts::{client_address, proxy_address, worker_address};
 use cocoon_ton::payment::{OrderKind, PaymentOrder};
 use cocoon_ton::{Address, RootConfig};
@@ -30,10 +30,14 @@ pub struct FakeProxy {
 impl FakeProxy {
     /// Listens.
     pub async fn start() -> Self {
+        Self::showing(tls("none", Policy::any())).await
+    }
+
+    /// Listens, and shows something else.
+    pub async fn showing(tls: TlsSettings) -> Self {
         let accept = AcceptOptions { difficulty: 0, ..AcceptOptions::default() };
         let options = ListenerOptions { accept, ..ListenerOptions::default() };
-        let listener =
-            Listener::bind(&local().to_string(), tls("none", Policy::any()), options).await.unwrap();
+        let listener = Listener::bind(&local().to_string(), tls, options).await.unwrap();
         let address = listener.local_addr().unwrap();
         let (sender, connections) = mpsc::channel(16);
         let accepting = AbortOnDropHandle::new(tokio::spawn(listener.run(sender)));
@@ -83,6 +87,17 @@ impl FakeProxy {
             excesses_to: wallet(3),
         };
         SignedPayment::Signed { data: order.sign(key).to_boc().into() }
+    }
+
+    /// Takes no more connections; gives those that came and were never answered.
+    pub async fn hang_up(self) -> Vec<RawPeer> {
+        let Self { mut connections, _accepting: accepting, .. } = self;
+        drop(accepting);
+        let mut peers = Vec::new();
+        while let Some(stream) = within("the listener to end", connections.recv()).await {
+            peers.push(RawPeer::over(stream));
+        }
+        peers
     }
 
     /// The next connection, opened.

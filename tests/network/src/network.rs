@@ -150,6 +150,17 @@ pub async fn gateway_with(
     chain: Arc<StaticChain>,
     change: impl FnOnce(&mut GatewayConfig),
 ) -> Gateway {
+    gateway_with_tls(proxies, dir, chain, tls("none", Policy::any()), change).await
+}
+
+/// A gateway that shows and demands something else, too.
+pub async fn gateway_with_tls(
+    proxies: &[SocketAddr],
+    dir: &Path,
+    chain: Arc<StaticChain>,
+    tls: TlsSettings,
+    change: impl FnOnce(&mut GatewayConfig),
+) -> Gateway {
     let mut config = GatewayConfig {
         http: local(),
         proxies: proxies.iter().map(SocketAddr::to_string).collect(),
@@ -167,7 +178,7 @@ pub async fn gateway_with(
         limits: GatewayLimits { default_max_tokens: 100, ..GatewayLimits::default() },
     };
     change(&mut config);
-    cocoon_gateway::start(config, tls("none", Policy::any()), chain).await.unwrap()
+    cocoon_gateway::start(config, tls, chain).await.unwrap()
 }
 
 /// A proxy and whatever a test adds.

@@ -25,6 +25,7 @@ pub struct RawPeer {
     encoder: FrameEncoder,
     decoder: FrameDecoder,
     received: BytesMut,
+    heard: Vec<u8>,
 }
 
 impl RawPeer {
@@ -43,6 +44,7 @@ impl RawPeer {
             encoder: FrameEncoder::new(),
             decoder: FrameDecoder::new(MAX_FRAME_PAYLOAD),
             received: BytesMut::new(),
+            heard: Vec::new(),
         }
     }
 
@@ -90,10 +92,24 @@ impl RawPeer {
                     Packet::Ping { id } => self.send(&Packet::Pong { id }).await,
                     packet => return Some(packet),
                 }
-            } else if !matches!(self.stream.io.read_buf(&mut self.received).await, Ok(1..)) {
+            } else if !self.read().await {
                 return None;
             }
         }
+    }
+
+    /// Reads what is there; `false` at the end.
+    async fn read(&mut self) -> bool {
+        let before = self.received.len();
+        let more = matches!(self.stream.io.read_buf(&mut self.received).await, Ok(1..));
+        self.heard.extend_from_slice(&self.received[before..]);
+        more
+    }
+
+    /// Every byte that came since the handshake, decrypted, once the peer has closed. Nothing is answered on the way.
+    pub async fn heard(mut self) -> Vec<u8> {
+        within("the end of the connection", async { while self.read().await {} }).await;
+        self.heard
     }
 
     /// The next one-way message of this type; others are passed over.

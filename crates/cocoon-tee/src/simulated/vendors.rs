@@ -68,6 +68,12 @@ impl Vendors {
         }
     }
 
+    /// Intel.
+    #[must_use]
+    pub fn intel(&self) -> &SimulatedIntel {
+        &self.intel
+    }
+
     /// NVIDIA.
     #[must_use]
     pub fn nvidia(&self) -> &SimulatedNvidia {
