@@ -170,11 +170,9 @@ impl Vetting {
         let kept = self.memory.judged(&fingerprint, judgement, now);
         // What is demanded may have changed a moment ago, before anybody here heard of it.
         let policy = demands.judge.policy();
-        match &kept {
-            Some(kept) if kept.allows(now) && kept.allows_under(&policy) => {
-                drop(docket.allowed.insert(fingerprint, kept.expires_at))
-            }
-            _ => drop(docket.allowed.remove(&fingerprint)),
+        docket.allowed.remove(&fingerprint);
+        if let Some(kept) = kept.as_ref().filter(|kept| kept.allows(now) && kept.allows_under(&policy)) {
+            docket.allowed.insert(fingerprint, kept.expires_at);
         }
         docket.set_due(fingerprint, kept.as_ref().and_then(|kept| kept.again_at));
         self.publish(&mut docket, now);
