@@ -168,8 +168,7 @@ pub async fn start(
     config.check_settlement().map_err(StartError::Settlement)?;
     let root = chain.subscribe_root();
     if config.check_proxy_hashes {
-        let hashes = root.borrow().proxy_hashes.clone();
-        tls.set_policy(tls.policy().as_ref().clone().with_image_hashes(hashes)?);
+        tls.list_images(root.borrow().proxy_hashes.iter().copied())?;
     }
     if config.workers.is_some() && !config.extensions {
         return Err(StartError::Workers(

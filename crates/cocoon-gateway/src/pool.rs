@@ -138,7 +138,10 @@ pub(crate) async fn keep_connected(
     loop {
         let config = Arc::clone(&root.borrow_and_update());
         if dialler.check_proxy_hashes {
-            allow_images(&dialler.tls, &config);
+            // That the policy asks for evidence was seen at the start.
+            if let Err(error) = dialler.tls.list_images(config.proxy_hashes.iter().copied()) {
+                tracing::error!(%error, "the proxies' image hashes cannot be enforced");
+            }
         }
         let wanted = wanted(&fixed, &config);
         dialled.retain(|address, stop| {
@@ -172,15 +175,6 @@ pub(crate) async fn keep_connected(
     }
     tasks.close();
     tasks.wait().await;
-}
-
-/// Demands the image hashes that the root configuration lists.
-pub(crate) fn allow_images(tls: &TlsSettings, config: &RootConfig) {
-    let policy = tls.policy().as_ref().clone();
-    match policy.with_image_hashes(config.proxy_hashes.iter().copied()) {
-        Ok(policy) => tls.set_policy(policy),
-        Err(error) => tracing::error!(%error, "the proxies' image hashes cannot be enforced"),
-    }
 }
 
 fn wanted(fixed: &[String], config: &RootConfig) -> Vec<String> {

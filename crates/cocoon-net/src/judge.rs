@@ -2,8 +2,9 @@
 //! as a connection is up.
 //!
 //! Evidence is verified once per certificate; the verdict is kept, so that the next handshake costs a look. It is
-//! verified anew when its collateral runs out, and once an hour, so that what the vendor has published since counts
-//! for connections that stay up. The decision is made anew whenever the policy changes.
+//! verified anew well before its collateral runs out, and once an hour, so that what the vendor has published since
+//! counts for connections that stay up; until that is done the verdict from before holds, and not a moment longer than
+//! its collateral. The decision is made anew whenever the policy changes.
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
@@ -11,14 +12,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use cocoon_attest::{
-    Collateral, CollateralRequest, CollateralSource, CollateralUnavailable, Evidence, Fetched,
-    PeerCertificate, Policy, PolicyDecision, UnixSeconds, Verdict, Verifier, fetch_needed,
+    Collateral, CollateralRequest, CollateralSource, CollateralUnavailable, Evidence, Fetched, GpuDemand,
+    PeerCertificate, Policy, PolicyDecision, PolicyError, UnixSeconds, Verdict, Verifier, fetch_needed,
 };
 use tokio::sync::watch;
 
 use crate::{Clock, ConnectFailure};
 
-/// How long a verdict is good for without another look, seconds. Collateral that is fetched early counts after this.
+/// How long a verdict is good for without another look, seconds; less where it runs out soon: three quarters of the time
+/// until then, so that there is time left to fetch what is new.
 const LOOK_AGAIN_SECONDS: u64 = 60 * 60;
 /// How often a connection looks at the clock at the least, and how soon it asks again for collateral that could not be had.
 const CLOCK_CHECK: Duration = Duration::from_secs(60);
@@ -54,10 +56,16 @@ struct Held {
 }
 
 impl Held {
+    /// When to verify again.
+    fn look_at(&self) -> UnixSeconds {
+        let lasts = self.verdict.expires_at.map_or(u64::MAX, |end| end.0.saturating_sub(self.verified_at.0));
+        self.verified_at.plus(LOOK_AGAIN_SECONDS.min(lasts / 4 * 3))
+    }
+
     /// Whether there is no need to verify again.
     fn is_fresh(&self, now: UnixSeconds) -> bool {
         // A clock that went back proves nothing about what was verified.
-        now >= self.verified_at && now < self.verified_at.plus(LOOK_AGAIN_SECONDS) && self.holds(now)
+        now >= self.verified_at && now < self.look_at() && self.holds(now)
     }
 
     /// Whether what it rests on has not run out.
@@ -88,6 +96,28 @@ impl Judge {
     /// Replaces what is demanded. Peers that are no longer let in lose their connections at once.
     pub fn set_policy(&self, policy: Policy) {
         self.inner.policy.send_replace(Arc::new(policy));
+    }
+
+    /// Takes over the image hashes that the root contract lists now.
+    ///
+    /// # Errors
+    /// The policy asks for no evidence, so no hash would be verified; it stays as it was.
+    pub fn list_images(&self, hashes: impl IntoIterator<Item = [u8; 32]>) -> Result<(), PolicyError> {
+        let mut outcome = Ok(());
+        self.inner.policy.send_if_modified(|policy| {
+            match policy.as_ref().clone().with_image_hashes(hashes) {
+                Ok(listed) => {
+                    let changed = listed != **policy;
+                    *policy = Arc::new(listed);
+                    changed
+                }
+                Err(error) => {
+                    outcome = Err(error);
+                    false
+                }
+            }
+        });
+        outcome
     }
 
     /// Has every connection look again whether its peer is still let in, as after a change of the clock.
@@ -155,7 +185,8 @@ impl Judge {
             (Err(missing), None) => return Err(ConnectFailure::Collateral(missing)),
         };
         let verdict = self.verify(certificate, collateral, now).await;
-        if verdict.accepted_as_a_whole() {
+        let ignores_gpus = self.policy().gpus() == GpuDemand::Ignored;
+        if verdict.accepted_as_a_whole() || (verdict.accepted() && ignores_gpus) {
             self.keep(certificate, &verdict, now);
         } else {
             if let Some(source) = &self.inner.collateral {
@@ -234,18 +265,19 @@ impl Judge {
         let mut policy = self.changes();
         // It may have changed since the peer was let in.
         policy.mark_changed();
-        let mut rest = CLOCK_CHECK;
         loop {
+            let known = self.known(&certificate);
+            let look_at = known.as_ref().map_or(UnixSeconds(u64::MAX), Held::look_at);
             tokio::select! {
                 // The judge lives as long as we do, so the policy cannot go.
                 _ = policy.changed() => {}
-                () = tokio::time::sleep(rest) => {}
+                () = tokio::time::sleep(self.rest_until(look_at)) => {}
             }
             let decided = loop {
                 policy.mark_unchanged();
                 // What is known counts at once, before anything is waited for.
-                let known = self.verdicts().by_certificate.get(certificate.fingerprint()).cloned();
-                if let Some(known) = known
+                let known = self.known(&certificate);
+                if let Some(known) = &known
                     && let PolicyDecision::Refused { rule, detail } = self.policy().decide(&known.verdict)
                 {
                     return ConnectFailure::Refused { rule, detail }.to_string();
@@ -255,19 +287,36 @@ impl Judge {
                     // Something else is demanded while collateral is waited for.
                     _ = policy.changed() => {}
                     decided = self.decide(&certificate) => break decided,
+                    () = self.lapse(known.as_ref()) => {
+                        return "what its evidence rests on ran out, and there is nothing new yet".to_owned();
+                    }
                 }
             };
-            match decided {
-                Ok(verdict) => rest = self.rest(&verdict),
-                Err(refusal) => return refusal.to_string(),
+            if let Err(refusal) = decided {
+                return refusal.to_string();
             }
         }
     }
 
-    /// How long until the verdict must be looked at again: no longer than the clock may be left out of sight.
-    fn rest(&self, verdict: &Verdict) -> Duration {
-        let left = verdict.expires_at.map_or(u64::MAX, |end| end.0.saturating_sub(self.now().0));
-        CLOCK_CHECK.min(Duration::from_secs(left.saturating_add(1)))
+    /// What is known of the evidence in a certificate; nothing where no evidence is asked for.
+    fn known(&self, certificate: &PeerCertificate) -> Option<Held> {
+        let known = self.verdicts().by_certificate.get(certificate.fingerprint()).cloned();
+        known.filter(|_| self.policy().needs_evidence())
+    }
+
+    /// Until what is known no longer holds; for ever where nothing is known.
+    async fn lapse(&self, known: Option<&Held>) {
+        let Some((known, end)) = known.and_then(|known| Some((known, known.verdict.expires_at?))) else {
+            return std::future::pending().await;
+        };
+        while known.holds(self.now()) {
+            tokio::time::sleep(self.rest_until(end.plus(1))).await;
+        }
+    }
+
+    /// How long to wait for this time; the clock is not left out of sight for long, since it can be set.
+    fn rest_until(&self, time: UnixSeconds) -> Duration {
+        CLOCK_CHECK.min(Duration::from_secs(time.0.saturating_sub(self.now().0).max(1)))
     }
 }
 

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use cocoon_attest::{CollateralSource, Policy, Verifier};
+use cocoon_attest::{CollateralSource, Policy, PolicyError, Verifier};
 use rustls::{ClientConfig, ServerConfig};
 
 use crate::{Clock, Judge, NodeIdentity, tls};
@@ -55,6 +55,14 @@ impl TlsSettings {
     /// Replaces what we demand, for this and every clone. A peer that is no longer let in loses its connection at once.
     pub fn set_policy(&self, policy: Policy) {
         self.judge.set_policy(policy);
+    }
+
+    /// Takes over the image hashes that the root contract lists now, for this and every clone.
+    ///
+    /// # Errors
+    /// As [`Judge::list_images`].
+    pub fn list_images(&self, hashes: impl IntoIterator<Item = [u8; 32]>) -> Result<(), PolicyError> {
+        self.judge.list_images(hashes)
     }
 
     /// Who judges peers.

@@ -213,16 +213,28 @@ async fn a_reader_that_waits_is_woken_when_its_peer_is_no_longer_let_in() {
 async fn collateral_that_runs_out_is_fetched_anew_and_the_connection_stays() {
     let world = World::new();
     let (mut ours, mut theirs) = connected(&world, &node("fake_tdx", Policy::any())).await;
-    world.later(LASTS + 1);
-    passes(&mut ours, &mut theirs).await;
-    world.later(2 * LASTS);
-    let renewed = async {
-        while world.verified() < 2 {
+    for step in 1..=4 {
+        world.later(step * 3600);
+        let renewed = async {
+            while world.verified() <= usize::try_from(step).unwrap() {
+                passes(&mut ours, &mut theirs).await;
+            }
             passes(&mut ours, &mut theirs).await;
-        }
-        passes(&mut ours, &mut theirs).await;
-    };
-    tokio::time::timeout(Duration::from_secs(30), renewed).await.expect("nobody verified anew");
+        };
+        tokio::time::timeout(Duration::from_secs(30), renewed).await.expect("nobody verified anew");
+    }
+}
+
+#[tokio::test]
+async fn nothing_gets_through_once_collateral_has_run_out_however_long_new_one_takes() {
+    let world = World::new();
+    let (mut ours, mut theirs) = connected(&world, &node("fake_tdx", Policy::any())).await;
+    world.library.asleep.store(true, Ordering::SeqCst);
+    world.later(LASTS);
+    passes(&mut ours, &mut theirs).await;
+    world.later(LASTS + 1);
+    let error = ours.io.write_all(b"a secret").await.unwrap_err();
+    assert!(error.to_string().contains("ran out"), "{error}");
 }
 
 #[tokio::test]

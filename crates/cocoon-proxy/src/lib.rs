@@ -339,8 +339,7 @@ fn settings(config: &ProxyConfig, root: Arc<RootConfig>) -> Result<ProxySettings
 
 fn allow_images(config: &ProxyConfig, tls: &TlsSettings, root: &RootConfig) -> Result<(), PolicyError> {
     if config.check_worker_hashes {
-        let policy = tls.policy().as_ref().clone();
-        tls.set_policy(policy.with_image_hashes(root.worker_hashes.iter().copied())?);
+        tls.list_images(root.worker_hashes.iter().copied())?;
     }
     Ok(())
 }

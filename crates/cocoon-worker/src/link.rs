@@ -96,8 +96,7 @@ pub(crate) fn follow_root(shared: &Arc<Shared>) -> Result<(), PolicyError> {
 
 fn allow_images(shared: &Shared, root: &RootConfig) -> Result<(), PolicyError> {
     if shared.config.check_proxy_hashes {
-        let policy = shared.tls.policy().as_ref().clone();
-        shared.tls.set_policy(policy.with_image_hashes(root.proxy_hashes.iter().copied())?);
+        shared.tls.list_images(root.proxy_hashes.iter().copied())?;
     }
     Ok(())
 }

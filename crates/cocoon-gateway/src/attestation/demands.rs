@@ -34,11 +34,7 @@ impl WorkerDemands {
     /// Takes over the list of a root configuration.
     pub(super) fn set_root(&self, root: &RootConfig) -> Result<(), PolicyError> {
         if self.listed_images {
-            let policy = self.judge.policy().as_ref().clone();
-            let policy = policy.with_image_hashes(root.worker_hashes.iter().copied())?;
-            if policy != *self.judge.policy() {
-                self.judge.set_policy(policy);
-            }
+            self.judge.list_images(root.worker_hashes.iter().copied())?;
         }
         Ok(())
     }
