@@ -8,6 +8,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
+use std::num::NonZero;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use cocoon_attest::{
     Collateral, CollateralRequest, CollateralSource, CollateralUnavailable, Evidence, Fetched, GpuDemand,
     PeerCertificate, Policy, PolicyDecision, PolicyError, UnixSeconds, Verdict, Verifier, fetch_needed,
 };
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use crate::{Clock, ConnectFailure};
 
@@ -39,6 +40,9 @@ struct Inner {
     clock: Arc<dyn Clock>,
     policy: watch::Sender<Arc<Policy>>,
     verdicts: Mutex<Verdicts>,
+    /// For arithmetic about strangers: as much at a time as there are processors, or a flood of it would leave those who
+    /// serve connections no time.
+    places: Arc<Semaphore>,
 }
 
 /// Verdicts that accept, by the fingerprint of the certificate.
@@ -84,7 +88,10 @@ impl Judge {
         clock: Arc<dyn Clock>,
     ) -> Self {
         let policy = watch::Sender::new(Arc::new(policy));
-        Self { inner: Arc::new(Inner { verifier, collateral, clock, policy, verdicts: Mutex::default() }) }
+        let places = std::thread::available_parallelism().map_or(1, NonZero::get);
+        let places = Arc::new(Semaphore::new(places));
+        let verdicts = Mutex::default();
+        Self { inner: Arc::new(Inner { verifier, collateral, clock, policy, verdicts, places }) }
     }
 
     /// What is demanded now.
@@ -200,39 +207,50 @@ impl Judge {
         Ok(verdict)
     }
 
-    /// What to fetch. That takes signatures to be verified, of strangers: nothing that must stay quick waits for it.
-    fn needed(
+    /// Work that takes milliseconds, so not among what must stay quick, and in its turn. `None` only where the runtime
+    /// ends, or a verifier is broken.
+    async fn work<T: Send + 'static>(
         &self,
-        evidence: &Evidence,
-        at_hand: Option<Collateral>,
-    ) -> impl Future<Output = Vec<CollateralRequest>> + use<> {
-        let (verifier, evidence) = (Arc::clone(&self.inner.verifier), evidence.clone());
-        let found = tokio::task::spawn_blocking(move || match at_hand {
+        work: impl FnOnce(&dyn Verifier) -> T + Send + 'static,
+    ) -> Option<T> {
+        let place = Arc::clone(&self.inner.places).acquire_owned().await.ok()?;
+        let verifier = Arc::clone(&self.inner.verifier);
+        let done = tokio::task::spawn_blocking(move || {
+            let done = work(verifier.as_ref());
+            drop(place);
+            done
+        });
+        done.await.ok()
+    }
+
+    /// What to fetch, which takes signatures of strangers to be verified.
+    async fn needed(&self, evidence: &Evidence, at_hand: Option<Collateral>) -> Vec<CollateralRequest> {
+        let evidence = evidence.clone();
+        let found = self.work(move |verifier| match at_hand {
             None => verifier.collateral_needed(&evidence),
             Some(at_hand) => verifier.further_collateral(&evidence, &at_hand),
         });
         // Where it fails, the verification that follows does.
-        async move { found.await.unwrap_or_default() }
+        found.await.unwrap_or_default()
     }
 
-    /// Milliseconds of arithmetic, so not among what must stay quick.
     async fn verify(
         &self,
         certificate: &PeerCertificate,
         collateral: Collateral,
         now: UnixSeconds,
     ) -> Arc<Verdict> {
-        let (verifier, evidence) = (Arc::clone(&self.inner.verifier), certificate.evidence().clone());
-        let (binding, kind) = (certificate.report_data(), evidence.kind());
-        let verified = tokio::task::spawn_blocking(move || {
+        let (evidence, binding) = (certificate.evidence().clone(), certificate.report_data());
+        let kind = evidence.kind();
+        let verified = self.work(move |verifier| {
             let mut verdict = verifier.verify(&evidence, &collateral, &binding, now);
             if !verdict.accepted() {
                 verdict.explain(&collateral);
             }
             verdict
         });
-        // It fails only where the runtime ends, or a verifier is broken: either way nothing was verified.
-        Arc::new(verified.await.unwrap_or_else(|_| Verdict::new(kind)))
+        // Where it fails, nothing was verified.
+        Arc::new(verified.await.unwrap_or_else(|| Verdict::new(kind)))
     }
 
     fn keep(&self, certificate: &PeerCertificate, verdict: &Arc<Verdict>, now: UnixSeconds) {

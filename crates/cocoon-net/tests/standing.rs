@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use cocoon_attest::{
     Collateral, CollateralFuture, CollateralRequest, CollateralSource, CollateralUnavailable, Evidence,
-    EvidenceKind, Outcome, Policy, ReportData, UnixSeconds, Verdict, Verifier,
+    EvidenceKind, Outcome, PeerCertificate, Policy, ReportData, UnixSeconds, Verdict, Verifier,
 };
-use cocoon_net::{NoLongerAllowed, SecureStream, TlsSettings};
+use cocoon_net::{Judge, NoLongerAllowed, SecureStream, TlsSettings};
 use support::{ManualClock, NOW, connect, identity, node};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -196,6 +196,44 @@ async fn a_stranger_s_signatures_are_verified_where_they_hold_up_nobody() {
     connected(&world, &node("fake_tdx", Policy::any())).await;
     let threads = world.vendor.threads.lock().unwrap();
     assert!(!threads.is_empty() && !threads.contains(&std::thread::current().id()));
+}
+
+/// Takes its time, and notes how many do so at once.
+#[derive(Default)]
+struct Slow {
+    now: AtomicUsize,
+    most: AtomicUsize,
+}
+
+impl Verifier for Slow {
+    fn collateral_needed(&self, _: &Evidence) -> Vec<CollateralRequest> {
+        Vec::new()
+    }
+
+    #[allow(clippy::disallowed_methods)]
+    fn verify(&self, evidence: &Evidence, _: &Collateral, _: &ReportData, _: UnixSeconds) -> Verdict {
+        let at_once = self.now.fetch_add(1, Ordering::SeqCst) + 1;
+        self.most.fetch_max(at_once, Ordering::SeqCst);
+        std::thread::sleep(std::time::Duration::from_millis(5));
+        self.now.fetch_sub(1, Ordering::SeqCst);
+        let mut verdict = Verdict::new(evidence.kind());
+        verdict.record("all", Outcome::Passed, "after a while");
+        verdict
+    }
+}
+
+#[tokio::test]
+async fn a_flood_of_strangers_takes_no_more_than_the_processors_there_are() {
+    let slow = Arc::new(Slow::default());
+    let judge = Judge::new(Arc::clone(&slow) as _, Policy::fake_tdx(), None, ManualClock::at(NOW));
+    let mut strangers = tokio::task::JoinSet::new();
+    for _ in 0..64 {
+        let (judge, stranger) = (judge.clone(), PeerCertificate::parse(&identity("fake_tdx").certificate()));
+        strangers.spawn(async move { judge.decide(&stranger.unwrap()).await.is_ok() });
+    }
+    assert!(strangers.join_all().await.into_iter().all(|let_in| let_in));
+    let processors = std::thread::available_parallelism().unwrap().get();
+    assert!(slow.most.load(Ordering::SeqCst) <= processors);
 }
 
 #[tokio::test]

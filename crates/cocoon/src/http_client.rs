@@ -79,14 +79,14 @@ impl Answer {
     /// # Errors
     /// It is no JSON, or too large, or incomplete.
     pub(crate) async fn json(self) -> anyhow::Result<Value> {
-        self.json_up_to(MAX_JSON_BYTES).await
+        serde_json::from_slice(&self.bytes_up_to(MAX_JSON_BYTES).await?).context("the answer is not JSON")
     }
 
-    /// The same, of at most `max_bytes`.
+    /// The whole body, of at most `max_bytes`.
     ///
     /// # Errors
-    /// As [`json`](Self::json).
-    pub(crate) async fn json_up_to(mut self, max_bytes: usize) -> anyhow::Result<Value> {
+    /// It is too large, or incomplete.
+    pub(crate) async fn bytes_up_to(mut self, max_bytes: usize) -> anyhow::Result<Vec<u8>> {
         let mut body = Vec::new();
         while let Some(data) = self.next().await? {
             if body.len() + data.len() > max_bytes {
@@ -94,7 +94,7 @@ impl Answer {
             }
             body.extend_from_slice(&data);
         }
-        serde_json::from_slice(&body).context("the answer is not JSON")
+        Ok(body)
     }
 }
 

@@ -16,6 +16,8 @@ use crate::http_client;
 
 /// Longest file, bytes: what a gateway tells of some hundred nodes.
 const MAX_FILE_BYTES: u64 = 64 * 1024 * 1024;
+/// Most values in a JSON text, by the marks between them. A node has some hundreds.
+const MAX_JSON_MARKS: usize = 2_000_000;
 /// Most nodes in one answer of a gateway.
 const MAX_NODES: usize = 4096;
 const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
@@ -99,7 +101,8 @@ async fn from_gateway(authority: &str) -> anyhow::Result<Vec<Found>> {
     if !status.is_success() {
         bail!("{authority} answers {status} at /v1/attestation; is it a gateway?");
     }
-    nodes(&answer.json_up_to(usize::try_from(MAX_FILE_BYTES).unwrap_or(usize::MAX)).await?)
+    let body = answer.bytes_up_to(usize::try_from(MAX_FILE_BYTES).unwrap_or(usize::MAX)).await?;
+    nodes(&json(&body)?.context("the answer is not JSON")?)
 }
 
 fn from_reader(input: impl std::io::Read) -> anyhow::Result<Vec<Found>> {
@@ -111,11 +114,21 @@ fn from_reader(input: impl std::io::Read) -> anyhow::Result<Vec<Found>> {
     from_bytes(bytes)
 }
 
+/// The JSON that these bytes are, if any. What is small as text may be large when it is read, so there are not too many
+/// values in it.
+fn json(bytes: &[u8]) -> Result<Option<Value>, NoEvidence> {
+    if bytes.trim_ascii_start().first() != Some(&b'{') {
+        return Ok(None);
+    }
+    if bytes.iter().filter(|byte| b",:{[".contains(byte)).count() > MAX_JSON_MARKS {
+        return Err(NoEvidence(format!("it has more than {MAX_JSON_MARKS} values")));
+    }
+    Ok(serde_json::from_slice(bytes).ok())
+}
+
 /// Reads the form off the bytes.
 fn from_bytes(bytes: Vec<u8>) -> anyhow::Result<Vec<Found>> {
-    if let Ok(json) = serde_json::from_slice::<Value>(&bytes)
-        && json.is_object()
-    {
+    if let Some(json) = json(&bytes)?.filter(Value::is_object) {
         return nodes(&json);
     }
     let text = std::str::from_utf8(&bytes).ok().map(str::trim);

@@ -136,6 +136,7 @@ fn what_is_no_evidence_ends_with_2() {
     let place = Place::new();
     let quote = std::fs::read(made(&place, "simulated_tdx")).unwrap();
     let deep = "[".repeat(100_000);
+    let many = format!("{{\"a\":[{}0]}}", "{\"\":0},".repeat(700_000));
     let certificate = "{\"certificate\": \"MAA=\"}";
     for (name, content) in [
         ("empty", Vec::new()),
@@ -154,6 +155,8 @@ fn what_is_no_evidence_ends_with_2() {
         ("object-short", certificate.as_bytes().to_vec()),
         ("array", b"[1, 2]".to_vec()),
         ("deep", deep.into_bytes()),
+        ("deep-object", "{\"a\":".repeat(100_000).into_bytes()),
+        ("many", many.into_bytes()),
         ("start-of-quote", quote[..7].to_vec()),
         ("hex-odd", b"abc".to_vec()),
     ] {
