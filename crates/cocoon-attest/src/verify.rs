@@ -186,6 +186,15 @@ impl Verdict {
         self.accepted() && self.gpu.as_ref().is_none_or(GpuVerdict::accepted)
     }
 
+    /// Whether all that speaks against the evidence is that collateral could not be had: of the machine, of its GPUs, or
+    /// of both.
+    #[must_use]
+    pub fn lacks_collateral(&self) -> bool {
+        let machine = self.first_failure().is_none_or(|check| check.name == "collateral");
+        let gpu = self.gpu.as_ref().is_none_or(|gpu| gpu.accepted() || gpu.lacks_collateral());
+        !self.accepted_as_a_whole() && machine && gpu
+    }
+
     /// The first check that failed.
     #[must_use]
     pub fn first_failure(&self) -> Option<&Check> {

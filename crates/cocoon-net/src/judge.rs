@@ -163,7 +163,7 @@ impl Judge {
                 source.refused(&requests);
             }
             match fallback {
-                Some(verdict_before) if lacks_collateral(&verdict) => return Ok(verdict_before),
+                Some(verdict_before) if verdict.lacks_collateral() => return Ok(verdict_before),
                 _ => self.forget(certificate.fingerprint()),
             }
         }
@@ -257,9 +257,4 @@ impl fmt::Debug for Judge {
 
 fn no_source(evidence: &Evidence) -> CollateralUnavailable {
     CollateralUnavailable { kind: evidence.kind(), reason: "no source is configured".to_owned() }
-}
-
-/// Whether all that speaks against the evidence is that collateral could not be had.
-fn lacks_collateral(verdict: &Verdict) -> bool {
-    verdict.first_failure().is_some_and(|check| check.name == "collateral")
 }

@@ -311,6 +311,22 @@ fn answers_about_revocation_count_only_from_whom_and_while_they_should() {
 }
 
 #[test]
+fn what_is_not_at_hand_is_told_from_what_speaks_against_a_gpu() {
+    let gpus = evidence(&[nvidia().gpu(0)]);
+    let verifier = GpuVerifier::with_roots(GpuPolicy::default(), nvidia().roots());
+    let verdict = |collateral: &Collateral| verifier.verify(&gpus, collateral, &NONCE, NOW);
+    assert!(verdict(&Collateral::none()).lacks_collateral());
+    let first = verifier.collateral_needed(&gpus, &Collateral::none());
+    assert!(verdict(&nvidia().collateral(&first, NOW)).lacks_collateral(), "the manifests' signers are left");
+    // Manifests are missing, but that the device is revoked is known.
+    let services = nvidia().clone().revoking([nvidia().gpu(0).device.profile().serial.clone()]);
+    let statuses: Vec<_> = first.into_iter().filter(|request| request.name.starts_with("ocsp/")).collect();
+    let revoked = verdict(&services.collateral(&statuses, NOW));
+    assert_eq!(failures(&revoked), ["gpu0.revocation", "gpu0.reference_values"]);
+    assert!(!revoked.lacks_collateral());
+}
+
+#[test]
 fn without_its_services_the_policy_says_whether_to_go_on() {
     let gpus = evidence(&[nvidia().gpu(0)]);
     let verify = |revocation, reference_values| {

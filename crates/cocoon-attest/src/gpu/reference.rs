@@ -40,6 +40,14 @@ struct Gathered {
     lacks: Vec<String>,
 }
 
+/// Why there are no values.
+enum NoValues {
+    /// What is needed for them is not at hand.
+    NotAtHand(String),
+    /// They do not hold.
+    Broken(String),
+}
+
 /// Whether pinned values are for this driver and firmware.
 pub(super) fn fits(pinned: &PinnedValues, details: &GpuDetails) -> bool {
     let same = pinned.driver == details.driver && pinned.vbios == details.vbios;
@@ -53,8 +61,11 @@ impl Session<'_> {
         let mode = self.mode(report.details.mode);
         let gathered = match gathered {
             Ok(gathered) => gathered,
-            Err(fault) => {
-                self.record(number, "reference_values", Err(fault));
+            Err(why) => {
+                match why {
+                    NoValues::NotAtHand(fault) => self.record_unanswered(number, "reference_values", fault),
+                    NoValues::Broken(fault) => self.record(number, "reference_values", Err(fault)),
+                }
                 self.skip(number, &["measurements"], "there are no reference values that hold");
                 return self.record_mode(number, mode, Some("measurements have not been compared"));
             }
@@ -111,14 +122,15 @@ impl Session<'_> {
     }
 
     /// The operator's values, or else NVIDIA's for driver and firmware.
-    fn gather(&mut self, details: &GpuDetails, chip: &str) -> Result<Gathered, String> {
+    fn gather(&mut self, details: &GpuDetails, chip: &str) -> Result<Gathered, NoValues> {
+        let broken = |fault| Err(NoValues::Broken(fault));
         let (driver, vbios) = (&details.driver, details.vbios);
         if let Some(pinned) = self.policy.pinned.iter().find(|pinned| fits(pinned, details)) {
             let mut values = Values::new();
             for measurement in &pinned.measurements {
                 let digests = measurement.digests.iter().map(|digest| digest.0).collect();
                 if values.insert(measurement.index, digests).is_some() {
-                    return Err(format!("the operator pins measurement {} twice", measurement.index));
+                    return broken(format!("the operator pins measurement {} twice", measurement.index));
                 }
             }
             let sources = format!("the operator's for driver {driver} and VBIOS {vbios}");
@@ -132,18 +144,18 @@ impl Session<'_> {
         let versions = [driver.to_string(), vbios.to_string()];
         for (id, version) in collateral::manifests(details, chip).into_iter().zip(versions) {
             match self.manifest(&id) {
-                Judged::Broken(fault) => return Err(format!("{id}: {fault}")),
+                Judged::Broken(fault) => return broken(format!("{id}: {fault}")),
                 Judged::NotAtHand(fault) if self.policy.reference_values == Demand::Required => {
-                    return Err(format!("{id}: {fault}"));
+                    return Err(NoValues::NotAtHand(format!("{id}: {fault}")));
                 }
                 Judged::NotAtHand(fault) => gathered.lacks.push(format!("{id}: {fault}")),
                 Judged::Sound(sound) => {
                     if !sound.version.eq_ignore_ascii_case(&version) {
-                        return Err(format!("{id}: it is for version {:?}", sound.version));
+                        return broken(format!("{id}: it is for version {:?}", sound.version));
                     }
                     // Blackwell's chips share manifests; Hopper's name theirs.
                     if chip == "GH100" && sound.product != chip {
-                        return Err(format!("{id}: it is for {:?}", sound.product));
+                        return broken(format!("{id}: it is for {:?}", sound.product));
                     }
                     self.verdict.ends(sound.ends);
                     if let Some(lacks) = sound.lacks {
@@ -151,7 +163,7 @@ impl Session<'_> {
                     }
                     for (index, digests) in sound.values {
                         if gathered.values.insert(index, digests).is_some() {
-                            return Err(format!("{id}: measurement {index} is in both manifests"));
+                            return broken(format!("{id}: measurement {index} is in both manifests"));
                         }
                     }
                 }

@@ -1,5 +1,7 @@
 //! What a verification found.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use super::opaque::GpuMode;
@@ -35,6 +37,9 @@ pub struct GpuVerdict {
     pub checks: Vec<Check>,
     /// When the verdict stops holding (certificates or collateral run out).
     pub expires_at: Option<UnixSeconds>,
+    /// Names of the checks that failed for want of an answer of NVIDIA's, and for nothing else.
+    #[serde(skip)]
+    pub unanswered: BTreeSet<String>,
 }
 
 impl GpuVerdict {
@@ -54,6 +59,14 @@ impl GpuVerdict {
     #[must_use]
     pub fn check(&self, name: &str) -> Option<&Check> {
         self.checks.iter().find(|check| check.name == name)
+    }
+
+    /// Whether all that speaks against the evidence is that collateral could not be had. Not told of a verdict that was
+    /// read from somewhere.
+    #[must_use]
+    pub fn lacks_collateral(&self) -> bool {
+        let mut failed = self.checks.iter().filter(|check| check.outcome == Outcome::Failed).peekable();
+        failed.peek().is_some() && failed.all(|check| self.unanswered.contains(&check.name))
     }
 
     pub(super) fn add(&mut self, name: String, outcome: Outcome, detail: impl Into<String>) {

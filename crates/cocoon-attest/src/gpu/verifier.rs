@@ -214,6 +214,12 @@ impl<'e> Session<'e> {
         record(&mut self.verdict, format!("gpu{number}.{name}"), found);
     }
 
+    /// Records a GPU's check that failed for want of an answer.
+    pub(super) fn record_unanswered(&mut self, number: usize, name: &str, fault: String) {
+        self.verdict.unanswered.insert(format!("gpu{number}.{name}"));
+        self.record(number, name, Err(fault));
+    }
+
     /// Records checks of a GPU that could not be made.
     pub(super) fn skip(&mut self, number: usize, names: &[&str], why: &str) {
         for name in names {
@@ -251,7 +257,7 @@ impl<'e> Session<'e> {
             }
             Revocation::Refused(fault) => self.record(number, "revocation", Err(fault)),
             Revocation::NotAtHand(fault) if self.policy.revocation == Demand::Required => {
-                self.record(number, "revocation", Err(fault));
+                self.record_unanswered(number, "revocation", fault);
             }
             Revocation::NotAtHand(fault) => {
                 let why = format!("{fault}; the policy goes on without");
