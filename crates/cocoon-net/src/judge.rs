@@ -7,6 +7,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -22,6 +23,8 @@ use crate::{Clock, ConnectFailure};
 const LOOK_AGAIN_SECONDS: u64 = 60 * 60;
 /// How often a connection looks at the clock at the least, and how soon it asks again for collateral that could not be had.
 const CLOCK_CHECK: Duration = Duration::from_secs(60);
+/// How long a look at a connection that is up may take; then it has found nothing out.
+const JUDGED_WITHIN: Duration = Duration::from_secs(30);
 /// Most verdicts kept; the oldest go first.
 const MAX_VERDICTS: usize = 4096;
 
@@ -63,6 +66,21 @@ impl Held {
     /// Whether what it rests on has not run out.
     fn holds(&self, now: UnixSeconds) -> bool {
         self.verdict.expires_at.is_none_or(|end| now <= end)
+    }
+}
+
+/// Whether nothing may pass on a connection for now, because what was found about its peer has run out and nothing new is
+/// known yet. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Pause(Arc<AtomicBool>);
+
+impl Pause {
+    pub(crate) fn is_on(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn set(&self, on: bool) {
+        self.0.store(on, Ordering::Relaxed);
     }
 }
 
@@ -215,8 +233,14 @@ impl Judge {
         self.inner.verdicts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for as long as the peer with this certificate is let in, and says why it no longer is.
-    pub async fn until_refused(self, certificate: PeerCertificate) -> String {
+    /// Waits for as long as the peer with this certificate is let in, and says why it no longer is. What it was let in on
+    /// holds until `holds_until`. Sets `pause` meanwhile, as it is polled.
+    pub(crate) async fn until_refused(
+        self,
+        certificate: PeerCertificate,
+        mut holds_until: Option<UnixSeconds>,
+        pause: Pause,
+    ) -> String {
         let mut policy = self.changes();
         // It may have changed since the peer was let in.
         policy.mark_changed();
@@ -230,16 +254,48 @@ impl Judge {
             policy.mark_unchanged();
             // What is known counts at once, before anything is waited for.
             let known = self.verdicts().by_certificate.get(certificate.fingerprint()).cloned();
-            if let Some(known) = known
+            if let Some(known) = &known
                 && let PolicyDecision::Refused { rule, detail } = self.policy().decide(&known.verdict)
             {
                 return ConnectFailure::Refused { rule, detail }.to_string();
             }
-            match self.decide(&certificate).await {
-                Ok(verdict) => rest = self.rest(&verdict),
-                Err(refusal) => return refusal.to_string(),
-            }
+            rest = match self.look(&certificate, holds_until, &pause).await {
+                Some(Ok(verdict)) => {
+                    holds_until = verdict.expires_at;
+                    self.rest(&verdict)
+                }
+                Some(Err(refusal)) => return refusal.to_string(),
+                // The next look may bring more.
+                None if known.is_some_and(|known| known.holds(self.now())) => CLOCK_CHECK,
+                None => return "the evidence could not be judged in time".to_owned(),
+            };
+            pause.set(false);
         }
+    }
+
+    /// Decides anew, with a pause from when the verdict before runs out; `None`: not in time.
+    async fn look(
+        &self,
+        certificate: &PeerCertificate,
+        holds_until: Option<UnixSeconds>,
+        pause: &Pause,
+    ) -> Option<Result<Arc<Verdict>, ConnectFailure>> {
+        let deciding = tokio::time::timeout(JUDGED_WITHIN, self.decide(certificate));
+        tokio::pin!(deciding);
+        let now = self.now();
+        let left = holds_until.map_or(JUDGED_WITHIN, |end| {
+            Duration::from_secs(end.plus(1).0.saturating_sub(now.0)).min(JUDGED_WITHIN)
+        });
+        pause.set(left.is_zero());
+        let decided = tokio::select! {
+            biased;
+            decided = &mut deciding => decided,
+            () = tokio::time::sleep(left), if !left.is_zero() && left < JUDGED_WITHIN => {
+                pause.set(true);
+                deciding.await
+            }
+        };
+        decided.ok()
     }
 
     /// How long until the verdict must be looked at again: no longer than the clock may be left out of sight.

@@ -13,6 +13,7 @@ use cocoon_attest::{
 use cocoon_net::{NoLongerAllowed, SecureStream, TlsSettings};
 use support::{ManualClock, NOW, connect, identity, node};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::sync::Semaphore;
 
 const IMAGE: [u8; 32] = [5; 32];
 /// How long the collateral of the test vendor lasts, seconds.
@@ -53,13 +54,19 @@ impl Verifier for Vendor {
 struct Library {
     clock: Arc<ManualClock>,
     closed: AtomicBool,
+    /// Whoever asks waits for one of these.
+    turns: Semaphore,
     refused: AtomicUsize,
 }
+
+/// More than ever ask at a time.
+const ALL_TURNS: u32 = 100;
 
 impl CollateralSource for Library {
     fn fetch<'a>(&'a self, requests: &'a [CollateralRequest]) -> CollateralFuture<'a> {
         use cocoon_net::Clock as _;
         Box::pin(async move {
+            let _turn = self.turns.acquire().await.unwrap();
             if self.closed.load(Ordering::SeqCst) {
                 return Err(CollateralUnavailable {
                     kind: EvidenceKind::FakeTdx,
@@ -92,7 +99,8 @@ impl World {
     fn new() -> Self {
         let clock = ManualClock::at(NOW);
         let (closed, refused) = (AtomicBool::new(false), AtomicUsize::new(0));
-        let library = Arc::new(Library { clock: Arc::clone(&clock), closed, refused });
+        let turns = Semaphore::new(ALL_TURNS as usize);
+        let library = Arc::new(Library { clock: Arc::clone(&clock), closed, turns, refused });
         let vendor = Arc::new(Vendor::default());
         let settings = TlsSettings::new(
             identity("none"),
@@ -186,6 +194,42 @@ async fn collateral_that_runs_out_is_fetched_anew_and_the_connection_stays() {
     world.later(2 * LASTS);
     passes(&mut ours, &mut theirs).await;
     assert!(world.verified() >= 2);
+}
+
+#[tokio::test]
+async fn nothing_passes_on_a_verdict_that_has_run_out_while_new_collateral_is_fetched() {
+    let world = World::new();
+    let (mut ours, mut theirs) = connected(&world, &node("fake_tdx", Policy::any())).await;
+    let busy = world.library.turns.acquire_many(ALL_TURNS).await.unwrap();
+    world.later(LASTS + 1);
+    theirs.io.write_all(b"x").await.unwrap();
+    theirs.io.flush().await.unwrap();
+    // The look has begun, and waits for the library.
+    let mut heard = [0];
+    let (mut reading, mut sent) = (Box::pin(ours.io.read_exact(&mut heard)), false);
+    for _ in 0..100 {
+        tokio::select! {
+            biased;
+            read = &mut reading => { read.unwrap(); sent = true; break }
+            () = tokio::task::yield_now() => {}
+        }
+    }
+    assert!(!sent, "a byte came through on a verdict that has run out");
+    drop(busy);
+    reading.await.unwrap();
+    assert_eq!(heard, *b"x");
+}
+
+#[tokio::test]
+async fn a_look_that_takes_too_long_counts_as_one_that_found_nothing_out() {
+    let world = World::new();
+    let (mut ours, mut theirs) = connected(&world, &node("fake_tdx", Policy::any())).await;
+    let _busy = world.library.turns.acquire_many(ALL_TURNS).await.unwrap();
+    world.later(LASTS);
+    passes(&mut ours, &mut theirs).await;
+    world.later(LASTS + 1);
+    tokio::time::pause();
+    assert!(why_ended(&mut ours).await.contains("in time"));
 }
 
 #[tokio::test]
