@@ -10,6 +10,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
+use crate::judge::Pause;
 use crate::stream::{SecureIo, SecureStream};
 use crate::{ConnectError, ConnectFailure, Renewal, Stage, TlsSettings, peer, pow};
 
@@ -141,7 +142,9 @@ async fn finish(
     // Ours may have been renewed since the handshake began, a moment ago: then it only looks a little younger.
     let ends = certificate.validity().not_after.min(settings.identity().not_after());
     let renewal = Renewal::of(settings.judge().clock(), ends);
-    let io = SecureIo::new(tls, judge.clone().until_refused(certificate));
+    let pause = Pause::default();
+    let until_refused = judge.clone().until_refused(certificate, pause.clone());
+    let io = SecureIo::new(tls, until_refused, pause);
     Ok(SecureStream { io, peer, remote, renewal })
 }
 

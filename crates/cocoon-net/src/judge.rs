@@ -9,6 +9,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::num::NonZero;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -25,6 +26,8 @@ use crate::{Clock, ConnectFailure};
 const LOOK_AGAIN_SECONDS: u64 = 60 * 60;
 /// How often a connection looks at the clock at the least, and how soon it asks again for collateral that could not be had.
 const CLOCK_CHECK: Duration = Duration::from_secs(60);
+/// How long nothing passes on a connection whose verdict has run out, until it is given up.
+const JUDGED_WITHIN: Duration = Duration::from_secs(30);
 /// Most verdicts kept; the oldest go first.
 const MAX_VERDICTS: usize = 4096;
 
@@ -75,6 +78,21 @@ impl Held {
     /// Whether what it rests on has not run out.
     fn holds(&self, now: UnixSeconds) -> bool {
         self.verdict.expires_at.is_none_or(|end| now <= end)
+    }
+}
+
+/// Whether nothing may pass on a connection for now, because what was found about its peer has run out and nothing new is
+/// known yet. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Pause(Arc<AtomicBool>);
+
+impl Pause {
+    pub(crate) fn is_on(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn set(&self, on: bool) {
+        self.0.store(on, Ordering::Relaxed);
     }
 }
 
@@ -278,8 +296,9 @@ impl Judge {
         self.inner.verdicts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for as long as the peer with this certificate is let in, and says why it no longer is.
-    pub async fn until_refused(self, certificate: PeerCertificate) -> String {
+    /// Waits for as long as the peer with this certificate is let in, and says why it no longer is. Sets `pause` meanwhile,
+    /// as it is polled.
+    pub(crate) async fn until_refused(self, certificate: PeerCertificate, pause: Pause) -> String {
         let mut policy = self.changes();
         // It may have changed since the peer was let in.
         policy.mark_changed();
@@ -305,14 +324,15 @@ impl Judge {
                     // Something else is demanded while collateral is waited for.
                     _ = policy.changed() => {}
                     decided = self.decide(&certificate) => break decided,
-                    () = self.lapse(known.as_ref()) => {
-                        return "what its evidence rests on ran out, and there is nothing new yet".to_owned();
+                    () = self.lapse(known.as_ref(), &pause) => {
+                        return "what its evidence rests on ran out, and nothing new was found in time".to_owned();
                     }
                 }
             };
             if let Err(refusal) = decided {
                 return refusal.to_string();
             }
+            pause.set(false);
         }
     }
 
@@ -322,14 +342,17 @@ impl Judge {
         known.filter(|_| self.policy().needs_evidence())
     }
 
-    /// Until what is known no longer holds; for ever where nothing is known.
-    async fn lapse(&self, known: Option<&Held>) {
+    /// Waits until what is known no longer holds, for ever where nothing is known; then nothing may pass, and a last while
+    /// is left for what is new.
+    async fn lapse(&self, known: Option<&Held>, pause: &Pause) {
         let Some((known, end)) = known.and_then(|known| Some((known, known.verdict.expires_at?))) else {
             return std::future::pending().await;
         };
         while known.holds(self.now()) {
             tokio::time::sleep(self.rest_until(end.plus(1))).await;
         }
+        pause.set(true);
+        tokio::time::sleep(JUDGED_WITHIN).await;
     }
 
     /// How long to wait for this time; the clock is not left out of sight for long, since it can be set.

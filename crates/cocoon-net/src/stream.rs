@@ -5,7 +5,7 @@ use std::future::Future;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -13,6 +13,7 @@ use tokio_rustls::TlsStream;
 
 use crate::PeerIdentity;
 use crate::Renewal;
+use crate::judge::Pause;
 use crate::listener::Slot;
 
 /// A connection to a peer that the policy let in.
@@ -29,11 +30,13 @@ pub struct SecureStream {
 }
 
 /// The encrypted byte stream. It counts against its listener's limit until it is dropped, and ends as soon as the
-/// peer is no longer let in: from then on nothing is read or written.
+/// peer is no longer let in: from then on nothing is read or written. While what is known of the peer has run out and is
+/// being found out anew, reading and writing wait.
 pub struct SecureIo {
     tls: TlsStream<TcpStream>,
     slot: Option<Slot>,
     standing: Standing,
+    pause: Pause,
 }
 
 /// Whether the peer is still let in.
@@ -53,20 +56,25 @@ impl SecureIo {
     pub(crate) fn new(
         tls: TlsStream<TcpStream>,
         until_refused: impl Future<Output = String> + Send + 'static,
+        pause: Pause,
     ) -> Self {
-        Self { tls, slot: None, standing: Standing::Good(Box::pin(until_refused)) }
+        Self { tls, slot: None, standing: Standing::Good(Box::pin(until_refused)), pause }
     }
 
     /// Looks before every read and write, so that nothing gets through once the policy has changed.
-    fn check_standing(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+    fn poll_standing(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if let Standing::Good(until_refused) = &mut self.standing
             && let Poll::Ready(why) = until_refused.as_mut().poll(cx)
         {
             self.standing = Standing::Lost(NoLongerAllowed(why));
         }
         match &self.standing {
-            Standing::Good(_) => Ok(()),
-            Standing::Lost(why) => Err(io::Error::new(io::ErrorKind::PermissionDenied, why.clone())),
+            // The future, polled just now, wakes us when the pause is over.
+            Standing::Good(_) if self.pause.is_on() => Poll::Pending,
+            Standing::Good(_) => Poll::Ready(Ok(())),
+            Standing::Lost(why) => {
+                Poll::Ready(Err(io::Error::new(io::ErrorKind::PermissionDenied, why.clone())))
+            }
         }
     }
 
@@ -96,14 +104,14 @@ impl AsyncRead for SecureIo {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        self.check_standing(cx)?;
+        ready!(self.poll_standing(cx))?;
         Pin::new(&mut self.tls).poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for SecureIo {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        self.check_standing(cx)?;
+        ready!(self.poll_standing(cx))?;
         Pin::new(&mut self.tls).poll_write(cx, buf)
     }
 
@@ -112,7 +120,7 @@ impl AsyncWrite for SecureIo {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.check_standing(cx)?;
+        ready!(self.poll_standing(cx))?;
         Pin::new(&mut self.tls).poll_write_vectored(cx, bufs)
     }
 
@@ -121,7 +129,7 @@ impl AsyncWrite for SecureIo {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.check_standing(cx)?;
+        ready!(self.poll_standing(cx))?;
         Pin::new(&mut self.tls).poll_flush(cx)
     }
 

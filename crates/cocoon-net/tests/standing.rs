@@ -16,6 +16,7 @@ use cocoon_attest::{
 use cocoon_net::{Judge, NoLongerAllowed, SecureStream, TlsSettings};
 use support::{ManualClock, NOW, connect, identity, node};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::sync::Semaphore;
 
 const IMAGE: [u8; 32] = [5; 32];
 /// How long the collateral of the test vendor lasts, seconds.
@@ -60,18 +61,19 @@ impl Verifier for Vendor {
 struct Library {
     clock: Arc<ManualClock>,
     closed: AtomicBool,
-    /// It lets those who ask wait for ever.
-    asleep: AtomicBool,
+    /// Whoever asks waits for one of these.
+    turns: Semaphore,
     refused: AtomicUsize,
 }
+
+/// More than ever ask at a time.
+const ALL_TURNS: u32 = 100;
 
 impl CollateralSource for Library {
     fn fetch<'a>(&'a self, requests: &'a [CollateralRequest]) -> CollateralFuture<'a> {
         use cocoon_net::Clock as _;
         Box::pin(async move {
-            if self.asleep.load(Ordering::SeqCst) {
-                std::future::pending::<()>().await;
-            }
+            let _turn = self.turns.acquire().await.unwrap();
             if self.closed.load(Ordering::SeqCst) {
                 return Err(CollateralUnavailable {
                     kind: EvidenceKind::FakeTdx,
@@ -103,8 +105,9 @@ struct World {
 impl World {
     fn new() -> Self {
         let clock = ManualClock::at(NOW);
-        let (closed, asleep, refused) = Default::default();
-        let library = Arc::new(Library { clock: Arc::clone(&clock), closed, asleep, refused });
+        let (closed, refused) = (AtomicBool::new(false), AtomicUsize::new(0));
+        let turns = Semaphore::new(ALL_TURNS as usize);
+        let library = Arc::new(Library { clock: Arc::clone(&clock), closed, turns, refused });
         let vendor = Arc::new(Vendor::default());
         let settings = TlsSettings::new(
             identity("none"),
@@ -182,7 +185,7 @@ async fn a_peer_whose_image_leaves_the_list_is_dropped_before_another_byte_goes_
 async fn a_peer_whose_image_leaves_the_list_is_dropped_also_while_new_collateral_is_waited_for() {
     let world = World::new();
     let (mut ours, mut theirs) = connected(&world, &node("fake_tdx", Policy::any())).await;
-    world.library.asleep.store(true, Ordering::SeqCst);
+    let _busy = world.library.turns.acquire_many(ALL_TURNS).await.unwrap();
     world.later(3600);
     passes(&mut ours, &mut theirs).await;
     world.settings.set_policy(Policy::fake_tdx().with_image_hashes([[9; 32]]).unwrap());
@@ -264,15 +267,39 @@ async fn collateral_that_runs_out_is_fetched_anew_and_the_connection_stays() {
 }
 
 #[tokio::test]
-async fn nothing_gets_through_once_collateral_has_run_out_however_long_new_one_takes() {
+async fn nothing_passes_on_a_verdict_that_has_run_out_while_new_collateral_is_fetched() {
     let world = World::new();
     let (mut ours, mut theirs) = connected(&world, &node("fake_tdx", Policy::any())).await;
-    world.library.asleep.store(true, Ordering::SeqCst);
+    let busy = world.library.turns.acquire_many(ALL_TURNS).await.unwrap();
+    world.later(LASTS + 1);
+    theirs.io.write_all(b"x").await.unwrap();
+    theirs.io.flush().await.unwrap();
+    // The look has begun, and waits for the library.
+    let mut heard = [0];
+    let (mut reading, mut sent) = (Box::pin(ours.io.read_exact(&mut heard)), false);
+    for _ in 0..100 {
+        tokio::select! {
+            biased;
+            read = &mut reading => { read.unwrap(); sent = true; break }
+            () = tokio::task::yield_now() => {}
+        }
+    }
+    assert!(!sent, "a byte came through on a verdict that has run out");
+    drop(busy);
+    reading.await.unwrap();
+    assert_eq!(heard, *b"x");
+}
+
+#[tokio::test]
+async fn a_look_that_takes_too_long_counts_as_one_that_found_nothing_out() {
+    let world = World::new();
+    let (mut ours, mut theirs) = connected(&world, &node("fake_tdx", Policy::any())).await;
+    let _busy = world.library.turns.acquire_many(ALL_TURNS).await.unwrap();
     world.later(LASTS);
     passes(&mut ours, &mut theirs).await;
     world.later(LASTS + 1);
-    let error = ours.io.write_all(b"a secret").await.unwrap_err();
-    assert!(error.to_string().contains("ran out"), "{error}");
+    tokio::time::pause();
+    assert!(why_ended(&mut ours).await.contains("in time"));
 }
 
 #[tokio::test]

@@ -39,7 +39,7 @@ pub struct GpuVerdict {
     pub expires_at: Option<UnixSeconds>,
     /// Names of the checks that failed for want of an answer of NVIDIA's, and for nothing else.
     #[serde(skip)]
-    pub(super) unanswered: BTreeSet<String>,
+    pub unanswered: BTreeSet<String>,
 }
 
 impl GpuVerdict {

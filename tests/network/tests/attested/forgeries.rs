@@ -20,11 +20,11 @@ const SNP_MEASUREMENT: usize = 0x90;
 /// Not the key of anybody here.
 const ANOTHER_KEY: ReportData = ReportData([9; 64]);
 
-pub struct Forgery {
-    pub what: &'static str,
-    pub source: Arc<dyn EvidenceSource>,
-    pub rule: &'static str,
-    pub check: &'static str,
+pub(crate) struct Forgery {
+    pub(crate) what: &'static str,
+    pub(crate) source: Arc<dyn EvidenceSource>,
+    pub(crate) rule: &'static str,
+    pub(crate) check: &'static str,
 }
 
 type Change = dyn Fn(&ReportData) -> Evidence + Send + Sync;
@@ -87,7 +87,7 @@ fn revoked(world: &World, image: &str) -> Arc<dyn EvidenceSource> {
 }
 
 /// By which Intel revokes a machine.
-pub fn platform_serial(world: &World, number: u32) -> Vec<u8> {
+pub(crate) fn platform_serial(world: &World, number: u32) -> Vec<u8> {
     world.vendors.intel().machine(number).platform().serial().to_vec()
 }
 
@@ -116,7 +116,7 @@ fn mislabelled(world: &World, image: &str) -> Arc<dyn EvidenceSource> {
 }
 
 /// All of them, for a node that should run this image.
-pub fn all(world: &World, image: &str) -> Vec<Forgery> {
+pub(crate) fn all(world: &World, image: &str) -> Vec<Forgery> {
     const KIND: &str = "evidence_kind";
     const VERIFICATION: &str = "verification";
     let (tdx, snp) = (world.tdx(MACHINE, image), world.snp(MACHINE, image));

@@ -27,20 +27,20 @@ use cocoon_worker::Worker;
 use serde_json::Value;
 
 /// The images that the root configuration lists: one for proxies, two for workers.
-pub const PROXY_IMAGE: &str = "proxy";
-pub const WORKER_IMAGE: &str = "worker";
-pub const NEXT_WORKER_IMAGE: &str = "worker, next version";
+pub(crate) const PROXY_IMAGE: &str = "proxy";
+pub(crate) const WORKER_IMAGE: &str = "worker";
+pub(crate) const NEXT_WORKER_IMAGE: &str = "worker, next version";
 /// The machine that the proxy runs on; others have other numbers.
-pub const PROXY_MACHINE: u32 = 0;
+pub(crate) const PROXY_MACHINE: u32 = 0;
 /// A platform model that Intel says is out of date.
-pub const OLD_MODEL: [u8; 6] = *b"\xff\x00OLD\x00";
+pub(crate) const OLD_MODEL: [u8; 6] = *b"\xff\x00OLD\x00";
 /// Stands in every prompt, and in nothing else.
-pub const MARKER: &str = "what nobody else may read";
+pub(crate) const MARKER: &str = "what nobody else may read";
 /// Longer than a verdict is good for without another look.
-pub const NEXT_LOOK: Duration = Duration::from_secs(60 * 60 + 1);
+pub(crate) const NEXT_LOOK: Duration = Duration::from_secs(60 * 60 + 1);
 
 /// What the vendors publish. Everything follows from the network's seed, but for what a test changes here.
-pub struct Shelf {
+pub(crate) struct Shelf {
     vendors: Vendors,
     clock: Arc<ManualClock>,
     changes: Mutex<Changes>,
@@ -48,15 +48,15 @@ pub struct Shelf {
 }
 
 #[derive(Default)]
-pub struct Changes {
+pub(crate) struct Changes {
     /// Vendors that do not answer.
-    pub silent: Vec<EvidenceKind>,
+    pub(crate) silent: Vec<EvidenceKind>,
     /// How long what Intel publishes lasts; a month unless set.
-    pub intel_lasts: Option<Duration>,
+    pub(crate) intel_lasts: Option<Duration>,
     /// Serial numbers of Intel platforms.
-    pub revoked_platforms: Vec<Vec<u8>>,
+    pub(crate) revoked_platforms: Vec<Vec<u8>>,
     /// Serial numbers of NVIDIA devices.
-    pub revoked_gpus: Vec<Vec<u8>>,
+    pub(crate) revoked_gpus: Vec<Vec<u8>>,
 }
 
 impl Shelf {
@@ -88,29 +88,29 @@ impl Shelf {
     }
 
     /// What a test changes.
-    pub fn changes(&self) -> MutexGuard<'_, Changes> {
+    pub(crate) fn changes(&self) -> MutexGuard<'_, Changes> {
         self.changes.lock().unwrap()
     }
 
     /// How often anything was asked for.
-    pub fn asked(&self) -> usize {
+    pub(crate) fn asked(&self) -> usize {
         self.asked.load(Ordering::SeqCst)
     }
 }
 
 /// The vendors, the time, and everybody's demands.
-pub struct World {
-    pub log: Log,
-    pub vendors: Vendors,
-    pub clock: Arc<ManualClock>,
-    pub shelf: Arc<Shelf>,
+pub(crate) struct World {
+    pub(crate) log: Log,
+    pub(crate) vendors: Vendors,
+    pub(crate) clock: Arc<ManualClock>,
+    pub(crate) shelf: Arc<Shelf>,
     verifiers: Arc<VerifierSet>,
     collateral: Arc<dyn CollateralSource>,
     judges: Mutex<Vec<Judge>>,
 }
 
 impl World {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let log = Log::capture();
         let (vendors, clock) = (Vendors::from_seed(&[7; 32]), ManualClock::new());
         let verifiers = Arc::new(OperatorPolicy::default().verifiers(&vendors.test_roots()).unwrap());
@@ -126,17 +126,17 @@ impl World {
     }
 
     /// A simulated TDX machine.
-    pub fn tdx(&self, number: u32, image: &str) -> Arc<dyn EvidenceSource> {
+    pub(crate) fn tdx(&self, number: u32, image: &str) -> Arc<dyn EvidenceSource> {
         Arc::new(self.vendors.tdx(number, image))
     }
 
     /// A simulated SEV-SNP machine.
-    pub fn snp(&self, number: u32, image: &str) -> Arc<dyn EvidenceSource> {
+    pub(crate) fn snp(&self, number: u32, image: &str) -> Arc<dyn EvidenceSource> {
         Arc::new(self.vendors.snp(number, image))
     }
 
     /// A simulated TDX machine with a GPU.
-    pub fn tdx_with_gpu(&self, number: u32, image: &str) -> Arc<dyn EvidenceSource> {
+    pub(crate) fn tdx_with_gpu(&self, number: u32, image: &str) -> Arc<dyn EvidenceSource> {
         let gpus = Arc::new(self.vendors.gpus(number, 1));
         Arc::new(WithGpus { machine: self.tdx(number, image), gpus })
     }
@@ -154,12 +154,12 @@ impl World {
     }
 
     /// A node of its own key that shows this machine and demands this.
-    pub fn node(&self, source: Arc<dyn EvidenceSource>, policy: Policy) -> TlsSettings {
+    pub(crate) fn node(&self, source: Arc<dyn EvidenceSource>, policy: Policy) -> TlsSettings {
         self.settings(self.identity(source), policy)
     }
 
     /// The root configuration with all images and the model.
-    pub fn root(&self) -> RootConfig {
+    pub(crate) fn root(&self) -> RootConfig {
         let mut root = root();
         for kind in [EvidenceKind::Tdx, EvidenceKind::SevSnp] {
             let hash = |image| self.vendors.image_hash(kind, image).unwrap();
@@ -171,12 +171,12 @@ impl World {
     }
 
     /// A proxy on this machine, which lets in only workers that are attested and listed.
-    pub async fn network(&self, proxy: Arc<dyn EvidenceSource>) -> Network {
+    pub(crate) async fn network(&self, proxy: Arc<dyn EvidenceSource>) -> Network {
         self.network_demanding(proxy, Policy::tee(), true).await
     }
 
     /// A proxy that demands something else of workers.
-    pub async fn network_demanding(
+    pub(crate) async fn network_demanding(
         &self,
         proxy: Arc<dyn EvidenceSource>,
         worker_policy: Policy,
@@ -189,7 +189,7 @@ impl World {
     }
 
     /// A worker on this machine that demands an attested and listed proxy, and its fingerprint.
-    pub async fn worker(
+    pub(crate) async fn worker(
         &self,
         network: &Network,
         number: u8,
@@ -208,14 +208,14 @@ impl World {
     }
 
     /// A gateway that demands attested and listed proxies and workers, and is ready.
-    pub async fn gateway(&self, network: &Network) -> Gateway {
+    pub(crate) async fn gateway(&self, network: &Network) -> Gateway {
         let gateway = self.gateway_of(network.proxy.clients_addr(), network, |_| ()).await;
         within("the gateway to be ready", gateway.ready()).await;
         gateway
     }
 
     /// A gateway of any proxy that differs; not ready yet.
-    pub async fn gateway_of(
+    pub(crate) async fn gateway_of(
         &self,
         proxy: std::net::SocketAddr,
         network: &Network,
@@ -234,12 +234,12 @@ impl World {
     }
 
     /// Has every connection look whether its peer is still let in.
-    pub fn look_again(&self) {
+    pub(crate) fn look_again(&self) {
         self.judges.lock().unwrap().iter().for_each(Judge::look_again);
     }
 
     /// Time passes, everybody looks, and at least one has asked the vendors.
-    pub async fn later(&self, by: Duration) {
+    pub(crate) async fn later(&self, by: Duration) {
         let before = self.shelf.asked();
         self.clock.advance(by);
         self.look_again();
@@ -247,7 +247,7 @@ impl World {
     }
 
     /// Dials `address` as a node that shows this machine, and demands nothing.
-    pub async fn dial(
+    pub(crate) async fn dial(
         &self,
         address: std::net::SocketAddr,
         source: Arc<dyn EvidenceSource>,
@@ -266,12 +266,12 @@ fn fingerprint(settings: &TlsSettings) -> String {
 }
 
 /// A request with the marker in its prompt.
-pub fn marked() -> Ask {
+pub(crate) fn marked() -> Ask {
     mark(Ask::default())
 }
 
 /// The same, streamed.
-pub fn marked_stream() -> Ask {
+pub(crate) fn marked_stream() -> Ask {
     mark(Ask::streamed())
 }
 
@@ -281,17 +281,17 @@ fn mark(mut ask: Ask) -> Ask {
 }
 
 /// Whether the marker stands in what somebody heard.
-pub fn has_marker(heard: &[u8]) -> bool {
+pub(crate) fn has_marker(heard: &[u8]) -> bool {
     heard.windows(MARKER.len()).any(|window| window == MARKER.as_bytes())
 }
 
 /// Asks with the marker in the prompt.
-pub async fn ask(gateway: &Gateway) -> Reply {
+pub(crate) async fn ask(gateway: &Gateway) -> Reply {
     post(gateway.http_addr(), &marked().body).await
 }
 
 /// Asks until the answer has this status: what changed reaches everybody soon, and nothing tells when.
-pub async fn ask_until(gateway: &Gateway, status: u16) -> Reply {
+pub(crate) async fn ask_until(gateway: &Gateway, status: u16) -> Reply {
     within(&format!("an answer of status {status}"), async {
         loop {
             let reply = ask(gateway).await;
@@ -305,25 +305,25 @@ pub async fn ask_until(gateway: &Gateway, status: u16) -> Reply {
 }
 
 /// A page of the gateway.
-pub async fn page(gateway: &Gateway, path: &str) -> Value {
+pub(crate) async fn page(gateway: &Gateway, path: &str) -> Value {
     let reply = get(gateway.http_addr(), path).await;
     assert_eq!(reply.status, 200, "{reply:?}");
     serde_json::from_str(&reply.body).unwrap()
 }
 
 /// The body of a reply.
-pub fn json(reply: &Reply) -> Value {
+pub(crate) fn json(reply: &Reply) -> Value {
     serde_json::from_str(&reply.body).unwrap_or_else(|_| panic!("no JSON: {reply:?}"))
 }
 
 /// The worker that answered.
-pub fn answered_by(reply: &Reply) -> Value {
+pub(crate) fn answered_by(reply: &Reply) -> Value {
     assert_eq!(reply.status, 200, "{reply:?}");
     json(reply)["cocoon"]["worker"].clone()
 }
 
 /// Waits until no proxy is connected because of this, and checks that callers are told so.
-pub async fn refused_because(gateway: &Gateway, rule: &str, check: &str) {
+pub(crate) async fn refused_because(gateway: &Gateway, rule: &str, check: &str) {
     let told = || gateway.last_failure().is_some_and(|why| why.contains(rule) && why.contains(check));
     until(&format!("a failure because of {rule} and {check}"), told).await;
     let reply = ask(gateway).await;
