@@ -18,8 +18,8 @@ const AT_ONCE: Duration = Duration::from_secs(2);
 fn last_error(reply: &Reply) -> Value {
     assert_eq!(reply.status, 200, "the answer had begun: {reply:?}");
     assert!(!reply.body.contains("[DONE]"), "presented as complete: {reply:?}");
-    let events = reply.body.lines().filter_map(|line| line.strip_prefix("data: "));
-    let last = events.last().and_then(|event| serde_json::from_str::<Value>(event).ok());
+    let mut events = reply.body.lines().filter_map(|line| line.strip_prefix("data: "));
+    let last = events.next_back().and_then(|event| serde_json::from_str::<Value>(event).ok());
     last.unwrap_or_else(|| panic!("no event at the end: {reply:?}"))["error"].clone()
 }
 
