@@ -143,7 +143,9 @@ fn gpus_are_judged_as_the_policy_demands() {
         let mut verdict = judge(&fake_evidence(&[1; 32]), &[1; 32]);
         verdict.gpu = gpu.map(|outcome| {
             let check = Check { name: "gpu0.signature".to_owned(), outcome, detail: "looked".to_owned() };
-            GpuVerdict { checks: vec![check], ..GpuVerdict::default() }
+            let mut judged = GpuVerdict::default();
+            judged.checks.push(check);
+            judged
         });
         verdict
     };
