@@ -276,7 +276,8 @@ impl VerifierSet {
         Self::default()
     }
 
-    /// The verifiers that this crate has: simulated evidence only, so far.
+    /// The verifier that needs no policy: of the published fake evidence. Others come with an
+    /// [`OperatorPolicy`](crate::OperatorPolicy).
     #[must_use]
     pub fn built_in() -> Self {
         Self::new().with(EvidenceKind::FakeTdx, Arc::new(FakeTdxVerifier))

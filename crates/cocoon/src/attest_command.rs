@@ -11,7 +11,7 @@ use base64::engine::general_purpose::STANDARD;
 use cocoon_attest::{EvidenceKind, EvidenceSource, ReportData};
 use serde_json::json;
 
-use crate::attestation::Machine;
+use crate::attestation;
 use crate::cli::{Attest, AttestCommand, MakeEvidence, ShowEvidence};
 use crate::config::{Present, Root, Shown};
 use crate::signals::Signals;
@@ -52,7 +52,7 @@ async fn make(options: MakeEvidence) -> anyhow::Result<ExitCode> {
     let shown =
         Shown { present, gpus: false, seal_keys: false, simulated_machine: options.simulated_machine };
     let root = Root { simulated_seed_file: options.simulated_seed, ..Root::default() };
-    let source = Machine::open(&options.simulated_image, &shown, &root)?.source;
+    let source = attestation::source(&options.simulated_image, &shown, &root)?;
     if source.kind() == EvidenceKind::None {
         bail!(
             "this machine makes no evidence: no Intel trust domain and no SEV-SNP guest; see `cocoon doctor`"

@@ -1,8 +1,9 @@
 //! What a node shows of its machine and demands of others, put together from its configuration.
 //!
-//! On a test network machines may be simulated: their evidence is complete and signed as real evidence is, under roots
-//! that follow from the network's seed, and goes through the verifiers that production uses. Nobody trusts those roots
-//! without the seed, and no node takes a seed outside a test network.
+//! On a test network machines may be simulated: their evidence is complete and signed as real evidence is, under test
+//! roots, and goes through the verifiers that production uses. A node trusts those roots only with the network's seed,
+//! and takes no seed outside a test network. Intel's and NVIDIA's follow from the seed; AMD's are the same everywhere,
+//! with public keys.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -27,41 +28,53 @@ const SIMULATED_GPUS: u8 = 1;
 /// The folder for collateral in a node's directory.
 const CACHE: &str = "collateral";
 
-/// The machine that a node runs on, as far as it proves anything.
-pub(crate) struct Machine {
-    /// What it shows.
-    pub(crate) source: Arc<dyn EvidenceSource>,
-    /// What seals the node's keys; `None` where they are to lie open.
-    pub(crate) sealing: Option<Arc<dyn SealingKey>>,
+/// Where a node's evidence comes from: the machine that is configured, with this image where it is simulated.
+///
+/// # Errors
+/// It is simulated outside a test network or without the network's seed, or cannot be used.
+pub(crate) fn source(image: &str, shown: &Shown, root: &Root) -> anyhow::Result<Arc<dyn EvidenceSource>> {
+    if let Some(kind) = simulated_kind(shown.present) {
+        let (vendors, number) = (simulating(root)?, shown.simulated_machine);
+        let machine = vendors.source(kind, number, image).context("nobody simulates this kind")?;
+        let gpus = || Arc::new(vendors.gpus(number, SIMULATED_GPUS));
+        return Ok(if shown.gpus { Arc::new(WithGpus { machine, gpus: gpus() }) } else { machine });
+    }
+    let machine = cocoon_tee::open(shown.present.name())?;
+    if cocoon_tee::is_simulated(machine.as_ref()) && !root.is_test {
+        bail!("attestation.present = {:?} is for test networks only", shown.present.name());
+    }
+    if shown.gpus { with_gpus(machine) } else { Ok(machine) }
 }
 
-impl Machine {
-    /// The machine that is configured, with this image where it is simulated.
-    ///
-    /// # Errors
-    /// It is simulated outside a test network or without the network's seed, or cannot be used.
-    pub(crate) fn open(image: &str, shown: &Shown, root: &Root) -> anyhow::Result<Self> {
-        if let Some(kind) = simulated_kind(shown.present) {
-            let hint = "a simulated machine needs root.simulated_seed_file, which `cocoon up` makes";
-            let vendors = vendors(root)?.context(hint)?;
-            let number = shown.simulated_machine;
-            let machine = vendors.source(kind, number, image).context("nobody simulates this kind")?;
-            let source: Arc<dyn EvidenceSource> = if shown.gpus {
-                Arc::new(WithGpus { machine, gpus: Arc::new(vendors.gpus(number, SIMULATED_GPUS)) })
-            } else {
-                machine
-            };
-            let sealing = shown.seal_keys.then(|| Arc::new(vendors.sealing(number, image)) as _);
-            return Ok(Self { source, sealing });
-        }
-        let source = cocoon_tee::open(shown.present.name())?;
-        if cocoon_tee::is_simulated(source.as_ref()) && !root.is_test {
-            bail!("attestation.present = {:?} is for test networks only", shown.present.name());
-        }
-        let sealing = if shown.seal_keys { Some(sealing(source.kind())?) } else { None };
-        let source = if shown.gpus { with_gpus(source)? } else { source };
-        Ok(Self { source, sealing })
+/// What seals a node's keys; `None` where they are to lie open.
+///
+/// # Errors
+/// The machine that is configured seals nothing.
+pub(crate) fn sealing(
+    image: &str,
+    shown: &Shown,
+    root: &Root,
+) -> anyhow::Result<Option<Arc<dyn SealingKey>>> {
+    if !shown.seal_keys {
+        return Ok(None);
     }
+    if simulated_kind(shown.present).is_some() {
+        return Ok(Some(Arc::new(simulating(root)?.sealing(shown.simulated_machine, image))));
+    }
+    let key: Arc<dyn SealingKey> = match cocoon_tee::open(shown.present.name())?.kind() {
+        EvidenceKind::SevSnp => {
+            let tsm = ConfigfsTsm::open(ConfigfsTsm::USUAL_BASE.as_ref());
+            Arc::new(SnpSealing::open(&tsm).context("attestation.seal_keys")?)
+        }
+        EvidenceKind::Tdx => Arc::new(NoSealing::tdx()),
+        _ => Arc::new(NoSealing::none()),
+    };
+    key.version().context("attestation.seal_keys")?;
+    Ok(Some(key))
+}
+
+fn simulating(root: &Root) -> anyhow::Result<Vendors> {
+    vendors(root)?.context("a simulated machine needs root.simulated_seed_file, which `cocoon up` makes")
 }
 
 /// The machine and its GPUs, through their driver.
@@ -83,20 +96,6 @@ fn simulated_kind(present: Present) -> Option<EvidenceKind> {
         Present::SimulatedSevSnp => Some(EvidenceKind::SevSnp),
         _ => None,
     }
-}
-
-/// What seals keys on a real machine of this kind.
-fn sealing(kind: EvidenceKind) -> anyhow::Result<Arc<dyn SealingKey>> {
-    let key: Arc<dyn SealingKey> = match kind {
-        EvidenceKind::SevSnp => {
-            let tsm = ConfigfsTsm::open(ConfigfsTsm::USUAL_BASE.as_ref());
-            Arc::new(SnpSealing::open(&tsm).context("attestation.seal_keys")?)
-        }
-        EvidenceKind::Tdx => Arc::new(NoSealing::tdx()),
-        _ => Arc::new(NoSealing::none()),
-    };
-    key.version().context("attestation.seal_keys")?;
-    Ok(key)
 }
 
 /// The vendors of the network's simulated machines, where it has any.

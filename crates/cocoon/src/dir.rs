@@ -72,7 +72,7 @@ pub(crate) fn write_whole(path: &Path, text: &str) -> anyhow::Result<()> {
     }
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut file = tempfile::NamedTempFile::new_in(directory).with_context(failed)?;
-    file.write_all(text.as_bytes()).with_context(failed)?;
+    file.write_all(text.as_bytes()).and_then(|()| file.as_file().sync_all()).with_context(failed)?;
     file.persist(path).with_context(failed)?;
     Ok(())
 }

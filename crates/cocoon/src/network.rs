@@ -1,7 +1,7 @@
 //! A whole network in this process: a gateway, a proxy and workers, over real connections on the loopback interface.
 //!
 //! Two things are simulated. The machines: proxy and workers show complete evidence of simulated Intel and AMD machines, under
-//! roots that only this network trusts, and everybody verifies it as in production. The coins: the chain is embedded, real
+//! test roots that nobody trusts without the network's seed, and everybody verifies it as in production. The coins: the chain is embedded, real
 //! contracts on a real virtual machine, with a faucet.
 
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener};
@@ -315,6 +315,7 @@ fn gateway_file(dir: &StateDir, root: &Root, ports: &Ports) -> GatewayFile {
         dir: absolute(&dir.path().join("gateway")),
         root: root.clone(),
         check_proxy_hashes: true,
+        check_worker_hashes: true,
         attestation: GatewayAttestation {
             require: Require::Tee,
             require_of_workers: Require::Tee,

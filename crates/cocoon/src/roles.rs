@@ -19,7 +19,7 @@ use cocoon_ton::{Address, SigningKey, Wallet};
 use cocoon_worker::{Worker, WorkerConfig};
 use zeroize::Zeroizing;
 
-use crate::attestation::{Judging, Machine, Whom, real_enough};
+use crate::attestation::{self, Judging, Whom, real_enough};
 use crate::config::{
     ChainFile, EngineFile, GatewayFile, ProxyFile, Require, RoleFile, Root, WorkerFile, required,
 };
@@ -180,8 +180,7 @@ fn worker_demands(file: &GatewayFile, tls: &Tls) -> anyhow::Result<Option<Worker
     let (judging, clock) = (&tls.judging, Arc::clone(&tls.clock));
     let policy = judging.policy(require, Whom::Worker)?;
     let judge = Judge::new(judging.verifiers(), policy, Some(judging.collateral()), clock);
-    // With the proxies' images on the root's list, the workers' are to be, too.
-    Ok(Some(WorkerDemands { judge, listed_images: file.check_proxy_hashes }))
+    Ok(Some(WorkerDemands { judge, listed_images: file.check_worker_hashes }))
 }
 
 /// Starts a proxy.
@@ -486,10 +485,7 @@ pub(crate) fn open_dir<T: RoleFile>(file: &T) -> anyhow::Result<StateDir> {
 /// # Errors
 /// The machine that is configured cannot be used.
 pub(crate) fn sealing<T: RoleFile>(file: &T) -> anyhow::Result<Option<Arc<dyn SealingKey>>> {
-    if !file.shown().seal_keys {
-        return Ok(None);
-    }
-    Ok(Machine::open(image::<T>(), &file.shown(), file.root())?.sealing)
+    attestation::sealing(image::<T>(), &file.shown(), file.root())
 }
 
 /// The name of the image that a role runs in where its machine is simulated.
@@ -507,7 +503,7 @@ struct Tls {
 
 impl Tls {
     fn open<T: RoleFile>(file: &T, dir: &StateDir, judging: Judging) -> anyhow::Result<Self> {
-        let source = Machine::open(image::<T>(), &file.shown(), file.root())?.source;
+        let source = attestation::source(image::<T>(), &file.shown(), file.root())?;
         let key = node_key(dir, source.as_ref())?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let identity = NodeIdentity::new(key, source, clock.now()).context("cannot make the certificate")?;

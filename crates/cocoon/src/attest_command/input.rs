@@ -85,7 +85,8 @@ async fn from_node(address: &str) -> anyhow::Result<Found> {
     let identity = NodeIdentity::new(NodeKey::generate(), source, SystemClock.now())?;
     let verifiers = Arc::new(VerifierSet::new());
     let settings = TlsSettings::new(identity, verifiers, Policy::any(), None, Arc::new(SystemClock))?;
-    let stream = dial(address, &settings, &DialOptions::default()).await?;
+    let stream = dial(address, &settings, &DialOptions::default()).await;
+    let stream = stream.map_err(|error| NoEvidence(error.to_string()))?;
     let certificate = PeerCertificate::parse(&stream.peer.certificate)?;
     let what = What::Certificate(Box::new(certificate));
     Ok(Found { name: address.to_owned(), role: None, what })

@@ -73,6 +73,7 @@ fn print(all: &[Judged<'_>], now: UnixSeconds) -> anyhow::Result<()> {
         let report = attest_report::text(&judged.verdict, Some(&judged.decision), now, style);
         terminal::print(&format!("{report}\n"))?;
     }
+    terminal::print("The root contract's lists were not consulted; --image says which image it must be.\n")?;
     if all.len() > 1 {
         let good = all.iter().filter(|judged| judged.holds()).count();
         terminal::print(&format!("{good} of {} nodes: evidence holds and is let in\n", all.len()))?;

@@ -33,8 +33,9 @@ SOURCE is one of
 /// Verify evidence: one line for each check, and what a policy says to it.
 ///
 /// Fetches what verifying takes (revocation lists, TCB information) from the vendors' services, or a cache; nothing that
-/// is fetched is trusted. Without a policy the strict default holds. Ends with 0 where all evidence holds and the policy
-/// lets it in, with 1 where it does not, and with 2 where there is no evidence to be read.
+/// is fetched is trusted. Without a policy the strict default holds; which images a network lists is not looked up, name
+/// them with --image. Ends with 0 where all evidence holds and the policy lets it in, with 1 where it does not, and with 2
+/// where there is no evidence to be read or nobody to be reached.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

@@ -13,7 +13,7 @@ const MAX_WORKERS: i64 = 64;
 ///
 /// All run in one process, over real connections on the loopback interface, on an embedded TON chain with real contracts
 /// and coins from a faucet. Proxy and workers run on simulated machines: their evidence is complete and verified as in
-/// production, under roots that only this network trusts.
+/// production, under test roots that nobody trusts without its seed.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Files in DIR:

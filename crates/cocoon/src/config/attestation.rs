@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use cocoon_attest::OperatorPolicy;
 use cocoon_collateral::{ApiKey, FetcherOptions, PccsTrust};
 use serde::{Deserialize, Serialize};
@@ -218,7 +218,10 @@ impl CollateralFile {
     pub(crate) fn options(&self, cache_dir: Option<PathBuf>) -> anyhow::Result<FetcherOptions> {
         let key = self.nvidia_key_file.as_deref().map(|path| keys::load_text(path, MAX_KEY_BYTES));
         let pccs_trust = match (&self.pccs_ca_file, self.pccs_any_certificate) {
-            (_, true) => PccsTrust::Anybody,
+            (Some(_), true) => {
+                bail!("pccs_ca_file says who is trusted, and pccs_any_certificate that anybody is")
+            }
+            (None, true) => PccsTrust::Anybody,
             (Some(path), false) => PccsTrust::CaFile(path.clone()),
             (None, false) => PccsTrust::PublicRoots,
         };

@@ -30,6 +30,8 @@ pub(crate) struct GatewayFile {
     pub(crate) secret_file: Option<PathBuf>,
     /// Whether a proxy's image hash must be on the root's list.
     pub(crate) check_proxy_hashes: bool,
+    /// Whether a worker's image hash must be on the root's list, too, where workers are judged here.
+    pub(crate) check_worker_hashes: bool,
     /// Whether to offer protocol extensions.
     pub(crate) extensions: bool,
     /// The root contract.
@@ -111,6 +113,7 @@ impl Default for GatewayFile {
             owner: None,
             secret_file: None,
             check_proxy_hashes: false,
+            check_worker_hashes: false,
             extensions: true,
             root: Root::default(),
             chain: ChainFile::default(),

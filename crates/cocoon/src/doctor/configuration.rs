@@ -268,8 +268,9 @@ impl Wants {
 
     async fn made(&self, name: &str, shown: Shown) -> Check {
         let source = shown.present.name();
-        let opened = match attestation::Machine::open(self.image, &shown, &self.root) {
-            Ok(opened) => opened.source,
+        let sealing = attestation::sealing(self.image, &shown, &self.root);
+        let opened = match sealing.and_then(|_| attestation::source(self.image, &shown, &self.root)) {
+            Ok(opened) => opened,
             Err(error) => {
                 let mend = "choose another attestation.present, or mend what is said here";
                 return Check::problem(GROUP, name, format!("{error:#}"), mend);
