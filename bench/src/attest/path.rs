@@ -157,7 +157,8 @@ async fn ask(pair: &mut Pair, questions: u32) -> anyhow::Result<()> {
 /// is what the looking itself takes.
 fn look(pair: &Pair, nodes: &Nodes) -> anyhow::Result<Cost> {
     let certificate = PeerCertificate::parse(&pair.dialled.peer.certificate)?;
-    let mut standing = pin!(nodes.dialling.judge().clone().until_refused(certificate));
+    let mut standing =
+        pin!(nodes.dialling.judge().clone().until_refused(certificate, cocoon_net::Pause::default()));
     let mut context = Context::from_waker(Waker::noop());
     let mut lost = standing.as_mut().poll(&mut context).is_ready();
     let watch = Stopwatch::of_thread();

@@ -84,10 +84,12 @@ impl Held {
 /// Whether nothing may pass on a connection for now, because what was found about its peer has run out and nothing new is
 /// known yet. Clones share it.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Pause(Arc<AtomicBool>);
+pub struct Pause(Arc<AtomicBool>);
 
 impl Pause {
-    pub(crate) fn is_on(&self) -> bool {
+    /// Whether it is on.
+    #[must_use]
+    pub fn is_on(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
 
@@ -298,7 +300,7 @@ impl Judge {
 
     /// Waits for as long as the peer with this certificate is let in, and says why it no longer is. Sets `pause` meanwhile,
     /// as it is polled.
-    pub(crate) async fn until_refused(self, certificate: PeerCertificate, pause: Pause) -> String {
+    pub async fn until_refused(self, certificate: PeerCertificate, pause: Pause) -> String {
         let mut policy = self.changes();
         // It may have changed since the peer was let in.
         policy.mark_changed();

@@ -28,7 +28,7 @@ pub use clock::{Clock, MonotonicClock, SystemClock};
 pub use connect::{AcceptOptions, DialOptions, accept, dial};
 pub use error::{ConnectError, ConnectFailure, Stage};
 pub use identity::{CERTIFICATE_LIFETIME, IdentityError, NodeIdentity, NodeKey, spawn_rotation};
-pub use judge::Judge;
+pub use judge::{Judge, Pause};
 pub use listener::{Listener, ListenerOptions};
 pub use pages::{PageListener, PageStream};
 pub use peer::PeerIdentity;
