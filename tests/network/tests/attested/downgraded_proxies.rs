@@ -79,11 +79,11 @@ async fn an_honest_proxy_does_hear_the_prompt() {
     let hearing = async {
         within("the prompt", FakeProxy::request(&mut peer)).await.expect("a request");
     };
-    within("the gateway to be ready", async { tokio::join!(gateway.ready()) }).await;
+    within("the gateway to be ready", gateway.ready()).await;
     tokio::select! {
         () = hearing => {}
         reply = ask(&gateway) => panic!("answered by nobody: {reply:?}"),
     }
-    gateway.shutdown().await;
+    drop(gateway);
     assert!(has_marker(&peer.heard().await));
 }
