@@ -31,8 +31,25 @@ pub(crate) fn text(
         }
     }
     text.push('\n');
+    text += &found(verdict);
+    text += &field("holds until", &expiry(verdict.expires_at, now));
+    text.push('\n');
+    text += &format!("{}\n", conclusion(verdict, style));
+    if let Some(decision) = decision {
+        text += &format!("{}\n", policy(decision, style));
+    }
+    text
+}
+
+/// What evidence says, without a word on whether it is true.
+pub(crate) fn claims(verdict: &Verdict, style: Style) -> String {
+    format!("{}\n{}", style.bold(&format!("{} evidence", verdict.kind)), found(verdict))
+}
+
+/// Image hash, measurements and GPUs.
+fn found(verdict: &Verdict) -> String {
     let hash = verdict.image_hash.map_or_else(|| "cannot be told".to_owned(), hex::encode);
-    text += &field("image hash", &hash);
+    let mut text = field("image hash", &hash);
     match &verdict.measurements {
         Some(Measurements::Tdx(measured)) => text += &tdx(measured),
         Some(Measurements::SevSnp(report)) => text += &snp(report),
@@ -44,12 +61,6 @@ pub(crate) fn text(
         let words = format!("{}, driver {}, VBIOS {}", one_line(&gpu.model), gpu.driver, gpu.vbios);
         text += &field(&format!("GPU {number}"), &words);
         text += &field("  its key", &hex::encode(gpu.device));
-    }
-    text += &field("holds until", &expiry(verdict.expires_at, now));
-    text.push('\n');
-    text += &format!("{}\n", conclusion(verdict, style));
-    if let Some(decision) = decision {
-        text += &format!("{}\n", policy(decision, style));
     }
     text
 }

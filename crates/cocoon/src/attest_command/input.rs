@@ -59,8 +59,12 @@ impl Found {
 /// Everything that `source` stands for; at least one.
 ///
 /// # Errors
-/// [`NoEvidence`], or what the system or the peer says.
-pub(super) async fn read(source: &str) -> anyhow::Result<Vec<Found>> {
+/// Whatever stands in the way is told as the reason why there is nothing to be judged.
+pub(super) async fn read(source: &str) -> Result<Vec<Found>, NoEvidence> {
+    find(source).await.map_err(|error| NoEvidence(format!("{error:#}")))
+}
+
+async fn find(source: &str) -> anyhow::Result<Vec<Found>> {
     let found = if source == "-" {
         from_reader(std::io::stdin().lock()).context("standard input")?
     } else if let Some(rest) = source.strip_prefix("http://") {
@@ -85,8 +89,7 @@ async fn from_node(address: &str) -> anyhow::Result<Found> {
     let identity = NodeIdentity::new(NodeKey::generate(), source, SystemClock.now())?;
     let verifiers = Arc::new(VerifierSet::new());
     let settings = TlsSettings::new(identity, verifiers, Policy::any(), None, Arc::new(SystemClock))?;
-    let stream = dial(address, &settings, &DialOptions::default()).await;
-    let stream = stream.map_err(|error| NoEvidence(error.to_string()))?;
+    let stream = dial(address, &settings, &DialOptions::default()).await?;
     let certificate = PeerCertificate::parse(&stream.peer.certificate)?;
     let what = What::Certificate(Box::new(certificate));
     Ok(Found { name: address.to_owned(), role: None, what })

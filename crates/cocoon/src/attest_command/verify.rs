@@ -253,7 +253,7 @@ fn claims(evidence: &cocoon_attest::Evidence) -> Verdict {
 
 /// The same for people.
 pub(super) fn shown(found: &Found, style: Style) -> String {
-    let report = attest_report::text(&claims(found.evidence()), None, SystemClock.now(), style);
+    let report = attest_report::claims(&claims(found.evidence()), style);
     format!("{}\n{}{report}\n", style.bold(&found.name), identity(found))
 }
 

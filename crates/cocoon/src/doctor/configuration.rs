@@ -35,6 +35,7 @@ pub(super) struct Wants {
     shown: Shown,
     image: &'static str,
     collateral: CollateralFile,
+    policy_file: Option<PathBuf>,
     owner: Option<Address>,
     root: Root,
     chain_url: Option<String>,
@@ -71,6 +72,7 @@ impl Wants {
             shown: file.shown(),
             image: roles::image::<GatewayFile>(),
             collateral: file.collateral,
+            policy_file: file.attestation.policy_file,
             dir: file.dir,
             listens: vec![("OpenAI clients", file.http)],
             configured,
@@ -88,6 +90,7 @@ impl Wants {
             shown: file.shown(),
             image: roles::image::<ProxyFile>(),
             collateral: file.collateral,
+            policy_file: file.attestation.policy_file,
             dir: file.dir,
             listens: vec![
                 ("operators", file.http),
@@ -109,6 +112,7 @@ impl Wants {
             shown: file.shown(),
             image: roles::image::<WorkerFile>(),
             collateral: file.collateral,
+            policy_file: file.attestation.policy_file,
             dir: file.dir,
             listens: vec![("operators", file.http)],
             configured,
@@ -240,6 +244,18 @@ impl Wants {
                 format!("set model to one that it lists: {}", health.models.join(", ")),
             ),
             _ => Check::ok(GROUP, name, "answers"),
+        })
+    }
+
+    /// Whether the policy can be read, where one is configured.
+    pub(super) fn policy(&self) -> Option<Check> {
+        let path = self.policy_file.as_deref()?;
+        Some(match config::read_policy(Some(path)) {
+            Ok(_) => Check::ok(GROUP, "policy", path.display().to_string()),
+            Err(error) => {
+                let mend = "mend it; docs/trust.md explains every field";
+                Check::problem(GROUP, "policy", format!("{error:#}"), mend)
+            }
         })
     }
 

@@ -81,6 +81,7 @@ async fn examine(options: Doctor) -> Report {
     }
     checks.extend(wants.engine(options.online).await);
     checks.push(wants.evidence(machine, sys.is_live()).await);
+    checks.extend(wants.policy());
     checks.sort_by_key(|check| check.group);
     Report { role, machine, config: options.config, checks }
 }

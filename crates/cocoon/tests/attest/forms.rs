@@ -200,12 +200,12 @@ fn a_source_that_is_not_there_is_told() {
         ("nowhere.json", 2, "neither a file nor HOST:PORT"),
         ("host:notaport", 2, "neither a file nor HOST:PORT"),
         ("host:70000", 2, "neither a file nor HOST:PORT"),
-        ("no-such-host.invalid:1", 1, "no-such-host.invalid:1"),
-        ("http://no-such-host.invalid:1", 1, "cannot be found"),
-        ("http://", 1, "write http://HOST:PORT"),
-        (closed.as_str(), 1, closed.as_str()),
-        (gateway.as_str(), 1, "refused"),
-        (".", 1, "Is a directory"),
+        ("no-such-host.invalid:1", 2, "no-such-host.invalid:1"),
+        ("http://no-such-host.invalid:1", 2, "cannot be found"),
+        ("http://", 2, "write http://HOST:PORT"),
+        (closed.as_str(), 2, closed.as_str()),
+        (gateway.as_str(), 2, "refused"),
+        (".", 2, "Is a directory"),
     ] {
         let output = place.verify(source.as_ref(), &[]);
         let message = complaint(&output);
