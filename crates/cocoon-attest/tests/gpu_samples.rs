@@ -191,14 +191,19 @@ fn the_services_json_around_a_manifest_is_taken_for_its_own_question_only() {
 
 #[test]
 fn a_manifest_runs_out_with_the_first_of_its_certificates() {
-    use cocoon_attest::gpu::runs_out;
+    use cocoon_attest::gpu::{manifest_runs_out, status_runs_out};
     // 2025-06-22 09:30:33 and 2026-12-30 16:56:50.
     let manifest = file("vbios-96.00.5E.00.01.swidtag");
-    assert_eq!(runs_out(&manifest), Some(UnixSeconds(1_750_584_633)));
-    assert_eq!(runs_out(&file("driver-550.144.03.swidtag")), Some(UnixSeconds(1_798_649_810)));
+    assert_eq!(manifest_runs_out(&manifest), Some(UnixSeconds(1_750_584_633)));
+    assert_eq!(manifest_runs_out(&file("driver-550.144.03.swidtag")), Some(UnixSeconds(1_798_649_810)));
     let answer = serde_json::json!({ "id": "any", "rim": STANDARD.encode(&manifest) }).to_string();
-    assert_eq!(runs_out(answer.as_bytes()), Some(UnixSeconds(1_750_584_633)));
-    assert_eq!(runs_out(b"<html></html>"), None);
+    assert_eq!(manifest_runs_out(answer.as_bytes()), Some(UnixSeconds(1_750_584_633)));
+    assert_eq!(manifest_runs_out(b"<html></html>"), None);
+    assert_eq!(manifest_runs_out(b"{}"), None);
+    let mut forged = manifest.to_vec();
+    forged.extend_from_slice(b"<more/>");
+    assert_eq!(manifest_runs_out(&forged), None);
+    assert_eq!(status_runs_out(&manifest), None, "it answers another question");
 }
 
 #[test]

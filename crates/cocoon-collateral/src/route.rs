@@ -30,8 +30,6 @@ const ROOT_LIST: &str = "sgx/certification/v4/rootcacrl";
 const DAY: u64 = 86_400;
 /// How long reference measurements count as current. They are signed for good.
 const RIM_KEPT_SECONDS: u64 = 7 * DAY;
-/// Within how many bytes a manifest names what it is.
-const MANIFEST_BEGINS: usize = 1_024;
 /// How long an OCSP answer counts as current.
 const OCSP_KEPT_SECONDS: u64 = 3_600;
 /// The next answer is fetched when less than this is left, or a quarter of the time, if that is less.
@@ -158,22 +156,13 @@ fn snp_runs_out(answer: &[u8], _: UnixSeconds) -> Option<UnixSeconds> {
     snp::runs_out(answer)
 }
 
-/// The service answers with a JSON object; a mirror may have the manifest itself, which names its one element soon.
+/// The service wraps a manifest in JSON; a mirror may have the manifest itself.
 fn rim_runs_out(answer: &[u8], fetched_at: UnixSeconds) -> Option<UnixSeconds> {
-    let element = b"SoftwareIdentity";
-    let is_manifest = answer.windows(element.len()).take(MANIFEST_BEGINS).any(|window| window == element);
-    let fits = is_manifest || answer.trim_ascii_start().starts_with(b"{");
-    fits.then(|| sooner(answer, fetched_at.plus(RIM_KEPT_SECONDS)))
+    Some(gpu::manifest_runs_out(answer)?.min(fetched_at.plus(RIM_KEPT_SECONDS)))
 }
 
-/// A DER sequence (RFC 6960 §4.2.1).
 fn ocsp_runs_out(answer: &[u8], fetched_at: UnixSeconds) -> Option<UnixSeconds> {
-    answer.starts_with(&[0x30]).then(|| sooner(answer, fetched_at.plus(OCSP_KEPT_SECONDS)))
-}
-
-/// When it runs out by itself, if that is before then.
-fn sooner(answer: &[u8], then: UnixSeconds) -> UnixSeconds {
-    gpu::runs_out(answer).map_or(then, |end| end.min(then))
+    Some(gpu::status_runs_out(answer)?.min(fetched_at.plus(OCSP_KEPT_SECONDS)))
 }
 
 /// How one request is answered.
@@ -190,6 +179,19 @@ pub(crate) struct Route {
 }
 
 impl Route {
+    /// To a service for reference measurements whose every answer is taken, and kept for a week.
+    #[cfg(test)]
+    pub(crate) fn that_takes_anything() -> Self {
+        Self {
+            service: Service::Rim,
+            uri: Uri::from_static(NVIDIA_RIM),
+            post: None,
+            chain_headers: &[],
+            renewal: Renewal::EveryDay,
+            runs_out: |_, fetched_at| Some(fetched_at.plus(RIM_KEPT_SECONDS)),
+        }
+    }
+
     /// When an answer runs out, and when the next one should be fetched; `None` if it is not what was asked for.
     pub(crate) fn life(&self, answer: &[u8], fetched_at: UnixSeconds) -> Option<(UnixSeconds, UnixSeconds)> {
         let expires = (self.runs_out)(answer, fetched_at)?;
@@ -300,6 +302,9 @@ fn joined(base: &Uri, path_and_query: &str) -> Option<Uri> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use cocoon_attest::Collateral;
+    use cocoon_tee::simulated::nvidia::SimulatedNvidia;
+
     use super::*;
 
     fn routes(change: impl FnOnce(&mut FetcherOptions)) -> Routes {
@@ -397,14 +402,59 @@ mod tests {
     #[test]
     fn the_next_answer_is_fetched_before_this_one_runs_out() {
         let route = |kind, name| routes(|_| ()).find_named(kind, name, &[]).unwrap();
-        let now = UnixSeconds(1_000_000);
-        let rim = route(NVIDIA, "rim/v1/X").life(b"{}", now).unwrap();
+        let now = UnixSeconds(1_795_228_887);
+        let (manifest, status) = nvidias(now);
+        let rim = route(NVIDIA, "rim/X").life(&manifest, now).unwrap();
         assert_eq!(rim, (now.plus(RIM_KEPT_SECONDS), now.plus(DAY)));
-        let ocsp = route(NVIDIA, "ocsp/MAA").life(&[0x30, 0], now).unwrap();
+        let ocsp = route(NVIDIA, "ocsp/MAA").life(&status, now).unwrap();
         assert_eq!(ocsp, (now.plus(3_600), now.plus(2_700)));
-        assert!(route(NVIDIA, "rim/v1/X").life(b"<?xml version=\"1.0\"?><SoftwareIdentity>", now).is_some());
-        assert!(route(NVIDIA, "rim/v1/X").life(b"<html>", now).is_none());
-        assert!(route("tdx", ROOT_LIST).life(b"<html>", now).is_none());
-        assert!(route("sev_snp", "vcek/v1/Genoa/crl").life(b"<html>", now).is_none());
+        // It lasts a day by itself, from when it was made.
+        let late = now.plus(86_400 - 1_800);
+        let ocsp = route(NVIDIA, "ocsp/MAA").life(&status, late).unwrap();
+        assert_eq!(ocsp, (now.plus(86_400), late.plus(1_350)));
+    }
+
+    /// A manifest and a status of a simulated NVIDIA.
+    fn nvidias(now: UnixSeconds) -> (Bytes, Bytes) {
+        let nvidia = SimulatedNvidia::from_seed(&[7; 32]);
+        let part = nvidia.gpu(0).part(&[1; 32]);
+        let gpus = gpu::GpuEvidence::new(vec![part]).unwrap().write().unwrap();
+        let verifier = gpu::GpuVerifier::with_roots(gpu::GpuPolicy::default(), nvidia.roots());
+        let requests = verifier.collateral_needed(&gpus, &Collateral::none());
+        let answers = nvidia.collateral(&requests, now);
+        let of = |prefix| answers.iter().find(|(request, _)| request.name.starts_with(prefix)).unwrap().1;
+        (of("rim/").clone(), of("ocsp/").clone())
+    }
+
+    #[test]
+    fn no_rule_takes_what_was_not_asked_for() {
+        let now = UnixSeconds(1_795_228_887);
+        let (manifest, status) = nvidias(now);
+        // `tryLater` and `unauthorized` (RFC 6960 §4.2.1).
+        let refusals: [&[u8]; 2] = [&[0x30, 3, 0x0a, 1, 3], &[0x30, 3, 0x0a, 1, 6]];
+        let odd: [&[u8]; 7] = [
+            b"",
+            b"<html>",
+            b"{}",
+            b"{\"error\":\"not now\"}",
+            b"<?xml version=\"1.0\"?><SoftwareIdentity>",
+            &[0x30, 0],
+            &manifest[..manifest.len() - 1],
+        ];
+        let names = [
+            ("tdx", ROOT_LIST),
+            ("sev_snp", "vcek/v1/Genoa/crl"),
+            (NVIDIA, "rim/X"),
+            (NVIDIA, "rim/v1/X"),
+            (NVIDIA, "ocsp/MAA"),
+        ];
+        for (kind, name) in names {
+            let route = routes(|_| ()).find_named(kind, name, &[]).unwrap();
+            for answer in odd.iter().chain(&refusals) {
+                assert_eq!(route.life(answer, now), None, "{kind} {name}: {answer:?}");
+            }
+            assert_eq!(route.life(&manifest, now).is_some(), name.starts_with("rim"), "{name}");
+            assert_eq!(route.life(&status, now).is_some(), name.starts_with("ocsp"), "{name}");
+        }
     }
 }

@@ -7,9 +7,11 @@ mod support;
 use std::time::Duration;
 
 use bytes::Bytes;
+use cocoon_attest::gpu::{GpuEvidence, GpuPolicy, GpuVerifier};
 use cocoon_attest::tdx::collateral::MAX_ANSWER_LEN;
-use cocoon_attest::{CollateralRequest, CollateralSource as _, EvidenceKind};
+use cocoon_attest::{Collateral, CollateralRequest, CollateralSource as _, EvidenceKind};
 use cocoon_collateral::{FetcherOptions, MAX_REQUESTS};
+use cocoon_tee::simulated::nvidia::SimulatedNvidia;
 use support::{
     DAY, NOW, Reply, TestClock, Vendor, amd_list, ask, ask_until, cached, fetcher, list, offline, options,
     path, within,
@@ -141,6 +143,39 @@ async fn every_broken_answer_is_told_and_none_is_kept() {
         vendor.says(&path(&list(number)), Reply::ok(amd_list(30)));
         clock.advance(31);
         assert_eq!(ask(&fetcher, &list(number)).await, (Some(amd_list(30)), None), "{reason}");
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_in_the_form_of_an_answer_does_not_replace_the_answer_that_is_there() {
+    let (vendor, clock) = (Vendor::start().await, TestClock::at(NOW));
+    let nvidia = SimulatedNvidia::from_seed(&[7; 32]);
+    let gpus = GpuEvidence::new(vec![nvidia.gpu(0).part(&[1; 32])]).unwrap().write().unwrap();
+    let verifier = GpuVerifier::with_roots(GpuPolicy::default(), nvidia.roots());
+    let needed = verifier.collateral_needed(&gpus, &Collateral::none());
+    let answers = nvidia.collateral(&needed, NOW);
+    let fetcher = fetcher(&options(&vendor.url), &clock);
+    let try_later: &[u8] = &[0x30, 3, 0x0a, 1, 3];
+    let no = b"{\"error\":\"not now\"}".as_slice();
+    for (prefix, refusal, service) in [("ocsp/", try_later, "OCSP"), ("rim/", no, "RIM")] {
+        clock.set(NOW);
+        let request = needed.iter().find(|request| request.name.starts_with(prefix)).unwrap();
+        let there = match prefix {
+            "ocsp/" => "/".to_owned(),
+            _ => format!("/v1/rim/{}", request.name.trim_start_matches("rim/")),
+        };
+        let good = answers.get(request).unwrap();
+        vendor.says(&there, Reply::ok(good.clone()));
+        assert_eq!(ask(&fetcher, request).await, (Some(good.clone()), None));
+        vendor.says(&there, Reply::ok(refusal));
+        clock.advance(8 * DAY);
+        let (body, note) = ask(&fetcher, request).await;
+        assert_eq!(body.as_ref(), Some(good), "{note:?}");
+        let note = note.unwrap();
+        assert!(note.contains("not what was asked for") && note.contains(service), "{note}");
+        vendor.says(&there, Reply::ok(nvidia.collateral(&needed, clock.now()).get(request).unwrap().clone()));
+        clock.advance(31);
+        assert_eq!(ask(&fetcher, request).await.1, None, "it comes back when the service does");
     }
 }
 

@@ -6,7 +6,9 @@ mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use cocoon_attest::gpu::{Demand, GpuCollateral, GpuMode, GpuPolicy, GpuVerifier};
+use cocoon_attest::gpu::{
+    Demand, GpuCollateral, GpuMode, GpuPolicy, GpuVerifier, manifest_runs_out, status_runs_out,
+};
 use cocoon_attest::{Collateral, CollateralRequest, GpuSource as _, Outcome, UnixSeconds};
 use cocoon_tee::simulated::nvidia::{
     ManifestForm, Responder, SimulatedGpu, SimulatedNvidia, StatusForm, TestKey, Word,
@@ -349,11 +351,13 @@ fn an_answer_about_revocation_runs_out_when_it_says_so() {
     let verifier = GpuVerifier::with_roots(GpuPolicy::default(), nvidia().roots());
     for request in verifier.collateral_needed(&gpus, &Collateral::none()) {
         let answer = nvidia().collateral(std::slice::from_ref(&request), NOW).get(&request).unwrap().clone();
-        let ends = cocoon_attest::gpu::runs_out(&answer);
-        let day = Some(NOW.plus(24 * 3600));
-        assert!(
-            ends.is_some() && (ends == day) == request.name.starts_with("ocsp/"),
-            "{request:?}: {ends:?}"
-        );
+        let (status, manifest) = (status_runs_out(&answer), manifest_runs_out(&answer));
+        if request.name.starts_with("ocsp/") {
+            assert_eq!((status, manifest), (Some(NOW.plus(24 * 3600)), None), "{request:?}");
+        } else {
+            assert!(status.is_none() && manifest.is_some(), "{request:?}: {manifest:?}");
+        }
     }
+    // `tryLater` (RFC 6960 §4.2.1).
+    assert_eq!(status_runs_out(&[0x30, 3, 0x0a, 1, 3]), None);
 }

@@ -47,11 +47,18 @@ impl GpuCollateral {
     }
 }
 
-/// When an answer of NVIDIA's services stops holding: a status when it says so, a manifest with its certificates.
-/// `None` for what is neither.
+/// When an answer of NVIDIA's OCSP service about a certificate stops holding, as it says itself. `None` for what is no
+/// such answer, the service's refusal to give one included (RFC 6960 §2.3).
 #[must_use]
-pub fn runs_out(answer: &[u8]) -> Option<UnixSeconds> {
-    ocsp::runs_out(answer).or_else(|| rim::runs_out(answer))
+pub fn status_runs_out(answer: &[u8]) -> Option<UnixSeconds> {
+    ocsp::runs_out(answer)
+}
+
+/// When the first of the certificates of a manifest runs out, as NVIDIA's RIM service gives it or by itself. `None` for
+/// what is no manifest, or one that its signature does not fit.
+#[must_use]
+pub fn manifest_runs_out(answer: &[u8]) -> Option<UnixSeconds> {
+    rim::runs_out(answer)
 }
 
 /// The identifiers of a GPU's reference values: of its driver, and of its firmware (`get_driver_rim_id` and

@@ -73,7 +73,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::ReportData;
 
-pub use collateral::{GpuCollateral, runs_out};
+pub use collateral::{GpuCollateral, manifest_runs_out, status_runs_out};
 pub use container::{GpuEvidence, GpuEvidenceError, GpuPart};
 pub use opaque::{GpuDetails, GpuMode};
 pub use policy::{Demand, Digest384, GpuPolicy, PinnedMeasurement, PinnedValues};

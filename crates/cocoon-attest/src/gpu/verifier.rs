@@ -345,5 +345,5 @@ pub(crate) fn read_collateral(bytes: &[u8]) {
     // Any answer is fine; returning is what is tested.
     let _ = x509::Certificate::parse(bytes);
     let _ = rim::read(bytes, "NV_GPU_DRIVER_GH100_550.90.07");
-    let _ = collateral::runs_out(bytes);
+    let _ = (collateral::status_runs_out(bytes), collateral::manifest_runs_out(bytes));
 }
