@@ -15,6 +15,12 @@ pub trait CollateralSource: Send + Sync {
     /// Fetches everything asked for. The time of a connection's set-up covers it.
     fn fetch<'a>(&'a self, requests: &'a [CollateralRequest]) -> CollateralFuture<'a>;
 
+    /// This source for one judgement, begun now: a source that makes its callers wait for a limited time makes them
+    /// wait no longer than that for all that they fetch by it together. `None`: this source needs no such thing.
+    fn for_one_judgement(&self) -> Option<Box<dyn CollateralSource + '_>> {
+        None
+    }
+
     /// Tells that evidence was refused with the answers to these requests, so that a source which caches can
     /// fetch them anew: one bad answer must not stick. It is called for every refused peer, bad ones included,
     /// so a source limits how often that makes it fetch.
@@ -45,7 +51,8 @@ pub struct Fetched {
     pub requests: Vec<CollateralRequest>,
 }
 
-/// Fetches everything that judging this evidence takes, also what only the first answers ask for.
+/// Fetches everything that judging this evidence takes, also what only the first answers ask for, within the time that
+/// the source makes a [judgement](CollateralSource::for_one_judgement) wait.
 ///
 /// # Errors
 /// The source gives nothing at all.
@@ -72,6 +79,8 @@ pub async fn fetch_needed<F: Future<Output = Vec<CollateralRequest>>>(
     mut needed: impl FnMut(Option<Collateral>) -> F,
     source: &dyn CollateralSource,
 ) -> Result<Fetched, CollateralUnavailable> {
+    let limited = source.for_one_judgement();
+    let source = limited.as_deref().unwrap_or(source);
     let mut fetched = Fetched::default();
     let mut next = needed(None).await;
     for _ in 0..ROUNDS {

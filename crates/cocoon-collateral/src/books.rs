@@ -122,9 +122,13 @@ impl Books {
         let body = entry.body.clone();
         let has_run_out = now >= entry.expires;
         let is_fresh = age(entry, now) < self.refetch_pause;
-        if !has_run_out && (!entry.suspect || is_fresh) {
-            let renew = now >= entry.renew_at && obstacle.is_none() && flight.is_none() && !is_full;
-            return Decision::Serve { body, renew, note: None };
+        if !has_run_out {
+            // Nobody waits because others were refused.
+            let in_doubt = entry.suspect && !is_fresh;
+            let is_due = now >= entry.renew_at || in_doubt;
+            let renew = is_due && obstacle.is_none() && flight.is_none() && !is_full;
+            let why = || obstacle.unwrap_or_else(|| "it is still being fetched".to_owned());
+            return Decision::Serve { body, renew, note: in_doubt.then(|| stale(has_run_out, &why())) };
         }
         let stale = |reason: String| Some(stale(has_run_out, &reason));
         match (flight, obstacle) {

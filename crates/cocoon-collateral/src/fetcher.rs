@@ -40,9 +40,11 @@ pub type Now = Arc<dyn Fn() -> UnixSeconds + Send + Sync>;
 ///   ([`Collateral::failures`]), since the verifier judges dates.
 /// - A service that fails is left alone for a while that doubles, as is one that asks for it (`Retry-After`), and
 ///   an answer that cannot be had.
-/// - After a [refusal](CollateralSource::refused), the answers behind it are fetched anew before they are given again,
-///   but only [`refetch_pause`](FetcherOptions::refetch_pause) after they were fetched, and kept where that fails: a
-///   service that lied does not make it stick, and a peer that makes itself refused does not cost us what we have.
+/// - After a [refusal](CollateralSource::refused), the answers behind it are fetched anew in the background when they are
+///   next asked for, but only [`refetch_pause`](FetcherOptions::refetch_pause) after they were fetched, and kept where
+///   that fails: a service that lied does not make it stick, and a peer that makes itself refused neither costs us what
+///   we have nor makes others wait.
+/// - A caller waits no longer than [`patience`](FetcherOptions::patience), for all rounds of a judgement together.
 ///
 /// Cheap to clone; clones share everything. Must be used within a tokio runtime.
 #[derive(Clone)]
@@ -135,33 +137,31 @@ impl Fetcher {
 
 impl CollateralSource for Fetcher {
     fn fetch<'a>(&'a self, requests: &'a [CollateralRequest]) -> CollateralFuture<'a> {
-        Box::pin(async move {
-            if requests.len() > MAX_REQUESTS {
-                let kind = requests.first().map_or(EvidenceKind::None, |request| request.kind);
-                let reason =
-                    format!("{} things are needed, over the limit of {MAX_REQUESTS}", requests.len());
-                return Err(CollateralUnavailable { kind, reason });
-            }
-            let deadline = Instant::now() + self.inner.patience;
-            let answers = requests.iter().map(|request| self.inner.answer(request, deadline));
-            let mut found = Collateral::none();
-            for (request, (body, note)) in requests.iter().zip(join_all(answers).await) {
-                if let Some(body) = body {
-                    found.insert(request.clone(), body);
-                }
-                if let Some(note) = note {
-                    found.note_failure(request.clone(), note);
-                }
-            }
-            Ok(found)
-        })
+        Box::pin(self.inner.answers(requests, self.inner.deadline()))
+    }
+
+    fn for_one_judgement(&self) -> Option<Box<dyn CollateralSource + '_>> {
+        Some(Box::new(Errand { inner: &self.inner, deadline: self.inner.deadline() }))
     }
 
     fn refused(&self, requests: &[CollateralRequest]) {
-        let mut books = self.inner.books();
-        for request in requests.iter().take(MAX_REQUESTS) {
-            books.suspect(request);
-        }
+        self.inner.refused(requests);
+    }
+}
+
+/// A fetcher with one deadline for all that is fetched by it.
+struct Errand<'a> {
+    inner: &'a Arc<Inner>,
+    deadline: Instant,
+}
+
+impl CollateralSource for Errand<'_> {
+    fn fetch<'a>(&'a self, requests: &'a [CollateralRequest]) -> CollateralFuture<'a> {
+        Box::pin(self.inner.answers(requests, self.deadline))
+    }
+
+    fn refused(&self, requests: &[CollateralRequest]) {
+        self.inner.refused(requests);
     }
 }
 
@@ -169,6 +169,43 @@ impl Inner {
     fn books(&self) -> MutexGuard<'_, Books> {
         // No method of the books leaves them half written.
         self.books.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// When whoever asks now has waited long enough; patience beyond what the clock can name is an hour.
+    fn deadline(&self) -> Instant {
+        let now = Instant::now();
+        now.checked_add(self.patience).unwrap_or_else(|| now + Duration::from_secs(3_600))
+    }
+
+    fn refused(&self, requests: &[CollateralRequest]) {
+        let mut books = self.books();
+        for request in requests.iter().take(MAX_REQUESTS) {
+            books.suspect(request);
+        }
+    }
+
+    /// The answers to these requests, as far as they are there by the deadline.
+    async fn answers(
+        self: &Arc<Self>,
+        requests: &[CollateralRequest],
+        deadline: Instant,
+    ) -> Result<Collateral, CollateralUnavailable> {
+        if requests.len() > MAX_REQUESTS {
+            let kind = requests.first().map_or(EvidenceKind::None, |request| request.kind);
+            let reason = format!("{} things are needed, over the limit of {MAX_REQUESTS}", requests.len());
+            return Err(CollateralUnavailable { kind, reason });
+        }
+        let answers = requests.iter().map(|request| self.answer(request, deadline));
+        let mut found = Collateral::none();
+        for (request, (body, note)) in requests.iter().zip(join_all(answers).await) {
+            if let Some(body) = body {
+                found.insert(request.clone(), body);
+            }
+            if let Some(note) = note {
+                found.note_failure(request.clone(), note);
+            }
+        }
+        Ok(found)
     }
 
     /// The answer to a request, if there is one, and what went wrong, if something did.

@@ -36,7 +36,8 @@ pub struct FetcherOptions {
     pub connect_timeout: Duration,
     /// Longest time of one exchange with a service.
     pub fetch_timeout: Duration,
-    /// Longest time that a caller waits. Fetching goes on behind its back, for the next one.
+    /// Longest time that a caller waits, for everything that one judgement takes. Fetching goes on behind its back, for
+    /// the next one. An acceptor has 10 s for TLS, this, and the judgement itself.
     pub patience: Duration,
     /// How soon after a fetch the same thing is fetched again because it was refused or had run out already, in
     /// whole seconds of the clock that is passed in.
@@ -44,8 +45,8 @@ pub struct FetcherOptions {
 }
 
 impl Default for FetcherOptions {
-    /// The vendors' services, trusted by the public roots; no cache; 5 s to connect, 15 s to fetch, 20 s of patience
-    /// (a third of a connection's set-up), 60 s before the same is fetched again.
+    /// The vendors' services, trusted by the public roots; no cache; 5 s to connect, 15 s to fetch, 6 s of patience, 60 s
+    /// before the same is fetched again.
     fn default() -> Self {
         Self {
             pccs_url: INTEL_PCS.to_owned(),
@@ -59,7 +60,7 @@ impl Default for FetcherOptions {
             offline: false,
             connect_timeout: Duration::from_secs(5),
             fetch_timeout: Duration::from_secs(15),
-            patience: Duration::from_secs(20),
+            patience: Duration::from_secs(6),
             refetch_pause: Duration::from_secs(60),
         }
     }

@@ -14,7 +14,8 @@ use crate::judge::Pause;
 use crate::stream::{SecureIo, SecureStream};
 use crate::{ConnectError, ConnectFailure, Renewal, Stage, TlsSettings, peer, pow};
 
-/// What an accepted connection may take after its proof of work: TLS, and a look at the evidence.
+/// What an accepted connection may take after its proof of work: TLS, and a look at the evidence, for which collateral may
+/// have to be waited for: a source's patience must be well below this, or a refusal could not say what is missing.
 const AFTER_PROOF: Duration = Duration::from_secs(10);
 
 /// How to dial.

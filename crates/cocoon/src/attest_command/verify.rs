@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use cocoon_attest::{
@@ -21,6 +22,9 @@ use crate::config::{CollateralFile, read_policy};
 use crate::dir::write_whole;
 use crate::keys;
 use crate::terminal::{self, Style};
+
+/// How long collateral is waited for. No peer waits with us, so it is longer than what nodes allow themselves.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What a verification rests on.
 struct Court {
@@ -181,6 +185,7 @@ fn source(
         ..CollateralFile::default()
     };
     let mut fetching = file.options(options.cache_dir.clone())?;
+    fetching.patience = PATIENCE;
     if let Some(url) = &options.pccs_url {
         fetching.pccs_url.clone_from(url);
     }
