@@ -90,7 +90,7 @@ impl Fetcher {
     /// The answers to these requests as a file, fetched where they are not at hand.
     ///
     /// # Errors
-    /// An answer cannot be had; a bundle that lacks something would be no use offline.
+    /// An answer cannot be had; a bundle that lacks something would be no use offline. Or it is more than a bundle takes.
     pub async fn export_bundle(
         &self,
         requests: &[CollateralRequest],
@@ -102,7 +102,11 @@ impl Fetcher {
             let reason = format!("{}: {why}", missing.name);
             return Err(CollateralUnavailable { kind: missing.kind, reason });
         }
-        Ok(Bundle { gathered_at: (self.inner.now)(), answers }.to_json())
+        let bundle = Bundle { gathered_at: (self.inner.now)(), answers };
+        bundle.to_json().map_err(|error| {
+            let kind = requests.first().map_or(EvidenceKind::None, |request| request.kind);
+            CollateralUnavailable { kind, reason: error.to_string() }
+        })
     }
 
     /// Takes the answers of a bundle as if they had been fetched when it was gathered. Newer ones that are there stay.

@@ -21,7 +21,7 @@ mod route;
 mod tls;
 
 pub use books::{MAX_REMEMBERED_ANSWERS, MAX_REMEMBERED_BYTES};
-pub use bundle::{Bundle, BundleError, MAX_BUNDLE_ITEMS, MAX_BUNDLE_LEN};
+pub use bundle::{Bundle, BundleError, BundleTooLarge, MAX_BUNDLE_ITEMS, MAX_BUNDLE_LEN};
 pub use disk::{MAX_CACHE_BYTES, MAX_CACHE_FILES};
 pub use fetcher::{Fetcher, MAX_FETCHES_UNDER_WAY, MAX_REQUESTS, Now};
 pub use fixed::FixedCollateral;

@@ -373,7 +373,7 @@ async fn an_imported_answer_does_not_replace_a_newer_one() {
     let pccs = pccs(&intel.collateral(ISSUED)).await;
     let source = fetcher(&options(&pccs.url), &clock);
     let (_, before) = judge(&source, &verifier, &evidence, &binding(), NOW).await;
-    within(source.import_bundle(&old.to_json())).await.unwrap();
+    within(source.import_bundle(&old.to_json().unwrap())).await.unwrap();
     let (_, after) = judge(&source, &verifier, &evidence, &binding(), NOW).await;
     assert_eq!(before, after);
 }

@@ -56,7 +56,8 @@ pub(super) async fn run(options: &VerifyEvidence) -> anyhow::Result<ExitCode> {
     }
     if let Some(path) = &options.save_collateral {
         let bundle = Bundle { gathered_at: court.now, answers: used };
-        write_whole(path, &String::from_utf8_lossy(&bundle.to_json()))?;
+        let json = bundle.to_json().with_context(|| path.display().to_string())?;
+        write_whole(path, &String::from_utf8_lossy(&json))?;
     }
     let good = all.iter().all(Judged::holds);
     if options.json {
