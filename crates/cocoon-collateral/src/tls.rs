@@ -21,17 +21,18 @@ const MAX_CA_CERTIFICATES: usize = 64;
 
 /// TLS to a service that meets this demand; `None` for what the public roots vouch for.
 pub(crate) fn client_config(trust: &PccsTrust) -> Result<Option<ClientConfig>, OptionsError> {
-    let (pinned, anybody) = match trust {
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let trusted = match trust {
         PccsTrust::PublicRoots => return Ok(None),
         PccsTrust::CaFile(path) => {
             let wrong = |reason| OptionsError::CaFile { path: path.clone(), reason };
-            (read_certificates(path).map_err(wrong)?, false)
+            let certificates = read_certificates(path).map_err(wrong)?;
+            let authorities = listed_roots(&certificates, &provider)?;
+            Trusted::Listed { certificates, authorities }
         }
-        PccsTrust::Anybody => (Vec::new(), true),
+        PccsTrust::Anybody => Trusted::Anybody,
     };
-    let provider = Arc::new(aws_lc_rs::default_provider());
-    let listed = if anybody { None } else { Some(listed_roots(&pinned, &provider)?) };
-    let verifier = Arc::new(Lenient { pinned, listed, provider: Arc::clone(&provider) });
+    let verifier = Arc::new(Lenient { trusted, provider: Arc::clone(&provider) });
     let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
         .dangerous()
@@ -73,12 +74,21 @@ fn listed_roots(
     Ok(Some(built))
 }
 
+/// Who is good enough.
+enum Trusted {
+    /// Whoever answers.
+    Anybody,
+    Listed {
+        /// Good as they stand: a self-signed server certificate is no authority in the public sense.
+        certificates: Vec<CertificateDer<'static>>,
+        /// Those among them that may vouch for others, if any may.
+        authorities: Option<Arc<WebPkiServerVerifier>>,
+    },
+}
+
 /// Takes listed certificates, those signed by a listed one, or any.
 struct Lenient {
-    /// Good as they stand: a self-signed server certificate is no authority in the public sense.
-    pinned: Vec<CertificateDer<'static>>,
-    /// `None`: anybody is good enough.
-    listed: Option<Option<Arc<WebPkiServerVerifier>>>,
+    trusted: Trusted,
     provider: Arc<CryptoProvider>,
 }
 
@@ -97,12 +107,15 @@ impl ServerCertVerifier for Lenient {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let Some(listed) = &self.listed else { return Ok(ServerCertVerified::assertion()) };
-        if self.pinned.iter().any(|pinned| pinned == end_entity) {
-            return Ok(ServerCertVerified::assertion());
-        }
-        let listed = listed.as_ref().ok_or(Error::InvalidCertificate(CertificateError::UnknownIssuer))?;
-        listed.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
+        let authorities = match &self.trusted {
+            Trusted::Anybody => return Ok(ServerCertVerified::assertion()),
+            Trusted::Listed { certificates, .. } if certificates.contains(end_entity) => {
+                return Ok(ServerCertVerified::assertion());
+            }
+            Trusted::Listed { authorities, .. } => authorities.as_ref(),
+        };
+        let authorities = authorities.ok_or(Error::InvalidCertificate(CertificateError::UnknownIssuer))?;
+        authorities.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
     }
 
     fn verify_tls12_signature(
