@@ -1,6 +1,6 @@
 //! Verification: evidence, collateral and the time become a verdict that people and programs can read.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -158,20 +158,6 @@ impl Verdict {
     /// Adds a check.
     pub fn record(&mut self, name: &str, outcome: Outcome, detail: impl Into<String>) {
         self.checks.push(Check { name: name.to_owned(), outcome, detail: detail.into() });
-    }
-
-    /// Adds to the check named `collateral`, if it failed, what could not be fetched and why, where it does not say so
-    /// already. Other failures have other reasons.
-    pub fn explain(&mut self, collateral: &Collateral) {
-        let failed = |check: &&mut Check| check.name == "collateral" && check.outcome == Outcome::Failed;
-        let Some(Check { detail, .. }) = self.checks.iter_mut().find(failed) else { return };
-        let mut told = BTreeSet::new();
-        for (_, reason) in collateral.failures() {
-            if !detail.contains(reason) && told.insert(reason) {
-                detail.push_str("; ");
-                detail.push_str(reason);
-            }
-        }
     }
 
     /// Whether the evidence holds: something was checked, and nothing failed.

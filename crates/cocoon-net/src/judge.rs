@@ -262,13 +262,7 @@ impl Judge {
     ) -> Arc<Verdict> {
         let (evidence, binding) = (certificate.evidence().clone(), certificate.report_data());
         let kind = evidence.kind();
-        let verified = self.work(move |verifier| {
-            let mut verdict = verifier.verify(&evidence, &collateral, &binding, now);
-            if !verdict.accepted() {
-                verdict.explain(&collateral);
-            }
-            verdict
-        });
+        let verified = self.work(move |verifier| verifier.verify(&evidence, &collateral, &binding, now));
         // Where it fails, nothing was verified.
         Arc::new(verified.await.unwrap_or_else(|| Verdict::new(kind)))
     }

@@ -316,7 +316,8 @@ impl Verifier for NeedsPaper {
     fn verify(&self, evidence: &Evidence, found: &Collateral, _: &ReportData, _: UnixSeconds) -> Verdict {
         let mut verdict = Verdict::new(evidence.kind());
         let outcome = if found.get(&paper()).is_some() { Outcome::Passed } else { Outcome::Failed };
-        verdict.record("collateral", outcome, "looked for it");
+        let failures = found.failures().map(|(_, reason)| reason).collect::<Vec<_>>();
+        verdict.record("collateral", outcome, format!("looked for it; {}", failures.join(", ")));
         verdict
     }
 }

@@ -346,6 +346,26 @@ fn without_its_services_the_policy_says_whether_to_go_on() {
 }
 
 #[test]
+fn a_check_that_lacks_an_answer_names_the_request_and_why_it_failed() {
+    let gpus = evidence(&[nvidia().gpu(0)]);
+    let verifier = GpuVerifier::with_roots(GpuPolicy::default(), nvidia().roots());
+    let needed = verifier.collateral_needed(&gpus, &Collateral::none());
+    let mut nothing = Collateral::none();
+    for request in &needed {
+        nothing.note_failure(request.clone(), "the service is away".to_owned());
+    }
+    let verdict = verifier.verify(&gpus, &nothing, &NONCE, NOW);
+    assert!(verdict.lacks_collateral());
+    for (check, prefix) in [("gpu0.revocation", "ocsp/"), ("gpu0.reference_values", "rim/")] {
+        let detail = &verdict.check(check).unwrap().detail;
+        let told =
+            |request: &CollateralRequest| detail.contains(&format!("{} (the service is away)", request.name));
+        let mut requests = needed.iter().filter(|request| request.name.starts_with(prefix));
+        assert!(requests.any(told), "{check}: {detail}");
+    }
+}
+
+#[test]
 fn an_answer_about_revocation_runs_out_when_it_says_so() {
     let gpus = evidence(&[nvidia().gpu(0)]);
     let verifier = GpuVerifier::with_roots(GpuPolicy::default(), nvidia().roots());

@@ -179,7 +179,7 @@ impl Session<'_> {
         }
         let request = GpuCollateral::Manifest(id.to_owned()).request();
         let judged = match self.collateral.get(&request).map(|answer| rim::read(answer, id)) {
-            None => Judged::NotAtHand("not at hand".to_owned()),
+            None => Judged::NotAtHand(format!("collateral missing: {}", self.collateral.describe(&request))),
             Some(Err(fault)) => Judged::Broken(fault),
             Some(Ok(manifest)) => self.judge_manifest(manifest),
         };

@@ -275,7 +275,10 @@ impl<'e> Session<'e> {
             let request = GpuCollateral::Status(ocsp::request(subject, issuer)).request();
             let Some(answer) = self.collateral.get(&request) else {
                 let name = subject.common_name();
-                missing.get_or_insert_with(|| format!("whether {name:?} is revoked is not known"));
+                let described = || self.collateral.describe(&request);
+                missing.get_or_insert_with(|| {
+                    format!("whether {name:?} is revoked is not known: collateral missing: {}", described())
+                });
                 continue;
             };
             let now = self.now;

@@ -131,7 +131,6 @@ impl Court {
             };
             judge_certificate(&mut verdict, certificate, role, self.now);
         }
-        verdict.explain(&used);
         let decision = self.policy(found, options).decide(&verdict);
         Ok(Judged { found, verdict, decision, used })
     }
