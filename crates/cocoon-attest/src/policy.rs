@@ -217,6 +217,12 @@ impl Policy {
         self
     }
 
+    /// The only images that the operator lets in, where any are pinned.
+    #[must_use]
+    pub fn pinned_images(&self) -> Option<&BTreeSet<[u8; 32]>> {
+        self.pinned_image_hashes.as_ref()
+    }
+
     /// What is demanded of GPUs.
     #[must_use]
     pub fn gpus(&self) -> GpuDemand {

@@ -21,9 +21,10 @@ use zeroize::Zeroizing;
 
 use crate::attestation::{self, Judging, Whom, real_enough};
 use crate::config::{
-    ChainFile, EngineFile, GatewayFile, ProxyFile, Require, RoleFile, Root, WorkerFile, required,
+    ChainFile, EngineFile, GatewayFile, Present, ProxyFile, Require, RoleFile, Root, WorkerFile, required,
 };
 use crate::dir::StateDir;
+use crate::doctor;
 use crate::keys;
 use crate::model_files;
 use crate::signals::{Asked, Signals};
@@ -269,6 +270,7 @@ pub(crate) async fn start_worker(
     let shown = &file.attestation;
     let demand = ("attestation.require", shown.require);
     real_enough(&file.root, demand, ("check_proxy_hashes", file.check_proxy_hashes))?;
+    engine_within(file)?;
     let dir = open_dir(file)?;
     let (model, model_files) = model_files::checked(model, file.model_path.as_deref()).await?;
     let policy = shown.policy_file.as_deref();
@@ -300,6 +302,26 @@ pub(crate) async fn start_worker(
     let role =
         cocoon_worker::start(config, settings, chain, engine).await.context("cannot start the worker")?;
     Ok(Running { role, _dir: dir, _rotation: tls.rotate() })
+}
+
+/// A worker's evidence speaks for its own machine: an engine on another one sees every prompt, and nothing proves what it
+/// is.
+///
+/// # Errors
+/// The engine is elsewhere, and real evidence would be shown for it.
+fn engine_within(file: &WorkerFile) -> anyhow::Result<()> {
+    let Some(url) = file.engine.url.as_deref().filter(|url| !doctor::is_local(url)) else { return Ok(()) };
+    match file.attestation.present {
+        Present::Tdx | Present::SevSnp | Present::Auto => bail!(
+            "the engine at {url} is on another machine: it would see every prompt, and this machine's evidence says \
+             nothing about it. Run the engine in this machine, or set attestation.present = \"none\""
+        ),
+        _ => tracing::warn!(
+            url,
+            "the engine is on another machine, which sees every prompt and proves nothing"
+        ),
+    }
+    Ok(())
 }
 
 /// What a stopped gateway's money is handled with.

@@ -225,5 +225,11 @@ fn describe(policy: &Policy, listed_images: bool) -> Value {
         AcceptedEvidence::Any => json!("any"),
         AcceptedEvidence::OneOf(kinds) => json!(kinds.iter().map(|kind| kind.name()).collect::<Vec<_>>()),
     };
-    json!({"evidence": evidence, "images_listed_by_root": listed_images})
+    let pinned = policy.pinned_images().map(|images| images.iter().map(hex::encode).collect::<Vec<_>>());
+    json!({
+        "evidence": evidence,
+        "images_listed_by_root": listed_images,
+        "pinned_images": pinned,
+        "gpus": policy.gpus(),
+    })
 }

@@ -180,7 +180,9 @@ fn nodes(json: &Value) -> anyhow::Result<Vec<Found>> {
                         _ => None,
                     };
                     if seen.insert(der.clone()) {
-                        found.push(certificate(&name(value, role), role, &der)?);
+                        let node = certificate(&name(value, role), role, &der)?;
+                        check_fingerprint(members.get("fingerprint"), &node)?;
+                        found.push(node);
                     }
                     if found.len() > MAX_NODES {
                         return Err(NoEvidence(format!("it tells of more than {MAX_NODES} nodes")).into());
@@ -192,6 +194,19 @@ fn nodes(json: &Value) -> anyhow::Result<Vec<Found>> {
         }
     }
     Ok(found)
+}
+
+/// A certificate must be the one that it is said to be.
+fn check_fingerprint(said: Option<&Value>, node: &Found) -> Result<(), NoEvidence> {
+    let What::Certificate(certificate) = &node.what else { return Ok(()) };
+    let own = hex::encode(certificate.fingerprint());
+    match said.and_then(Value::as_str) {
+        Some(said) if said != own => Err(NoEvidence(format!(
+            "{}: its certificate has the fingerprint {own}, not the one that stands beside it",
+            node.name
+        ))),
+        _ => Ok(()),
+    }
 }
 
 fn name(node: &Value, role: Option<PeerKind>) -> String {

@@ -266,7 +266,7 @@ fn identity(found: &Found) -> String {
     let What::Certificate(certificate) = &found.what else { return String::new() };
     let validity = certificate.validity();
     format!(
-        "  public key            {}\n  fingerprint           {}\n  certificate           {} to {}\n",
+        "  TLS key               {}\n  fingerprint           {}\n  certificate           {} to {}\n",
         hex::encode(certificate.public_key()),
         hex::encode(certificate.fingerprint()),
         calendar::utc(validity.not_before.0),

@@ -163,7 +163,9 @@ pub(crate) fn read_policy(file: Option<&Path>) -> anyhow::Result<OperatorPolicy>
     let shown = path.display();
     let text = super::load::read_text(path, MAX_POLICY_BYTES)
         .with_context(|| format!("cannot read the policy {shown}; docs/trust.md has one to start from"))?;
-    toml::from_str(&text).map_err(|error| anyhow::anyhow!("the policy {shown}: {error}"))
+    let policy = toml::from_str(&text).map_err(|error| anyhow::anyhow!("the policy {shown}: {error}"))?;
+    tracing::info!(file = %shown, "read the policy; it holds until the next start");
+    Ok(policy)
 }
 
 /// Where to fetch what verifying evidence takes. Nothing that comes from there is trusted.

@@ -33,6 +33,8 @@ use crate::cli::Doctor;
 use crate::signals::Signals;
 use crate::terminal::{self, Style};
 
+pub(crate) use network::is_local;
+
 /// Looks at the machine and tells.
 ///
 /// # Errors

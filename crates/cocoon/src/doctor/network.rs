@@ -122,10 +122,10 @@ impl Target {
 }
 
 /// Whether a URL is of this machine.
-pub(super) fn is_local(url: &str) -> bool {
+pub(crate) fn is_local(url: &str) -> bool {
     Target::url("", url, false).is_some_and(|target| {
         target.host == "localhost"
-            || target.host.parse().is_ok_and(|address: std::net::IpAddr| address.is_loopback())
+            || target.host.trim_matches(['[', ']']).parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback())
     })
 }
 

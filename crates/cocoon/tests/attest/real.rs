@@ -183,11 +183,15 @@ fn the_policy_in_the_documentation_is_one() {
     let document = include_str!("../../../../docs/trust.md");
     let blocks: Vec<_> =
         document.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
-    assert_eq!(blocks.len(), 1, "there is one policy");
+    // The first is a gateway's configuration.
+    assert_eq!(blocks.len(), 3, "there are two policies, a short and a whole one");
     let place = Place::new();
-    place.file("policy.toml", blocks[0]);
-    let (code, report) = judged(&place, "tdx_quote", TDX_DAY, &["--policy", "policy.toml"]);
-    // It is read, and refuses: the image is not the one that it pins.
-    assert_eq!(code, 1, "{report:#}");
-    assert!(report["evidence"][0]["decision"]["refused"].is_object(), "{report:#}");
+    for policy in &blocks[1..] {
+        place.file("policy.toml", policy);
+        let more = ["--policy", "policy.toml", "--as", "worker"];
+        let (code, report) = judged(&place, "tdx_quote", TDX_DAY, &more);
+        // It is read, and refuses: the image is not the one that it pins, or there is no GPU.
+        assert_eq!(code, 1, "{report:#}");
+        assert!(report["evidence"][0]["decision"]["refused"].is_object(), "{report:#}");
+    }
 }
