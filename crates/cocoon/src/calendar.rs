@@ -4,10 +4,7 @@ const DAY_SECONDS: u64 = 86_400;
 
 /// `2026-03-01 12:00:00 UTC`.
 pub(crate) fn utc(unix_seconds: u64) -> String {
-    let (days, second) = (unix_seconds / DAY_SECONDS, unix_seconds % DAY_SECONDS);
-    let (year, month, day) = date(days);
-    let (hour, minute, second) = (second / 3_600, second / 60 % 60, second % 60);
-    format!("{year}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02} UTC")
+    cocoon_attest::UnixSeconds(unix_seconds).to_string()
 }
 
 /// A time as `2026-03-01T12:00:00Z`, with a space for the `T` if wanted, or as Unix seconds.
@@ -40,10 +37,10 @@ pub(crate) fn parse(text: &str) -> Result<u64, String> {
         + day
         - 1
         - 719_468;
-    if date(days) != (year, month, day) {
-        return Err(wrong());
-    }
-    Ok(days * DAY_SECONDS + hour * 3_600 + minute * 60 + second)
+    let seconds = days * DAY_SECONDS + hour * 3_600 + minute * 60 + second;
+    // A day that its month does not have comes out as another.
+    let written = format!("{year}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02} UTC");
+    if utc(seconds) == written { Ok(seconds) } else { Err(wrong()) }
 }
 
 /// `2 d 3 h`: the two largest units of a time span.
@@ -58,22 +55,6 @@ pub(crate) fn span(seconds: u64) -> String {
         .map(|(unit, count)| format!("{count} {unit}"))
         .collect();
     if shown.is_empty() { "0 s".to_owned() } else { shown.join(" ") }
-}
-
-/// Year, month and day of the Gregorian calendar, so many days after 1970-01-01.
-///
-/// Counted from 0000-03-01 on, so that a leap day is the last day of its year: the 400-year cycle has 146097 days, and
-/// months of 31 and 30 days alternate so that month `m` begins at day (153 m + 2) / 5.
-fn date(days: u64) -> (u64, u64, u64) {
-    const CYCLE: u64 = 146_097;
-    let days = days.saturating_add(719_468);
-    let (cycle, day) = (days / CYCLE, days % CYCLE);
-    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
-    let day = day - (365 * year + year / 4 - year / 100);
-    let month = (5 * day + 2) / 153;
-    let day_of_month = day - (153 * month + 2) / 5 + 1;
-    let (month, later) = if month < 10 { (month + 3, 0) } else { (month - 9, 1) };
-    (cycle * 400 + year + later, month, day_of_month)
 }
 
 #[cfg(test)]
