@@ -78,8 +78,9 @@ async fn without_new_collateral_a_worker_goes_when_the_old_runs_out_and_not_befo
     let reply = ask_until(&gateway, 503).await;
     assert!(json(&reply)["error"]["code"].is_string(), "{reply:?}");
 
-    // Intel answers again: the worker comes back by itself.
+    // Intel answers again: the worker comes back by itself. The gateway may have looked in between, and looks again soon.
     world.shelf.changes().silent.clear();
+    world.later(MINUTE).await;
     assert_eq!(answered_by(&ask_until(&gateway, 200).await)["fingerprint"], *name);
 }
 
@@ -103,6 +104,7 @@ async fn without_new_collateral_a_proxy_is_left_when_the_old_runs_out_and_not_be
     world.log.wait("the worker to leave", left).await;
 
     world.shelf.changes().silent.clear();
+    world.later(MINUTE).await;
     within("the worker to come back", worker.ready()).await;
     assert_eq!(answered_by(&ask_until(&gateway, 200).await)["fingerprint"], *name);
 }
