@@ -116,10 +116,13 @@ async fn a_gpus_verdict_too_holds_until_it_runs_out_while_nvidia_does_not_answer
     let (_worker, name) =
         world.worker(&network, 1, world.tdx_with_gpu(1, WORKER_IMAGE), 1000, engine("hello")).await;
     let gateway = world.gateway(&network).await;
+    // Everybody has judged it by now.
+    ask_until(&gateway, 200).await;
     world.shelf.changes().silent.push(EvidenceKind::NvidiaGpu);
     for _ in 0..3 {
         world.later(NEXT_LOOK).await;
-        serves(&gateway, &name).await;
+        // The gateway may pause the worker while it looks, but never loses it.
+        assert_eq!(answered_by(&ask_until(&gateway, 200).await)["fingerprint"], *name);
     }
     assert_all_connected(&world);
     // What NVIDIA says of revocation lasts a day.
