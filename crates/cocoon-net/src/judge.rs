@@ -211,6 +211,8 @@ impl Judge {
             (Err(_), Some(verdict)) => return Ok(verdict),
             (Err(missing), None) => return Err(ConnectFailure::Collateral(missing)),
         };
+        // Fetching takes a while, and what vendors sign on request is newer than the time before it.
+        let now = self.now();
         let verdict = self.verify(certificate, collateral, now).await;
         let ignores_gpus = self.policy().gpus() == GpuDemand::Ignored;
         if verdict.accepted_as_a_whole() || (verdict.accepted() && ignores_gpus) {
