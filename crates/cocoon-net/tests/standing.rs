@@ -46,8 +46,8 @@ impl Verifier for Vendor {
         self.threads.lock().unwrap().insert(std::thread::current().id());
         let mut verdict = Verdict::new(evidence.kind());
         let until = found.get(&paper()).map(|paper| u64::from_le_bytes(paper[..].try_into().unwrap()));
-        let present =
-            if until.is_some_and(|until| now.0 <= until) { Outcome::Passed } else { Outcome::Failed };
+        let good = until.is_some_and(|until| (until - LASTS..=until).contains(&now.0));
+        let present = if good { Outcome::Passed } else { Outcome::Failed };
         verdict.record("collateral", present, "looked for it");
         let spared = if self.revoked.load(Ordering::SeqCst) { Outcome::Failed } else { Outcome::Passed };
         verdict.record("revocation", spared, "looked");
@@ -191,6 +191,24 @@ async fn a_peer_whose_image_leaves_the_list_is_dropped_also_while_new_collateral
     world.settings.set_policy(Policy::fake_tdx().with_image_hashes([[9; 32]]).unwrap());
     let error = ours.io.write_all(b"a secret").await.unwrap_err();
     assert!(error.to_string().contains("image_hash"), "{error}");
+}
+
+#[tokio::test]
+async fn collateral_that_was_signed_while_it_was_fetched_is_not_of_the_future() {
+    let world = World::new();
+    let busy = world.library.turns.acquire_many(ALL_TURNS).await.unwrap();
+    let stranger = PeerCertificate::parse(&identity("fake_tdx").certificate()).unwrap();
+    let judge = world.settings.judge();
+    let mut decision = Box::pin(judge.decide(&stranger));
+    // It begins, and cannot get further than the library.
+    tokio::select! {
+        biased;
+        _ = &mut decision => unreachable!("the library is busy"),
+        () = std::future::ready(()) => {}
+    }
+    world.clock.set(NOW + 1);
+    drop(busy);
+    assert!(decision.await.is_ok());
 }
 
 #[tokio::test]
