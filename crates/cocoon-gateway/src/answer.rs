@@ -19,9 +19,9 @@ use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 
 use crate::Shared;
-use crate::completion::InFlight;
 use crate::exchange::{Ending, Event, Exchange};
 use crate::failure::Failure;
+use crate::intake::InFlight;
 use crate::price::{Assessment, Order, Received, assess};
 
 /// Nanoton in one TON.

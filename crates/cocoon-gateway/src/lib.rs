@@ -17,13 +17,17 @@ mod completion;
 mod config;
 mod connection;
 mod debug_log;
+mod dispatch;
 mod exchange;
 mod failure;
+mod intake;
 mod io;
 mod metrics;
 mod models;
+mod outgoing;
 mod pool;
 mod price;
+mod reply;
 mod server;
 mod settle;
 
@@ -211,7 +215,7 @@ pub async fn start(
         metrics: Metrics::new(),
         debug_log: DebugLog::default(),
         settlement: settlement.clone(),
-        room: completion::room_for_bodies(),
+        room: intake::room_for_bodies(),
     });
     let settings = ClientSettings {
         wallet: config.wallet,

@@ -1,0 +1,123 @@
+//! A request's body on its way in: read within limits, and counted while it is held.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use cocoon_openai::ApiError;
+use http::header::{EXPECT, HeaderMap};
+use http_body_util::BodyExt as _;
+use hyper::body::{Body as _, Incoming};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::Shared;
+use crate::failure::BUSY_RETRY_SECONDS;
+
+/// Bytes over the limit that are read and dropped, so that the caller gets to read why.
+const MAX_DRAINED_BYTES: usize = 64 << 20;
+/// Bodies up to this size are always read: `max_connections` of them are no burden.
+const SMALL_BODY_BYTES: usize = 64 * 1024;
+/// Larger bodies of all requests under way together; beyond that, large requests get 429. Each is held up to three
+/// times while it is passed on.
+const MAX_LARGE_BODIES_BYTES: usize = 256 << 20;
+/// The unit in which that is counted.
+const ROOM_UNIT_BYTES: usize = 1024;
+
+/// Counts a request as under way while it lives, and keeps its place among the large ones.
+pub(crate) struct InFlight {
+    shared: Arc<Shared>,
+    room: Option<OwnedSemaphorePermit>,
+}
+
+impl InFlight {
+    pub(crate) fn new(shared: &Arc<Shared>) -> Self {
+        shared.metrics.in_flight.inc();
+        Self { shared: Arc::clone(shared), room: None }
+    }
+
+    /// Takes room for a body of so many bytes, once. Without it, the body must not be kept.
+    fn make_room(&mut self, bytes: usize) -> bool {
+        if self.room.is_none() {
+            let units = u32::try_from(bytes.div_ceil(ROOM_UNIT_BYTES)).unwrap_or(u32::MAX);
+            self.room = Arc::clone(&self.shared.room).try_acquire_many_owned(units).ok();
+        }
+        self.room.is_some()
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.shared.metrics.in_flight.dec();
+    }
+}
+
+/// Room for the large bodies of all requests under way.
+pub(crate) fn room_for_bodies() -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(MAX_LARGE_BODIES_BYTES / ROOM_UNIT_BYTES))
+}
+
+pub(crate) async fn read_body(
+    in_flight: &mut InFlight,
+    headers: &HeaderMap,
+    mut body: Incoming,
+) -> Result<Bytes, ApiError> {
+    let limits = in_flight.shared.limits;
+    let limit = limits.max_body_bytes;
+    let reading = async {
+        let announced =
+            body.size_hint().exact().map_or(0, |size| usize::try_from(size).unwrap_or(usize::MAX));
+        if announced > limit && headers.contains_key(EXPECT) {
+            return Err(ApiError::too_large(limit as u64));
+        }
+        // How long a chunked body gets is not known.
+        let expected = if announced == 0 { limit } else { announced };
+        let mut kept = true;
+        let mut first = Bytes::new();
+        let mut joined: Vec<u8> = Vec::new();
+        let mut received = 0_usize;
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|_| {
+                ApiError::invalid_request(None, "incomplete_body", "The request's body broke off.")
+            })?;
+            let Ok(data) = frame.into_data() else { continue };
+            received = received.saturating_add(data.len());
+            if received > limit.saturating_add(MAX_DRAINED_BYTES) {
+                break;
+            }
+            kept &= received <= limit
+                && announced <= limit
+                && (received <= SMALL_BODY_BYTES || in_flight.make_room(expected));
+            if !kept {
+                // What was kept so far goes, the rest is read and dropped, so that the caller gets to read why.
+                (first, joined) = Default::default();
+                continue;
+            }
+            if first.is_empty() && joined.is_empty() {
+                first = data;
+                continue;
+            }
+            if joined.is_empty() {
+                let known = if in_flight.room.is_some() { announced } else { 0 };
+                joined.reserve(known.max(received));
+                joined.extend_from_slice(&std::mem::take(&mut first));
+            }
+            joined.extend_from_slice(&data);
+        }
+        if received > limit {
+            return Err(ApiError::too_large(limit as u64));
+        }
+        if !kept {
+            let message = "Too many large requests are under way; try again in a moment.";
+            return Err(ApiError::workers_busy(message, BUSY_RETRY_SECONDS));
+        }
+        Ok(if joined.is_empty() { first } else { joined.into() })
+    };
+    match tokio::time::timeout(limits.body_timeout, reading).await {
+        Ok(read) => read,
+        Err(_) => Err(ApiError::new(
+            408,
+            "invalid_request_error",
+            "slow_request",
+            "The request's body did not arrive in time.",
+        )),
+    }
+}
