@@ -8,6 +8,7 @@ import quirky
 
 from .speaking import digest
 
+RAW_KEPT = 64 * 1024
 WORDS_OF_AN_IMAGE, WORDS_OF_A_SOUND, WORDS_OF_A_FILE = 16, 8, 12
 
 
@@ -96,7 +97,7 @@ class Request(quirky.Request):
         return self.body.decode("utf-8", "replace")
 
     def seen(self):
-        more = {"sha256": digest(self.body, 64)}
+        more = {"sha256": digest(self.body, 64), "raw": self.body[:RAW_KEPT].decode("utf-8", "replace")}
         if self.parts is not None:
             more["parts"] = [part.view() for part in self.parts]
         return {**super().seen(), **more}

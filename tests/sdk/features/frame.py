@@ -106,7 +106,12 @@ def difference(direct, network, path="answer"):
             if found:
                 return found
         return None if len(direct) == len(network) else f"{path} has {len(direct)} and {len(network)} items"
-    return None if direct == network else f"{path} is {str(direct)[:150]!r} and {str(network)[:150]!r}"
+    if direct == network:
+        return None
+    one, other = str(direct), str(network)
+    start = next((i for i, (a, b) in enumerate(zip(one, other)) if a != b), min(len(one), len(other)))
+    around = slice(max(0, start - 60), start + 90)
+    return f"{path} from its place {start} is {one[around]!r} and {other[around]!r}"
 
 
 class Features:
