@@ -67,7 +67,7 @@ def ask_all(arguments, tally, engine, gateway=None):
     results = []
     for program in PROGRAMS:
         if arguments.client in program:
-            found = tally.run(program.partition(".")[0], [*command_of(program), *options])
+            found = tally.run(program, [*command_of(program), *options])
             results += [json.loads(line) for line in found]
     return results
 
