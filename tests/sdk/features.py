@@ -13,6 +13,7 @@ import json
 import shutil
 import subprocess
 import sys
+import urllib.request
 
 import network
 import run
@@ -72,6 +73,13 @@ def ask_all(arguments, tally, engine, gateway=None):
     return results
 
 
+def wait_for_abilities(gateway):
+    """Waits until the network knows that the engine can do more than chats, which workers find out after their start."""
+    body = json.dumps({"model": "versatile", "query": "a", "documents": ["a"]}).encode()
+    request = urllib.request.Request(f"{gateway}/v1/rerank", body, {"Content-Type": "application/json"})
+    network.wait_until("the engine's abilities", lambda: network.get_json(request))
+
+
 def check_all(arguments, tally):
     run.install_js()
     with network.temporary_directory() as directory, network.engine(directory, "versatile") as engine:
@@ -80,6 +88,7 @@ def check_all(arguments, tally):
             return
         program = network.cocoon_path(arguments.cocoon)
         with network.cocoon_up(program, directory, engine, "versatile") as up:
+            wait_for_abilities(up.gateway)
             results = ask_all(arguments, tally, engine, up.gateway)
             run.ends_cleanly(tally, "network", up)
         if not (arguments.only or arguments.client):

@@ -45,8 +45,6 @@ def read_ask(answer, body):
 async def messages(answer):
     body = answer.need("messages", "max_tokens")
     number(body, "temperature", 0, 1, 1)
-    if not answer.r.header("anthropic-version"):
-        raise Refused("anthropic-version: header is required")
     ask, prompt = read_ask(answer, body)
     view = View(answer, body, answer_to(ask), prompt)
     if body.get("stream") is True:

@@ -9,6 +9,7 @@ import sys
 import urllib.parse
 
 from frame import ADDED, PICTURE, Features, equal, named, sound
+from network import get_json
 
 features = Features("plain HTTP", "1.1")
 case = features.case
@@ -122,7 +123,17 @@ def user(text):
 
 STREAM = {"stream": True, "stream_options": {"include_usage": True}}
 WEATHER = {"type": "object", "properties": {"city": {"type": "string"}}}
+ABILITIES = ("chat", "completions", "responses", "messages", "embeddings", "rerank", "transcriptions", "translations",
+             "speech", "images", "image_edits", "moderations", "tokenize", "tools", "image_input", "audio_input",
+             "structured_output")
 TOOLS = [{"type": "function", "function": {"name": "get_weather", "parameters": WEATHER}}]
+
+
+@case("models", "with what the engine can do")
+def _(at):
+    entry = next(entry for entry in get_json(f"{at.url}/v1/models")["data"] if entry["id"] == at.model)
+    if at.network:
+        equal(set(ABILITIES) - set(entry["cocoon"].get("abilities") or []), set(), "abilities that are not told")
 
 
 @case("chat", "answers")
@@ -230,6 +241,11 @@ def _(at):
     return results
 
 
+def received(at, path):
+    """The newest request of these checks that came to the engine at a path; a worker may ask it things by itself."""
+    return [got for got in at.seen()["requests"] if got["target"] == path and "spline" in got["raw"]][-1]
+
+
 @case("requests", "the engine receives the JSON that was sent")
 def _(at):
     kinds = (("/v1/chat/completions", '"messages":[{"role": "user", "content":"x"}]'), ("/v1/completions", '"prompt":"x"'),
@@ -241,8 +257,7 @@ def _(at):
         for more in ("", ',"stream":true'):
             sent = ODD % json.dumps(at.model) + rest + more + "}"
             exchange(at, path, sent)
-            got = at.seen()["requests"][-1]
-            equal(got["target"], path, "path")
+            got = received(at, path)
             equal(squeezed(cut(got["raw"], WRITTEN)), squeezed(cut(sent, WRITTEN)), f"what came to {path}")
 
 
@@ -254,8 +269,20 @@ def _(at):
         fields = odd if name == "file" else odd[:2]
         sent = form([("model", at.model), *fields], files)
         equal(post_form(at, path, fields, files)["status"], 200, "status")
-        got = at.seen()["requests"][-1]
-        equal((got["target"], got["body_bytes"], got["sha256"]), (path, len(sent), named(sent)["sha256"]), f"what came to {path}")
+        got = received(at, path)
+        equal((got["body_bytes"], got["sha256"]), (len(sent), named(sent)["sha256"]), f"what came to {path}")
+
+
+@case("requests", "headers of the API go on, keys do not")
+def _(at):
+    sent = {"Authorization": "Bearer a-secret", "X-Api-Key": "a-secret", "Anthropic-Beta": "a-beta", "OpenAI-Beta": "b-beta"}
+    body = ODD % json.dumps(at.model) + '"messages":[{"role":"user","content":"x"}],"max_tokens":99}'
+    equal(exchange(at, "/v1/messages", body, sent)["status"], 200, "status")
+    got = {name.lower(): value for name, value in received(at, "/v1/messages")["headers"]}
+    equal([got.get(name) for name in ("anthropic-version", "anthropic-beta", "openai-beta")],
+          ["2023-06-01", "a-beta", "b-beta"], "headers at the engine")
+    if at.network:
+        assert "a-secret" not in str(got), "the caller's key came to the engine"
 
 
 @case("image input", "a body of twelve megabytes")
