@@ -291,6 +291,8 @@ impl Proxy {
         self.stats.overrun = self.stats.overrun.saturating_add(overrun);
         self.events.push_back(ProxyEvent::Ended(RequestEnd {
             request: request.id,
+            started: request.started,
+            parent: request.parent(),
             model: request.model,
             worker: Some(request.worker),
             failure,
