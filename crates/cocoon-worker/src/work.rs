@@ -231,13 +231,12 @@ fn engine_request(shared: &Shared, work: &Work) -> Result<(EngineRequest, bool),
     let request = &work.request;
     let path = request.url.to_str().ok_or("the URL is not text")?;
     let bare = path.split_once('?').map_or(path, |(bare, _)| bare);
-    if Endpoint::from_path(bare).is_none() {
-        return Err("only /v1/chat/completions and /v1/completions are served".into());
-    }
+    let endpoint = Endpoint::from_path(bare).ok_or("this path is not served")?;
     if request.method.as_bytes() != b"POST" {
         return Err("only POST is served".into());
     }
-    let arriving = ArrivingRequest::parse(request.payload.clone()).map_err(|error| error.message)?;
+    let arriving =
+        ArrivingRequest::parse(endpoint, request.payload.clone()).map_err(|error| error.message)?;
     if arriving.model != shared.model() && arriving.model != shared.config.model {
         return Err(format!("model name mismatch: this worker serves {}", shared.model()));
     }
