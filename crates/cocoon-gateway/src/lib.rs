@@ -28,6 +28,7 @@ mod outgoing;
 mod pool;
 mod price;
 mod reply;
+mod routes;
 mod server;
 mod settle;
 
@@ -215,7 +216,7 @@ pub async fn start(
         metrics: Metrics::new(),
         debug_log: DebugLog::default(),
         settlement: settlement.clone(),
-        room: intake::room_for_bodies(),
+        room: intake::room_for_bodies(&config.limits),
     });
     let settings = ClientSettings {
         wallet: config.wallet,

@@ -88,6 +88,15 @@ impl Assessment {
     }
 }
 
+/// The highest coefficient at which a million completion tokens cost at most so many nanoton.
+pub(crate) fn coefficient_within(nanoton_per_million: u64, tariff: &Tariff) -> i32 {
+    // coefficient / 1000 x multiplier / 10,000 x price x 1,000,000
+    let per_coefficient = u128::from(tariff.completion.get()) * u128::from(tariff.price_per_token.get());
+    let most = (u128::from(nanoton_per_million) * 10).checked_div(per_coefficient);
+    let most = most.unwrap_or(u128::MAX).min(Coefficient::MAX.get().into());
+    i32::try_from(most).unwrap_or(i32::MAX)
+}
+
 /// Holds a claim (the wire's five numbers) against what was received. `offered`: coefficients that were on offer.
 pub(crate) fn assess(
     order: &Order,

@@ -31,6 +31,7 @@ use crate::completion::complete;
 use crate::connection::Connection;
 use crate::io::Stalling;
 use crate::models::{self, ProxyDetails};
+use crate::routes::nothing_at;
 
 /// Wait after the system could not give us a connection (out of file descriptors, for one).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -148,7 +149,7 @@ async fn route(shared: &Arc<Shared>, request: Request<Incoming>) -> Result<Respo
     let model = path.strip_prefix("/v1/models/");
     let node = path.strip_prefix(ATTESTATION).and_then(|rest| rest.strip_prefix('/'));
     if model.is_none() && node.is_none() && !known.contains(&path) {
-        return Err(ApiError::unknown_path(&path.chars().take(200).collect::<String>()));
+        return Err(nothing_at(path));
     }
     only(&request, &[Method::GET, Method::HEAD], "GET")?;
     if let Some(node) = node {

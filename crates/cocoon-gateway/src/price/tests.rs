@@ -172,3 +172,20 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_price_per_million_tokens_becomes_the_coefficient_that_keeps_to_it() {
+    let tariff = |price: u64, completion: u32| Tariff {
+        price_per_token: PricePerToken(price),
+        completion: Multiplier(completion),
+        ..order().tariff
+    };
+    // At coefficient 1000 and weight 1, a million tokens cost a million times the price.
+    assert_eq!(coefficient_within(20_000_000, &tariff(20, 10_000)), 1000);
+    assert_eq!(coefficient_within(20_000_000, &tariff(20, 40_000)), 250);
+    assert_eq!(coefficient_within(20_019_999, &tariff(20, 10_000)), 1000);
+    assert_eq!(coefficient_within(19_999, &tariff(20, 10_000)), 0);
+    for free in [tariff(0, 10_000), tariff(20, 0), tariff(1, 1)] {
+        assert_eq!(coefficient_within(u64::MAX, &free), 999_999_999);
+    }
+}

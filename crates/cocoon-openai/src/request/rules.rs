@@ -16,11 +16,6 @@ impl Endpoint {
         matches!(self, Self::Chat | Self::Completions)
     }
 
-    /// Whether answers are made of tokens that a limit in the body bounds.
-    pub(super) fn is_text(self) -> bool {
-        matches!(self, Self::Chat | Self::Completions | Self::Responses | Self::Messages)
-    }
-
     /// Fields that decide how much an engine works and what is paid for it.
     pub(crate) fn binding(self) -> &'static [&'static str] {
         match self {
