@@ -60,7 +60,12 @@ async fn try_complete(
         let message = format!("No model has a name of more than {MAX_MODEL_BYTES} bytes.");
         return Err(ApiError::invalid_request(Some("model"), "invalid_value", message));
     }
-    let asked = Asked { shared, prepared, query, model: base_model, started, in_flight };
+    // The caller's word goes before the operator's; 0 means that nothing is sent twice.
+    let hedge = match prepared.hedge {
+        None => shared.limits.retry.hedge_after,
+        wanted => wanted.filter(|after| !after.is_zero()),
+    };
+    let asked = Asked { shared, prepared, query, model: base_model, started, hedge, in_flight };
     match asked.send().await {
         Ok((exchange, head, sent)) => asked.answer(exchange, head, sent).await,
         Err(failure) => {

@@ -11,7 +11,7 @@ use http::header::{CONNECTION, HeaderMap};
 
 /// Request headers that end here: hop by hop (RFC 9110 §7.6.1), set anew, credentials, and where the caller comes
 /// from. `accept-encoding` too: a compressed answer could not be metered.
-const KEPT_BACK: [&str; 31] = [
+const KEPT_BACK: [&str; 32] = [
     "accept-encoding",
     "api-key",
     "authorization",
@@ -24,6 +24,7 @@ const KEPT_BACK: [&str; 31] = [
     "forwarded",
     "from",
     "host",
+    "idempotency-key",
     "keep-alive",
     "openai-organization",
     "openai-project",
