@@ -11,6 +11,7 @@ mod error;
 mod estimate;
 mod filter;
 mod form;
+pub mod fuzzing;
 mod kind;
 mod meter;
 mod multipart;
