@@ -272,8 +272,8 @@ impl Asked<'_> {
             max_tokens: self.prepared.completion_bound,
             timeout,
             enable_debug: self.prepared.enable_debug,
-            needs: 0,
-            preference: Preference::Balanced,
+            needs: self.prepared.needs,
+            preference: Preference::from_wire(self.prepared.preference.to_wire()),
             affinity: Vec::new(),
             trace: None,
         }

@@ -223,6 +223,9 @@ impl Shared {
 
     fn set_abilities(&self, abilities: u32) {
         *self.abilities.lock().unwrap_or_else(PoisonError::into_inner) = Some(abilities);
+        for link in self.links().values() {
+            link.run(self, |session, _| session.set_abilities(abilities));
+        }
     }
 
     fn set_coefficient(&self, coefficient: u32) {
