@@ -6,6 +6,7 @@
 //! fields are kept.
 
 mod arriving;
+mod endpoint;
 mod error;
 mod estimate;
 mod filter;
@@ -15,13 +16,16 @@ mod object;
 mod observe;
 mod request;
 mod sse;
+mod summary;
 mod units;
 mod usage;
 
 pub use arriving::ArrivingRequest;
+pub use endpoint::{BodyForm, Endpoint, ability};
 pub use error::ApiError;
 pub use estimate::{
-    BYTES_PER_TOKEN, MeteredUsage, TOKENS_PER_MEDIA_PART, TOKENS_PER_MESSAGE, estimate_prompt_tokens,
+    BYTES_PER_FILE_TOKEN, BYTES_PER_TOKEN, MeteredUsage, TEMPLATE_TOKENS, TOKENS_PER_MEDIA_PART,
+    TOKENS_PER_MESSAGE, TRANSCRIPT_BASE_TOKENS, TRANSCRIPT_BYTES_PER_TOKEN, estimate_prompt_tokens,
     estimate_usage,
 };
 pub use filter::{AnswerFilter, add_cocoon_object, cocoon_comment};
@@ -29,8 +33,9 @@ pub use kind::{BodyKind, BodyLimits};
 pub use meter::{AnswerMeter, CostFields, CostFn};
 pub use observe::MeterReport;
 pub use request::{
-    DEFAULT_MAX_COEFFICIENT, DEFAULT_MAX_TOKENS, DEFAULT_TIMEOUT_SECONDS, Endpoint, MAX_TIMEOUT_SECONDS,
+    DEFAULT_MAX_COEFFICIENT, DEFAULT_MAX_TOKENS, DEFAULT_TIMEOUT_SECONDS, MAX_TIMEOUT_SECONDS,
     PreparedRequest, RequestDefaults, RequestError,
 };
 pub use sse::{DEFAULT_EVENT_LIMIT_BYTES, SseError, SseEvent, SseSplitter};
-pub use usage::Usage;
+pub use summary::{RequestBasis, RequestSummary};
+pub use usage::{TOKENS_PER_SECOND, Usage};
