@@ -30,11 +30,7 @@ pub(crate) async fn complete(
         Ok(response) => response.status().as_u16(),
         Err(error) => error.status,
     };
-    let name = match endpoint {
-        Endpoint::Chat => "chat",
-        Endpoint::Completions => "completions",
-    };
-    shared.metrics.request(name, status, started.elapsed());
+    shared.metrics.request(endpoint.name(), status, started.elapsed());
     answered
 }
 

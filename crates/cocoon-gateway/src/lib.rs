@@ -10,8 +10,10 @@
 
 mod answer;
 mod attestation;
+mod bill;
 mod body;
 mod book;
+mod charged;
 mod claims;
 mod completion;
 mod config;

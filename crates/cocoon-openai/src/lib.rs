@@ -33,7 +33,7 @@ pub use kind::{BodyKind, BodyLimits};
 pub use meter::{AnswerMeter, CostFields, CostFn};
 pub use observe::MeterReport;
 pub use request::{
-    DEFAULT_MAX_COEFFICIENT, DEFAULT_MAX_TOKENS, DEFAULT_TIMEOUT_SECONDS, MAX_TIMEOUT_SECONDS,
+    DEFAULT_MAX_COEFFICIENT, DEFAULT_MAX_TOKENS, DEFAULT_TIMEOUT_SECONDS, MAX_TIMEOUT_SECONDS, Preference,
     PreparedRequest, RequestDefaults, RequestError,
 };
 pub use sse::{DEFAULT_EVENT_LIMIT_BYTES, SseError, SseEvent, SseSplitter};

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod captured;
+mod endpoints;
 mod filtering;
 mod metering;
 
