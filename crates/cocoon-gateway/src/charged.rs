@@ -31,8 +31,8 @@ impl End {
     }
 }
 
-/// What one answer came to. Made exactly once for each request that got the head of an answer, when that has ended,
-/// however it ended.
+/// What one answer came to. Made exactly once for each request whose caller was given the head of an answer, or its error,
+/// when that answer has ended, however it ended.
 #[derive(Debug)]
 pub(crate) struct Charged<'a> {
     pub(crate) endpoint: Endpoint,

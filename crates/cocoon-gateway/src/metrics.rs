@@ -11,7 +11,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::charged::Charged;
+use crate::charged::{Charged, End};
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RequestLabels {
@@ -210,10 +210,15 @@ impl Metrics {
         self.first_byte.observe(to_head.as_secs_f64());
     }
 
-    /// An answer ended.
+    /// An answer ended, be it that nobody saw a byte of it.
+    pub(crate) fn ended(&self, end: End, took: Duration) {
+        self.ends.get_or_create(&EndLabel { end: end.name() }).inc();
+        self.duration.observe(took.as_secs_f64());
+    }
+
+    /// What an answer came to that its caller saw.
     pub(crate) fn charged(&self, charged: &Charged<'_>) {
-        self.ends.get_or_create(&EndLabel { end: charged.end.name() }).inc();
-        self.duration.observe(charged.took.as_secs_f64());
+        self.ended(charged.end, charged.took);
         self.tokens.inc_by(charged.tokens);
         self.cost.inc_by(charged.costs.total_cost);
         self.estimated.inc_by(charged.estimated.into());
@@ -274,7 +279,6 @@ mod tests {
     use cocoon_openai::{CostFields, Endpoint, Usage};
 
     use super::*;
-    use crate::charged::End;
 
     #[test]
     fn names_and_units_are_prometheus_own() {

@@ -92,7 +92,7 @@ impl Asked<'_> {
             _in_flight: self.in_flight,
         };
         // What has a price only at its end is held where it is text of a bounded size. Sound and other bytes flow.
-        let held = !success || matches!(kind, BodyKind::Json | BodyKind::Text);
+        let held = !success || kind.is_whole();
         let body = if held {
             match collect(answering).await? {
                 Collected::Whole(body, Bill { costs, tokens, .. }) => {

@@ -19,6 +19,12 @@ pub enum BodyKind {
 }
 
 impl BodyKind {
+    /// Whether a body of this form is text that is of use only as a whole, so that it can be held until its price is known.
+    #[must_use]
+    pub const fn is_whole(self) -> bool {
+        matches!(self, Self::Json | Self::Text)
+    }
+
     /// Tells the form from the `Content-Type` and from whether the caller asked for a stream.
     ///
     /// `application/json` in answer to a streamed request is read line by line, which reads one object as well as
