@@ -118,7 +118,8 @@ pub struct GatewayLimits {
     pub max_held_bytes: usize,
     /// Largest request head, in bytes; 32 KiB, at least 8 KiB. A larger one gets 431.
     pub max_header_bytes: usize,
-    /// Largest answer that is not streamed, in bytes; 16 MiB. It is held in memory until its price is known.
+    /// Largest answer that is held in memory until its price is known, in bytes; 16 MiB. A larger one that is not streamed
+    /// passes unread, without its price.
     pub max_answer_bytes: usize,
     /// HTTP connections at a time; 4096. More wait in the system's queue.
     pub max_connections: usize,

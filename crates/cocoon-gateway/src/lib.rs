@@ -11,8 +11,10 @@
 mod answer;
 mod attempts;
 mod attestation;
+mod bill;
 mod body;
 mod book;
+mod charged;
 mod claims;
 mod completion;
 mod config;

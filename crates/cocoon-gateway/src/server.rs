@@ -128,7 +128,8 @@ async fn respond(shared: &Arc<Shared>, request: Request<Incoming>) -> Response<B
     let mut response = if preflight {
         allow_all(request.headers())
     } else {
-        route(shared, request).await.unwrap_or_else(|error| failed(&error))
+        let endpoint = Endpoint::from_path(request.uri().path());
+        route(shared, request).await.unwrap_or_else(|error| failed(&error, endpoint))
     };
     let headers = response.headers_mut();
     headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, ANY);
@@ -179,9 +180,10 @@ fn only(request: &Request<Incoming>, methods: &[Method], allowed: &str) -> Resul
     Err(ApiError::method_not_allowed(request.method().as_str(), allowed))
 }
 
-/// An error as an HTTP answer.
-fn failed(error: &ApiError) -> Response<Body> {
-    let mut response = Response::new(Body::full(error.to_json()));
+/// An error as an HTTP answer, in the shape that the endpoint's clients read.
+fn failed(error: &ApiError, endpoint: Option<Endpoint>) -> Response<Body> {
+    let body = endpoint.map_or_else(|| error.to_json(), |endpoint| error.to_json_for(endpoint));
+    let mut response = Response::new(Body::full(body));
     *response.status_mut() = StatusCode::from_u16(error.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, JSON);

@@ -7,6 +7,7 @@ use crate::form::{FormFields, PartKind};
 use crate::multipart::{Boundary, FormEvent, FormScanner, FormWriter};
 use crate::object::RawObject;
 use crate::request::{RequestError, ask_for_usage, read_model, refuse_ambiguous, wants_stream};
+use crate::summary::RequestBasis;
 
 /// The body of a request on its way through a worker, in pieces as they arrive.
 ///
@@ -73,6 +74,7 @@ impl ArrivingBody {
                 Ok(Vec::new())
             }
             Form::Multipart(form) => {
+                form.fields.add_body_bytes(data.len());
                 form.scanner.push(data);
                 form.pass()
             }
@@ -88,6 +90,8 @@ impl ArrivingBody {
             Form::Json { endpoint, held, first, read } => {
                 let body =
                     if held.is_empty() { std::mem::take(first) } else { std::mem::take(held).freeze() };
+                // Kept as it came: gateway and worker measure by the same bytes.
+                first.clone_from(&body);
                 let ArrivingRequest { model, stream, body } = ArrivingRequest::parse(*endpoint, body)?;
                 *read = Some((model, stream));
                 Ok(vec![body])
@@ -116,6 +120,15 @@ impl ArrivingBody {
         match &self.0 {
             Form::Json { read, .. } => read.as_ref().is_some_and(|(_, stream)| *stream),
             Form::Multipart(form) => form.fields.stream(),
+        }
+    }
+
+    /// What the answer's price may rest on, once all has come.
+    #[must_use]
+    pub fn into_basis(self) -> RequestBasis {
+        match self.0 {
+            Form::Json { endpoint, first, .. } => RequestBasis::json(endpoint, first),
+            Form::Multipart(form) => form.fields.into_summary().into(),
         }
     }
 
@@ -305,6 +318,11 @@ mod tests {
             let whole = arriving.finish().unwrap();
             assert_eq!(whole.concat(), br#"{"model":"m","input":["x"]}"#);
             assert_eq!((arriving.model(), arriving.stream()), (Some("m@c"), false));
+            let basis = arriving.into_basis();
+            assert_eq!(
+                *basis.summary(),
+                *RequestBasis::json(Endpoint::Embeddings, Bytes::from_static(body)).summary()
+            );
         }
     }
 }

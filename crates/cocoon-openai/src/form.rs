@@ -3,7 +3,8 @@
 
 use crate::endpoint::Endpoint;
 use crate::multipart::{FormEvent, PartHead};
-use crate::request::{Limit, RequestError, Wish, Wishes, form_limit, image_size, lookalike, read_whole};
+use crate::request::{Limit, RequestError, Wish, Wishes, image_size, lookalike, read_whole};
+use crate::summary::RequestSummary;
 
 /// Longest value of a field that matters, in bytes.
 pub const MAX_FORM_FIELD_BYTES: usize = 4096;
@@ -40,11 +41,7 @@ pub(crate) struct FormFields {
     model: Option<String>,
     stream: bool,
     wishes: Wishes,
-    number: u64,
-    size: Option<(u64, u64)>,
-    width: Option<u64>,
-    height: Option<u64>,
-    file_bytes: u64,
+    summary: RequestSummary,
 }
 
 impl FormFields {
@@ -58,11 +55,7 @@ impl FormFields {
             model: None,
             stream: false,
             wishes: Wishes::default(),
-            number: 1,
-            size: None,
-            width: None,
-            height: None,
-            file_bytes: 0,
+            summary: RequestSummary::new(endpoint),
         }
     }
 
@@ -72,7 +65,7 @@ impl FormFields {
             FormEvent::Head(head) => self.begin(head)?,
             FormEvent::Data(data) if self.current == PartKind::Passed => {
                 if self.is_file {
-                    self.file_bytes = self.file_bytes.saturating_add(data.len() as u64);
+                    self.summary.add_file_bytes(data.len() as u64);
                 }
             }
             FormEvent::Data(data) => {
@@ -143,6 +136,7 @@ impl FormFields {
         let positive = |field| {
             read_whole(text)
                 .filter(|number| *number > 0)
+                .map(drop)
                 .ok_or_else(|| RequestError::wrong_value(field, "a positive integer"))
         };
         match self.current {
@@ -159,13 +153,24 @@ impl FormFields {
                     _ => return Err(RequestError::wrong_type("stream", "'true' or 'false'")),
                 };
             }
-            PartKind::Read("n") => self.number = positive("n")?,
-            PartKind::Read("width") => self.width = Some(positive("width")?),
-            PartKind::Read("height") => self.height = Some(positive("height")?),
-            PartKind::Read("size") => self.size = image_size(text)?,
+            PartKind::Read(field @ ("n" | "width" | "height")) => positive(field)?,
+            PartKind::Read("size") => drop(image_size(text)?),
             PartKind::Read(_) | PartKind::Passed => {}
         }
+        if let PartKind::Read(field) = self.current {
+            self.summary.add_field(field, text.as_bytes());
+        }
         Ok(())
+    }
+
+    /// More bytes of the whole form, as it goes from gateway to worker.
+    pub(crate) fn add_body_bytes(&mut self, bytes: usize) {
+        self.summary.add_body_bytes(bytes as u64);
+    }
+
+    /// What the answer's price may rest on, once all has been seen.
+    pub(crate) fn into_summary(self) -> RequestSummary {
+        self.summary
     }
 
     /// Whether a field that matters has come.
@@ -183,8 +188,9 @@ impl FormFields {
 
     /// The limit on the answer, once all has been seen.
     pub(crate) fn limit(&self) -> Result<Limit, RequestError> {
-        let sides = self.width.zip(self.height);
-        form_limit(self.endpoint, self.file_bytes, self.number, [self.size, sides])
+        let all = self.summary.completion_bound().and_then(|all| i32::try_from(all).ok());
+        let all = all.ok_or_else(|| RequestError::wrong_value("n", "fewer or smaller images"))?;
+        Ok(Limit { each: 0, all })
     }
 
     /// The form is over; checks that nothing is missing, and hands out what was wished.

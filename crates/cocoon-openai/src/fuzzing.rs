@@ -6,6 +6,7 @@ use bytes::Bytes;
 use crate::arriving::ArrivingBody;
 use crate::endpoint::Endpoint;
 use crate::request::{PreparedRequest, RequestDefaults, RequestForm, Wishes};
+use crate::summary::RequestSummary;
 
 /// The first byte chooses the endpoint; then the `Content-Type`, to the end of its line; the rest is the body.
 pub fn request(data: &[u8]) {
@@ -24,6 +25,12 @@ pub fn request(data: &[u8]) {
     assert!(!prepared.model.is_empty() && prepared.completion_bound >= 0, "what was read makes sense");
     let again = read(&prepared.body);
     let again = again.map(|again| (again.model, again.body, again.completion_bound, again.stream));
+    let basis = prepared.clone().into_basis().summary().clone();
+    let bound = basis.completion_bound();
+    assert!(
+        bound.is_some_and(|bound| bound <= prepared.completion_bound.into()),
+        "what is reserved covers what is billed"
+    );
     let once = (prepared.model, prepared.body, prepared.completion_bound, prepared.stream);
     assert_eq!(again, Ok(once.clone()), "what goes on needs no more preparing");
     let (model, body, _, stream) = once;
@@ -33,10 +40,11 @@ pub fn request(data: &[u8]) {
         pass(endpoint, &prepared.content_type, &body, 1),
         "it does not matter how bytes arrive"
     );
-    let Ok((seen, passed, removed, streams)) = whole else {
+    let Ok((seen, passed, removed, streams, measured)) = whole else {
         panic!("a worker takes what a gateway forwards")
     };
     assert_eq!((seen, streams), (model.clone(), stream), "gateway and worker read the same");
+    assert_eq!(measured, basis, "gateway and worker measure the same");
     if matches!(form, RequestForm::Multipart(_)) {
         assert_eq!(
             passed + removed,
@@ -47,13 +55,13 @@ pub fn request(data: &[u8]) {
     }
 }
 
-/// What a worker reads and passes of a body in pieces of `size` bytes: model, bytes passed, bytes removed, stream.
+/// What a worker reads and passes of a body in pieces of `size` bytes: model, bytes passed, bytes removed, stream, measures.
 fn pass(
     endpoint: Endpoint,
     content_type: &str,
     body: &Bytes,
     size: usize,
-) -> Result<(String, usize, usize, bool), crate::RequestError> {
+) -> Result<(String, usize, usize, bool, RequestSummary), crate::RequestError> {
     let mut arriving = ArrivingBody::new(endpoint, Some(content_type))?;
     let mut passed = 0;
     for piece in body.chunks(size) {
@@ -63,7 +71,8 @@ fn pass(
     }
     passed += arriving.finish()?.iter().map(Bytes::len).sum::<usize>();
     let model = arriving.model().unwrap_or_default().to_owned();
-    Ok((model, passed, arriving.removed_bytes(), arriving.stream()))
+    let (removed, stream) = (arriving.removed_bytes(), arriving.stream());
+    Ok((model, passed, removed, stream, arriving.into_basis().summary().clone()))
 }
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ mod object;
 mod observe;
 mod request;
 mod sse;
+mod summary;
 mod units;
 mod usage;
 
@@ -26,7 +27,8 @@ pub use arriving::{ArrivingBody, ArrivingRequest};
 pub use endpoint::{BodyForm, Endpoint, ability};
 pub use error::ApiError;
 pub use estimate::{
-    BYTES_PER_TOKEN, MeteredUsage, TOKENS_PER_MEDIA_PART, TOKENS_PER_MESSAGE, estimate_prompt_tokens,
+    BYTES_PER_FILE_TOKEN, BYTES_PER_TOKEN, MeteredUsage, TEMPLATE_TOKENS, TOKENS_PER_MEDIA_PART,
+    TOKENS_PER_MESSAGE, TRANSCRIPT_BASE_TOKENS, TRANSCRIPT_BYTES_PER_TOKEN, estimate_prompt_tokens,
     estimate_usage,
 };
 pub use filter::{AnswerFilter, add_cocoon_object, cocoon_comment};
@@ -40,4 +42,5 @@ pub use request::{
     PreparedRequest, RequestDefaults, RequestError, RequestForm, Wishes,
 };
 pub use sse::{DEFAULT_EVENT_LIMIT_BYTES, SseError, SseEvent, SseSplitter};
-pub use usage::Usage;
+pub use summary::{RequestBasis, RequestSummary};
+pub use usage::{TOKENS_PER_SECOND, Usage};

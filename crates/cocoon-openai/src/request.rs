@@ -10,6 +10,7 @@ use crate::endpoint::{BodyForm, Endpoint};
 use crate::error::ApiError;
 use crate::multipart::Boundary;
 use crate::object::RawObject;
+use crate::summary::{RequestBasis, RequestSummary};
 
 mod error;
 mod form;
@@ -19,7 +20,7 @@ mod rules;
 mod wishes;
 
 pub use error::RequestError;
-pub(crate) use limits::{Limit, form_limit, image_size};
+pub(crate) use limits::{Limit, image_size};
 pub(crate) use rules::{ask_for_usage, lookalike, read_model, refuse_ambiguous, wants_stream};
 pub(crate) use wishes::Wish;
 pub use wishes::{Preference, Wishes};
@@ -95,9 +96,20 @@ pub struct PreparedRequest {
     /// The body to forward: without the gateway's fields, with an explicit limit, and, for a stream, with
     /// `stream_options.include_usage` set to true.
     pub body: Bytes,
+    /// Of a form; of JSON it follows from the body.
+    summary: Option<RequestSummary>,
 }
 
 impl PreparedRequest {
+    /// What the answer's price may rest on.
+    #[must_use]
+    pub fn into_basis(self) -> RequestBasis {
+        match self.summary {
+            Some(summary) => summary.into(),
+            None => RequestBasis::json(self.endpoint, self.body),
+        }
+    }
+
     /// Reads the JSON body of a request; `default_max_tokens` (negative counts as 0) is the limit written into a body
     /// that names none.
     ///
@@ -168,7 +180,7 @@ impl PreparedRequest {
         let limit = limits::set(endpoint, &mut object, defaults.max_tokens.max(0))?;
         let caller_wants_usage =
             if stream && endpoint.counts_on_demand() { ask_for_usage(&mut object)? } else { false };
-        let read = Read { endpoint, model, stream, caller_wants_usage, limit, needs };
+        let read = Read { endpoint, model, stream, caller_wants_usage, limit, needs, summary: None };
         Ok(read.with(wishes, defaults, Cow::Borrowed("application/json"), object.to_json().into()))
     }
 }
@@ -230,6 +242,7 @@ struct Read {
     caller_wants_usage: bool,
     limit: limits::Limit,
     needs: u32,
+    summary: Option<RequestSummary>,
 }
 
 impl Read {
@@ -257,6 +270,7 @@ impl Read {
             request_guid: wishes.request_guid,
             content_type,
             body,
+            summary: self.summary,
         }
     }
 }
@@ -275,7 +289,7 @@ pub(crate) fn read_whole(json: &str) -> Option<u64> {
         .then(|| json.parse().unwrap_or(u64::MAX))
 }
 
-fn to_i32(whole: u64) -> i32 {
+pub(crate) fn to_i32(whole: u64) -> i32 {
     i32::try_from(whole).unwrap_or(i32::MAX)
 }
 

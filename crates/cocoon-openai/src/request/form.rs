@@ -51,6 +51,7 @@ impl PreparedRequest {
         }
         let wishes = fields.finish()?.and(headers);
         let limit = fields.limit()?;
+        let stream = fields.stream();
         let model_name = fields.model().unwrap_or_default().to_owned();
         let forwarded = if in_order {
             body.clone()
@@ -59,13 +60,15 @@ impl PreparedRequest {
             model.iter().chain(&others).for_each(|piece| joined.extend_from_slice(piece));
             joined.freeze()
         };
+        fields.add_body_bytes(forwarded.len());
         let read = Read {
             endpoint,
             model: model_name,
-            stream: fields.stream(),
+            stream,
             caller_wants_usage: false,
             limit,
             needs: endpoint.ability(),
+            summary: Some(fields.into_summary()),
         };
         Ok(read.with(wishes, defaults, Cow::Owned(boundary.content_type()), forwarded))
     }

@@ -13,11 +13,6 @@ const DEFAULT_IMAGE: (u64, u64) = (1024, 1024);
 /// Largest side of an image that can be asked for, in pixels.
 const MAX_SIDE_PIXELS: u64 = 1 << 16;
 
-/// The most tokens that the transcript of an empty file is counted as.
-const TRANSCRIPT_BASE_TOKENS: u64 = 4096;
-/// Bytes of a sound that allow one more token of its transcript.
-const TRANSCRIPT_BYTES_PER_TOKEN: u64 = 64;
-
 /// Limits on an answer, in tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Limit {
@@ -167,21 +162,5 @@ fn cap(object: &mut RawObject<'_>, field: &'static str, tokens: i32) {
     let obeys = |json: &str| read_whole(json).is_some_and(|other| to_i32(other) <= tokens);
     if object.get_set(field).is_some_and(|json| !obeys(json)) {
         object.set(field, tokens.to_string());
-    }
-}
-
-/// The limit on the answer to a form.
-pub(crate) fn form_limit(
-    endpoint: Endpoint,
-    file_bytes: u64,
-    number: u64,
-    sizes: [Option<(u64, u64)>; 2],
-) -> Result<Limit, RequestError> {
-    match endpoint {
-        Endpoint::Transcriptions | Endpoint::Translations => {
-            let all = TRANSCRIPT_BASE_TOKENS + file_bytes / TRANSCRIPT_BYTES_PER_TOKEN;
-            Ok(Limit { each: 0, all: to_i32(all) })
-        }
-        _ => images(number, sizes),
     }
 }
