@@ -80,7 +80,7 @@ impl Asked<'_> {
             exchange,
             order,
             model: self.model,
-            request: self.prepared.into_basis(),
+            request: self.prepared.basis(),
             offers: connection.models(),
             kind,
             success,

@@ -25,7 +25,7 @@ pub fn request(data: &[u8]) {
     assert!(!prepared.model.is_empty() && prepared.completion_bound >= 0, "what was read makes sense");
     let again = read(&prepared.body);
     let again = again.map(|again| (again.model, again.body, again.completion_bound, again.stream));
-    let basis = prepared.clone().into_basis().summary().clone();
+    let basis = prepared.basis().summary().clone();
     let bound = basis.completion_bound();
     assert!(
         bound.is_some_and(|bound| bound <= prepared.completion_bound.into()),

@@ -103,10 +103,10 @@ pub struct PreparedRequest {
 impl PreparedRequest {
     /// What the answer's price may rest on.
     #[must_use]
-    pub fn into_basis(self) -> RequestBasis {
-        match self.summary {
-            Some(summary) => summary.into(),
-            None => RequestBasis::json(self.endpoint, self.body),
+    pub fn basis(&self) -> RequestBasis {
+        match &self.summary {
+            Some(summary) => summary.clone().into(),
+            None => RequestBasis::json(self.endpoint, self.body.clone()),
         }
     }
 
