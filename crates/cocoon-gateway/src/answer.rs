@@ -321,6 +321,7 @@ pub(crate) struct AnswerBody {
     filter: AnswerFilter,
     out: VecDeque<Bytes>,
     state: State,
+    complete: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -333,7 +334,12 @@ enum State {
 impl AnswerBody {
     pub(crate) fn new(answering: Answering) -> Self {
         let filter = answering.filter();
-        Self { answering, filter, out: VecDeque::new(), state: State::Flowing }
+        Self { answering, filter, out: VecDeque::new(), state: State::Flowing, complete: false }
+    }
+
+    /// Whether it has come to its end, and that is a good one.
+    pub(crate) const fn is_complete(&self) -> bool {
+        self.complete
     }
 
     fn end(&mut self, ending: &Ending) {
@@ -350,6 +356,7 @@ impl AnswerBody {
         };
         self.answering.shared.metrics.ended(if failure.is_some() { "broken" } else { "complete" }, took);
         self.state = State::Ended;
+        self.complete = failure.is_none() && !report.saw_error;
         let kind = self.answering.kind;
         match failure {
             None if report.saw_error && kind == BodyKind::Sse => {

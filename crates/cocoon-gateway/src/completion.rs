@@ -3,17 +3,21 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use cocoon_openai::{ApiError, Endpoint, PreparedRequest};
 use cocoon_session::client::MAX_QUERY_BYTES;
-use http::{HeaderMap, Request, Response};
+use http::header::AUTHORIZATION;
+use http::{HeaderMap, HeaderValue, Request, Response};
 use hyper::body::Incoming;
 
 use crate::Shared;
 use crate::body::Body;
 use crate::dispatch::Asked;
+use crate::idempotency;
 use crate::intake::{InFlight, read_body};
 use crate::models;
 use crate::outgoing::query;
+use crate::slots::Slot;
 
 /// By this header a caller says after how many milliseconds without an answer its request is sent a second time.
 const HEDGE: &str = "x-cocoon-hedge";
@@ -45,9 +49,38 @@ async fn try_complete(
     let mut in_flight = InFlight::new(shared);
     let (parts, body) = request.into_parts();
     let body = read_body(&mut in_flight, &parts.headers, body).await?;
+    if let Some(slot) = parts.extensions.get::<Arc<Slot>>() {
+        slot.heard();
+    }
+    let key = idempotency::key_of(&parts.headers)?.map(str::to_owned);
+    let run = {
+        let (shared, headers, body) = (Arc::clone(shared), parts.headers.clone(), body.clone());
+        move || async move { answer(&shared, in_flight, &headers, body, endpoint, started).await }
+    };
+    let Some(key) = key else { return run().await };
+    let asked = idempotency::Request {
+        caller: parts.headers.get(AUTHORIZATION).map(HeaderValue::as_bytes).unwrap_or_default(),
+        key: &key,
+        path: endpoint.path(),
+        headers: &parts.headers,
+        body: &body,
+        patience: shared.limits.default_timeout,
+    };
+    idempotency::once(&shared.idempotency, asked, run).await
+}
+
+/// Answers a request that has been read.
+async fn answer(
+    shared: &Arc<Shared>,
+    in_flight: InFlight,
+    headers: &HeaderMap,
+    body: Bytes,
+    endpoint: Endpoint,
+    started: Instant,
+) -> Result<Response<Body>, ApiError> {
     let prepared = PreparedRequest::parse_with(&body, endpoint, &shared.limits.request_defaults())?;
     drop(body);
-    let query = query(&parts.headers, &prepared);
+    let query = query(headers, &prepared);
     if query.len() > MAX_QUERY_BYTES {
         return Err(ApiError::too_large(shared.limits.max_body_bytes as u64));
     }
@@ -56,7 +89,7 @@ async fn try_complete(
         let message = format!("No model has a name of more than {MAX_MODEL_BYTES} bytes.");
         return Err(ApiError::invalid_request(Some("model"), "invalid_value", message));
     }
-    let hedge = hedge_after(shared, &parts.headers)?;
+    let hedge = hedge_after(shared, headers)?;
     let asked = Asked { shared, prepared, query, model: base_model, started, hedge, in_flight };
     match asked.send().await {
         Ok((exchange, head, sent)) => asked.answer(exchange, head, sent).await,
@@ -74,6 +107,10 @@ async fn try_complete(
 
 /// When a request is sent a second time: as its caller says, else as the operator does.
 fn hedge_after(shared: &Shared, headers: &HeaderMap) -> Result<Option<Duration>, ApiError> {
+    // Whoever sends a key wants one execution; a second one beside it would be another.
+    if idempotency::key_of(headers)?.is_some() {
+        return Ok(None);
+    }
     let Some(wanted) = headers.get(HEDGE) else { return Ok(shared.limits.retry.hedge_after) };
     let millis = wanted.to_str().ok().and_then(|text| text.trim().parse::<u32>().ok());
     match millis {

@@ -8,6 +8,7 @@ use http::header::{EXPECT, HeaderMap};
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::Shared;
 use crate::failure::BUSY_RETRY_SECONDS;
@@ -26,12 +27,13 @@ const ROOM_UNIT_BYTES: usize = 1024;
 pub(crate) struct InFlight {
     shared: Arc<Shared>,
     room: Option<OwnedSemaphorePermit>,
+    _under_way: TaskTrackerToken,
 }
 
 impl InFlight {
     pub(crate) fn new(shared: &Arc<Shared>) -> Self {
         shared.metrics.in_flight.inc();
-        Self { shared: Arc::clone(shared), room: None }
+        Self { shared: Arc::clone(shared), room: None, _under_way: shared.under_way.token() }
     }
 
     /// Takes room for a body of so many bytes, once. Without it, the body must not be kept.

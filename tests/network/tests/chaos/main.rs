@@ -1,0 +1,6 @@
+//! Everything breaks all the time, and callers hardly notice.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod callers;
+mod engine;
+mod storm;
