@@ -3,4 +3,5 @@
 
 mod callers;
 mod engine;
+mod maintenance;
 mod storm;
