@@ -132,14 +132,8 @@ impl<K: Copy + Ord> Market<K> {
         });
         let rank = Standing { coefficient: 0, in_flight: 0, limit: 0, observed: &Observed::default() }
             .rank(Preference::Balanced, self.now_us);
-        let mut entry = Entry {
-            model,
-            name,
-            state,
-            observed: Observed::default(),
-            ranks: [rank; 3],
-            timer: None,
-        };
+        let mut entry =
+            Entry { model, name, state, observed: Observed::default(), ranks: [rank; 3], timer: None };
         entry.ranks = entry.ranks(self.now_us);
         on_sale.shelf.add(key, name, &state, state.place(), &entry.ranks);
         self.workers.insert(key, entry);
@@ -160,7 +154,9 @@ impl<K: Copy + Ord> Market<K> {
 
     /// Something about a worker changed: its price, its abilities, what it has under way, whether it is ready.
     pub fn update(&mut self, key: K, state: State) {
-        self.change(key, |entry| entry.state = state);
+        if self.workers.get(&key).is_some_and(|entry| entry.state != state) {
+            self.change(key, |entry| entry.state = state);
+        }
     }
 
     /// A streamed answer got its first byte after `wait`, or an answer without tokens was complete then.
@@ -184,6 +180,12 @@ impl<K: Copy + Ord> Market<K> {
         if let Some(model) = model {
             self.prefixes.remember(model.number, prefixes, key);
         }
+    }
+
+    /// The time up to which it has come.
+    #[must_use]
+    pub const fn now_us(&self) -> u64 {
+        self.now_us
     }
 
     /// Time went by: what failed long ago counts for less. Costs something only for workers that it changes.
@@ -256,11 +258,5 @@ impl<K: Copy + Ord> Market<K> {
             let entry = self.workers.get(&key)?;
             Some(Offer { key, name: entry.name, state: entry.state, observed: entry.observed })
         })
-    }
-
-    /// What was observed of a worker.
-    #[must_use]
-    pub fn observed(&self, key: K) -> Option<&Observed> {
-        self.workers.get(&key).map(|entry| &entry.observed)
     }
 }

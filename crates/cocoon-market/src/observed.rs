@@ -86,7 +86,11 @@ impl Observed {
     }
 
     /// When the failure rate is down to `level`; `None` where it was never over it.
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "positive, and below a minute")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "positive, and below a minute"
+    )]
     fn falls_below(&self, level: f64) -> Option<u64> {
         let half_lives = (self.failure_rate > level).then(|| (self.failure_rate / level).log2())?;
         let wait_us = (half_lives * HALF_LIFE.as_secs_f64() * 1e6).ceil() as u64;

@@ -168,9 +168,7 @@ impl<K: Copy + Ord> Shelf<K> {
             return best;
         }
         match wish.allowed {
-            Some(allowed) if allowed.len() < self.workers => {
-                self.best_of(wish, self.allowed(allowed), look)
-            }
+            Some(allowed) if allowed.len() < self.workers => self.best_of(wish, self.allowed(allowed), look),
             _ => {
                 let cheap = unsure.iter().flat_map(|group| group.affordable(wish.max_coefficient));
                 lower(best, self.best_of(wish, cheap, look))
@@ -215,7 +213,9 @@ impl<K: Copy + Ord> Shelf<K> {
                     reasons.able = true;
                     // What was tried already is skipped, and that is at most a few.
                     let cheapest = |of: &BTreeSet<(u32, K)>| {
-                        of.iter().find(|(_, key)| !wish.tried.contains(key)).map(|&(coefficient, _)| coefficient)
+                        of.iter()
+                            .find(|(_, key)| !wish.tried.contains(key))
+                            .map(|&(coefficient, _)| coefficient)
                     };
                     let (open, full) = (cheapest(&group.open), cheapest(&group.full));
                     reasons.busy |= full.is_some_and(|coefficient| coefficient <= wish.max_coefficient);
@@ -279,12 +279,7 @@ struct Reasons {
 }
 
 impl Reasons {
-    fn note_of<K: Copy + Ord>(
-        &mut self,
-        wish: &Wish<'_, K>,
-        key: K,
-        look: &impl Fn(K) -> Option<Candidate>,
-    ) {
+    fn note_of<K: Copy + Ord>(&mut self, wish: &Wish<'_, K>, key: K, look: &impl Fn(K) -> Option<Candidate>) {
         let Some(candidate) = look(key) else { return };
         if wish.allowed.is_some_and(|allowed| !allowed.contains(&candidate.name)) {
             return;

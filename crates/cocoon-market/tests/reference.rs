@@ -65,8 +65,7 @@ impl Reference {
         let affordable = || ready().filter(|(_, w)| w.state.coefficient <= wish.max_coefficient);
         let open = |state: &State| state.has_room && state.in_flight < state.limit;
         let score = |key: u32| self.workers[&key].score(key, wish.preference, self.now);
-        let eligible: Vec<u32> =
-            affordable().filter(|(_, w)| open(&w.state)).map(|(&key, _)| key).collect();
+        let eligible: Vec<u32> = affordable().filter(|(_, w)| open(&w.state)).map(|(&key, _)| key).collect();
         let best = eligible.iter().copied().min_by(|&a, &b| score(a).partial_cmp(&score(b)).unwrap());
         if let Some(best) = best {
             let warm = wish.affinity.iter().rev().filter_map(|prefix| self.prefixes.get(prefix).copied());

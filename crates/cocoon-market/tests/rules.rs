@@ -131,7 +131,10 @@ fn each_reason_for_no_worker_is_told_apart() {
     assert_eq!(why(&[(1, state(1000))], &nobody), Err(NoWorker::NotAllowed));
     assert_eq!(why(&[(1, state(1000)), (2, unable)], &second), Err(NoWorker::Unable));
     assert_eq!(why(&[(1, state(1000)), (2, full)], &second), Err(NoWorker::Busy));
-    assert_eq!(why(&[(1, state(1000)), (2, state(2000))], &second), Err(NoWorker::TooDear { cheapest: 2000 }));
+    assert_eq!(
+        why(&[(1, state(1000)), (2, state(2000))], &second),
+        Err(NoWorker::TooDear { cheapest: 2000 })
+    );
     assert_eq!(why(&[(1, state(1000)), (2, paused)], &second), Err(NoWorker::NotReady));
 }
 
