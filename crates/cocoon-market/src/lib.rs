@@ -38,6 +38,7 @@
 mod affinity;
 mod market;
 mod observed;
+pub mod pricing;
 mod score;
 mod shelf;
 
