@@ -23,6 +23,7 @@ mod exchange;
 mod failure;
 mod intake;
 mod io;
+mod market;
 mod metrics;
 mod models;
 mod outgoing;
@@ -113,6 +114,8 @@ pub(crate) struct Shared {
     pub(crate) settlement: Option<Arc<Settlement>>,
     /// For large bodies.
     pub(crate) room: Arc<Semaphore>,
+    /// Whether somebody looks at the market.
+    pub(crate) looks: market::Looks,
     pub(crate) retries: Mutex<RetryBudget>,
 }
 
@@ -220,6 +223,7 @@ pub async fn start(
         debug_log: DebugLog::default(),
         settlement: settlement.clone(),
         room: intake::room_for_bodies(),
+        looks: market::Looks::default(),
         retries: Mutex::new(RetryBudget::new(retry.budget_percent, retry.budget_floor, Instant::now())),
     });
     let settings = ClientSettings {

@@ -18,8 +18,8 @@
 //!    | fastest | expected time | coefficient |
 //!    | balanced | (coefficient + 1) x sqrt(expected time + 1 s) | expected time |
 //!
-//!    **Expected time** = (time to first byte + 256 tokens / tokens per second) x load x failures. **Load** = limit /
-//!    (limit - in flight). **Failures** stretch it by 1 to 5, see [`STRETCH`]. A worker that was never measured counts as
+//!    **Expected time** = (time to first byte + 256 tokens / tokens per second) x load x failures. **Load** = 1 + in flight
+//!    / limit. **Failures** stretch it by 1 to 5, see [`STRETCH`]. A worker that was never measured counts as
 //!    immediate while it is idle and has not failed, and as slow (10 s) else.
 //! 4. What is still equal goes to the worker with the fewest requests under way, then in all, so that idle equals
 //!    take turns.

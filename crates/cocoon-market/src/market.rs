@@ -1,6 +1,7 @@
 //! All workers of a proxy, indexed so that a choice does not have to look at each of them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -249,6 +250,12 @@ impl<K: Copy + Ord> Market<K> {
     /// The models on offer, by name.
     pub fn models(&self) -> impl Iterator<Item = &str> {
         self.models.keys().map(AsRef::as_ref)
+    }
+
+    /// The same, from this name on.
+    pub fn models_from(&self, name: &str) -> impl Iterator<Item = &str> {
+        let from = (Bound::Included(name), Bound::Unbounded);
+        self.models.range::<str, _>(from).map(|(name, _)| name.as_ref())
     }
 
     /// The workers of a model.

@@ -97,11 +97,11 @@ impl Standing<'_> {
         }
     }
 
-    /// How much its load stretches the expected time: 1 when idle, 2 when half full, its limit on its last place.
+    /// How much its load stretches the expected time: 1 when idle, almost 2 when almost full. What load did to earlier
+    /// answers is in their times already; were it weighed more, dear idle workers would hardly ever lose to cheap ones.
     #[must_use]
     pub fn load(&self) -> f64 {
-        let limit = self.limit.max(1);
-        f64::from(limit) / f64::from(limit.saturating_sub(self.in_flight).max(1))
+        1.0 + f64::from(self.in_flight) / f64::from(self.limit.max(1))
     }
 
     /// The expected time of a typical answer, in seconds.

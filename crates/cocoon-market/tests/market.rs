@@ -178,30 +178,76 @@ fn every_us(workers: &[Worker], load: f64) -> f64 {
 
 const BOUNDS: Bounds = Bounds { floor: 500, ceiling: 4000, pace_permille: 50 };
 
-/// The mean price that callers pay after `settled` requests, and how many rounds went by until then.
-fn price_among(count: usize, load: f64, preference: Preference, seed: u64) -> (f64, u64) {
+/// The mean price that callers pay in the 30 rounds after the first `rounds`.
+fn price_among(count: usize, load: f64, preference: Preference, rounds: usize, seed: u64) -> f64 {
     let workers: Vec<Worker> =
         (0..count).map(|number| follower(1500 + 300 * number as u32, BOUNDS)).collect();
     let every = every_us(&workers, load);
     let mut sim = Sim::new(workers, seed);
     let wish = Wish { preference, ..Wish::default() };
     let per_round = (ROUND as f64 / every) as usize;
-    sim.run(per_round * 120, every, &wish);
-    let rounds = sim.rounds();
-    let served = sim.run(per_round * 60, every, &wish);
-    (mean(&served, |served| f64::from(served.coefficient)), rounds)
+    sim.run(per_round * rounds, every, &wish);
+    mean(&sim.run(per_round * 30, every, &wish), |served| f64::from(served.coefficient))
 }
 
 #[test]
 fn competition_brings_prices_down_to_cost_and_a_monopoly_keeps_them_up() {
-    for seed in [1, 2, 3] {
-        for preference in [Preference::Balanced, Preference::Cheapest] {
-            for load in [0.3, 0.5, 0.7] {
-                let (price, rounds) = price_among(5, load, preference, seed);
-                println!("five workers, {preference:?}, load {load}: {price:.0} after {rounds} rounds");
-            }
-            let (price, rounds) = price_among(1, 0.4, preference, seed);
-            println!("one worker, {preference:?}: {price:.0} after {rounds} rounds");
+    for seed in [1, 2] {
+        for load in [0.3, 0.5, 0.7] {
+            let cheapest = price_among(5, load, Preference::Cheapest, 60, seed);
+            let balanced = price_among(5, load, Preference::Balanced, 60, seed);
+            println!("seed {seed}, load {load}: {cheapest:.0} (cheapest), {balanced:.0} (balanced)");
+            assert!(cheapest < 1.15 * 500.0, "seed {seed}, load {load}: {cheapest}");
+            assert!(balanced < 2.0 * 500.0, "seed {seed}, load {load}: {balanced}");
         }
+        let alone = price_among(1, 0.4, Preference::Balanced, 60, seed);
+        println!("seed {seed}, alone: {alone:.0}");
+        assert!(alone > 3.0 * 500.0, "seed {seed}: {alone}");
     }
+}
+
+/// The share of attempts that went to the first worker.
+fn share(served: &[Served]) -> f64 {
+    mean(served, |served| f64::from(u8::from(served.worker == 0)))
+}
+
+#[test]
+fn a_worker_that_undercuts_and_then_fails_loses_its_place_until_it_is_well_again() {
+    let workers = [500, 1000, 1000, 1000, 1000].map(|price| worker(price, 20));
+    let mut sim = Sim::new(workers.into(), 7);
+    let (every, wish) = (100_000.0, Wish { preference: Preference::Cheapest, ..Wish::default() });
+    sim.run(300, every, &wish);
+    let before = share(&sim.run(1000, every, &wish));
+    sim.workers[0].fails = true;
+    let first = sim.run(50, every, &wish);
+    let failing = share(&sim.run(1000, every, &wish));
+    sim.workers[0].fails = false;
+    sim.run(300, every, &wish);
+    let after = share(&sim.run(1000, every, &wish));
+    let lost = first.iter().filter(|served| served.worker == 0).count();
+    println!("before {before:.3}, {lost} of the first 50 failed, while failing {failing:.3}, after {after:.3}");
+    assert!(before > 0.3, "it is the cheapest: {before}");
+    assert!(lost <= 12, "{lost} of the first 50 requests were lost on it");
+    assert!(failing < 0.04, "its share while it fails: {failing}");
+    assert!(after > 0.9 * before, "it comes back: {after}");
+}
+
+#[test]
+fn callers_get_the_price_or_the_speed_that_they_ask_for() {
+    // Cheap and slow, dear and fast, and between.
+    let kinds = [(500, 15.0), (500, 15.0), (1000, 40.0), (1000, 40.0), (2500, 120.0), (2500, 120.0)];
+    let served = Preference::ALL.map(|preference| {
+        let workers = kinds.map(|(price, tokens_per_s)| Worker { tokens_per_s, ..worker(price, 10) });
+        let mut sim = Sim::new(workers.into(), 11);
+        let wish = Wish { preference, ..Wish::default() };
+        sim.run(100, 2e6, &wish);
+        let served = sim.run(1000, 2e6, &wish);
+        let price = mean(&served, |served| f64::from(served.coefficient));
+        let seconds = mean(&served, |served| served.took.as_secs_f64());
+        println!("{preference:?}: coefficient {price:.0}, {seconds:.2} s");
+        (price, seconds)
+    });
+    let [balanced, cheapest, fastest] = served;
+    assert!(cheapest.0 < 600.0 && cheapest.0 <= balanced.0 && balanced.0 <= fastest.0);
+    assert!(fastest.1 < 2.6 && fastest.1 <= balanced.1 && balanced.1 <= cheapest.1);
 }

@@ -34,7 +34,7 @@ impl Plain {
         };
         let unknown = if in_flight == 0 && level == 0 { 0.0 } else { UNKNOWN_TIME_S };
         let time = self.observed.answer_time(TYPICAL_TOKENS, now).unwrap_or(unknown)
-            * (f64::from(limit) / f64::from(limit.saturating_sub(in_flight).max(1)))
+            * (1.0 + f64::from(in_flight) / f64::from(limit.max(1)))
             * STRETCH[level];
         let price = f64::from(coefficient);
         let (first, second) = match preference {

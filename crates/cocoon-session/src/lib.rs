@@ -20,11 +20,14 @@ pub mod proxy;
 pub mod worker;
 
 mod answer;
+mod market;
 mod terms;
 mod time;
 mod workers;
 
 pub use cocoon_wire::tl::ext::MAX_PART_BYTES;
+pub use cocoon_wire::tl::market::MarketOffer;
+pub use market::{KnownMarket, MAX_KNOWN_OFFERS};
 pub use terms::{ErrorCode, FinalInfo, PaymentCounters, ProxyTerms, RequestFailure, Violation, tariff};
 pub use time::Time;
 pub use workers::{AllowError, WorkerEvidence, WorkerList};

@@ -95,6 +95,9 @@ impl Proxy {
                 self.answer(conn, id, &evidence);
                 Ok(())
             }
+            (ClientQuery::GetMarket(query), ClientStage::Ready) if client.extensions => {
+                self.on_get_market(conn, id, &query)
+            }
             (ClientQuery::RequestRefund(_), ClientStage::Ready) => {
                 self.on_refund_request(conn, id);
                 Ok(())

@@ -13,6 +13,7 @@
 //! - `payment`: settlement, notices once it is durable, and orders.
 //! - `account`: what the chain shows of clients, and how accounts are closed.
 //! - `roster`, `allow`: what workers showed of themselves, and which of them a client lets see its requests.
+//! - `offers`: what clients are told of the market.
 //! - `generation`: connections that end because parameters changed, or accounts.
 //!
 //! Bodies are never parsed here; of an answer only the `http.response` around the first bytes is read, to make it
@@ -23,6 +24,7 @@ mod allow;
 mod choice;
 mod generation;
 mod handshake;
+mod offers;
 mod payment;
 mod reply;
 mod request;
@@ -49,6 +51,7 @@ use crate::{ErrorCode, RequestFailure, Time, Violation};
 
 use account::WaitingRefund;
 use generation::Leaving;
+use offers::Pages;
 use payment::{Notice, SignedOrders};
 use request::Request;
 use roster::Roster;
@@ -227,6 +230,8 @@ struct ClientPeer {
     extensions: bool,
     /// The workers that may see its requests; `None`: all.
     allowed: Option<BTreeSet<[u8; 32]>>,
+    /// How often it may ask what is on offer.
+    market_pages: Pages,
     wallet: Option<Address>,
     contract: Option<Address>,
     account: ClientId,
@@ -379,6 +384,7 @@ impl Proxy {
             proto_version: 0,
             extensions: false,
             allowed: None,
+            market_pages: Pages::new(now),
             wallet: None,
             contract: None,
             account: ClientId([0; 32]),
