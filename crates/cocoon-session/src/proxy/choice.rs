@@ -6,12 +6,13 @@
 use std::time::Duration;
 
 use cocoon_ledger::{Coefficient, Multiplier};
-use cocoon_market::{NoWorker, State, Wish};
+use cocoon_market::{NoWorker, Preference, State, Wish};
 use cocoon_wire::frame::MAX_FRAME_PAYLOAD;
 use cocoon_wire::tl::TokensUsed;
 
 use super::request::{Rejection, Request};
-use super::{Conn, ConnId, Peer, Proxy};
+use super::{Conn, ConnId, Peer, Proxy, RequestKey};
+use crate::options::Options;
 use crate::{INITIAL_CREDIT_BYTES, Time};
 
 /// The kind of the failure where there are workers, but none that the client lets see its requests.
@@ -64,18 +65,34 @@ impl Proxy {
         client: ConnId,
         model: &str,
         max_coefficient: u32,
+        options: &Options,
         tried: &[ConnId],
     ) -> Result<ConnId, NoWorker> {
         // A client that is gone allows nothing any more, and waits for nothing.
         let Some(client) = self.client(client) else { return Err(NoWorker::None) };
-        let allowed = client.allowed.as_ref();
-        self.market.choose(model, &Wish { max_coefficient, allowed, tried, ..Wish::default() })
+        let preference = match options.preference {
+            crate::Preference::Balanced => Preference::Balanced,
+            crate::Preference::Cheapest => Preference::Cheapest,
+            crate::Preference::Fastest => Preference::Fastest,
+        };
+        let wish = Wish {
+            max_coefficient,
+            needs: options.needs,
+            preference,
+            allowed: client.allowed.as_ref(),
+            tried,
+            affinity: &options.affinity,
+        };
+        self.market.choose(model, &wish)
     }
 
-    /// A worker's answer begins.
-    pub(super) fn note_begun(&mut self, conn: ConnId, asked: Time, begun: Begun) {
-        if begun.is_good() && begun.streamed {
-            self.market.first_byte(conn, begun.at.since(asked), begun.at.0);
+    /// A worker's answer begins: from now on its engine knows how the request begins.
+    pub(super) fn note_begun(&mut self, key: RequestKey) {
+        let Some(request) = self.requests.get(&key) else { return };
+        let Some(begun) = request.begun.filter(Begun::is_good) else { return };
+        self.market.remember(request.worker, &request.options.affinity);
+        if begun.streamed {
+            self.market.first_byte(request.worker, begun.at.since(request.asked), begun.at.0);
         }
     }
 

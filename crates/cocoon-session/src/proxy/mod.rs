@@ -46,8 +46,9 @@ use ed25519_dalek::SigningKey;
 use sha2::{Digest as _, Sha256};
 
 use crate::link::{Link, LinkEvent, Side};
+use crate::options::Options;
 use crate::outbox::Outbox;
-use crate::{ErrorCode, RequestFailure, Time, Violation};
+use crate::{ErrorCode, RequestFailure, Time, Violation, ability};
 
 use account::WaitingRefund;
 use generation::Leaving;
@@ -240,6 +241,8 @@ struct ClientPeer {
     /// The client's id of each request under way, and ours.
     requests: BTreeMap<[u8; 32], RequestKey>,
     outbox: Outbox<[u8; 32], http::Response, End>,
+    /// Options of the request that must come next.
+    announced: Option<([u8; 32], Options)>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -273,7 +276,7 @@ struct WorkerPeer {
     coefficient: u32,
     limit: u32,
     paused: bool,
-    /// What it can do.
+    /// What it can do: bits of [`ability`](crate::ability).
     abilities: u32,
     /// Silent with work in flight.
     suspect: bool,
@@ -391,6 +394,7 @@ impl Proxy {
             chain: None,
             requests: BTreeMap::new(),
             outbox: Outbox::new(false),
+            announced: None,
         };
         self.add(conn, Peer::Client(Box::new(peer)), now);
     }
@@ -408,7 +412,7 @@ impl Proxy {
             coefficient: 0,
             limit: 0,
             paused: true,
-            abilities: 0b11,
+            abilities: ability::UNTOLD,
             suspect: false,
             busy_since: now,
             work: BTreeMap::new(),

@@ -119,6 +119,14 @@ impl Proxy {
                     coefficient.map_err(|_| Violation::Unexpected("coefficient out of range"))?.get();
                 Ok(())
             }
+            WorkerToProxy::Abilities(_) | WorkerToProxy::BodyCredit(_) if !worker.extensions => {
+                Err(Violation::Unexpected("extension that was not agreed"))
+            }
+            WorkerToProxy::Abilities(m) => {
+                worker.abilities = m.abilities.cast_unsigned();
+                Ok(())
+            }
+            WorkerToProxy::BodyCredit(_) => Err(Violation::Unexpected("credit for a body")),
         }
     }
 
@@ -160,9 +168,9 @@ impl Proxy {
                 let streamed = is_event_stream(&head);
                 let begun = Begun { at: now, status: head.status_code, streamed };
                 request.begun = Some(begun);
-                let (client_conn, asked, started) = (request.client, request.asked, request.started);
+                let (client_conn, started) = (request.client, request.started);
                 let (client_request, fingerprint) = (request.client_request, request.fingerprint);
-                self.note_begun(conn, asked, begun);
+                self.note_begun(key);
                 head.headers.push(seconds_header("X-Cocoon-Proxy-Start", started));
                 head.headers.push(seconds_header("X-Cocoon-Proxy-End", now));
                 if let Some(client) = self.client_mut(client_conn) {

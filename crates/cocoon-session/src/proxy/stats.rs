@@ -34,6 +34,8 @@ pub struct ConnectionStats {
     pub active: usize,
     /// Most requests at a time.
     pub limit: u32,
+    /// What it can do: bits of [`ability`](crate::ability).
+    pub abilities: u32,
     /// Takes requests now.
     pub ready: bool,
     /// Running average of the time to the first byte.
@@ -77,6 +79,7 @@ impl Proxy {
                     coefficient: offer.state.coefficient,
                     active: worker.work.len(),
                     limit: offer.state.limit,
+                    abilities: offer.state.abilities,
                     ready: offer.state.ready,
                     first_byte: offer.observed.time_to_first_byte(),
                     tokens_per_s: offer.observed.tokens_per_s(),

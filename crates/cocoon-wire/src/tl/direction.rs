@@ -58,6 +58,10 @@ tl_direction! {
         Credit(ext::Credit),
         /// Where the client has said that it restricts workers.
         AllowWorkers(ext::AllowWorkers),
+        /// Right before a request; where extensions are agreed.
+        RequestOptions(ext::RequestOptions),
+        /// More of a request's body; where extensions are agreed.
+        BodyPart(ext::BodyPart),
     }
 }
 
@@ -74,6 +78,10 @@ tl_direction! {
         Cancel(ext::Cancel),
         /// Where extensions are agreed.
         Credit(ext::Credit),
+        /// Right before a request; where extensions are agreed.
+        RequestOptions(ext::RequestOptions),
+        /// More of a request's body; where extensions are agreed.
+        BodyPart(ext::BodyPart),
     }
 }
 
@@ -98,6 +106,10 @@ tl_direction! {
         EnabledDisabled(worker::EnabledDisabled),
         /// The worker's new price.
         NewCoefficient(worker::NewCoefficient),
+        /// Where extensions are agreed.
+        BodyCredit(ext::BodyCredit),
+        /// Where extensions are agreed.
+        Abilities(ext::Abilities),
     }
 }
 
@@ -120,5 +132,7 @@ tl_direction! {
         QueryAnswerPartEx(client::QueryAnswerPartEx),
         /// What a request cost.
         ClientRequestPayment(proxy::ClientRequestPayment),
+        /// Where extensions are agreed.
+        BodyCredit(ext::BodyCredit),
     }
 }

@@ -224,7 +224,14 @@ fn question() -> Work {
         headers: Vec::new(),
         payload: body.into(),
     };
-    Work { id: [1; 32], request, coefficient: 1000, timeout: Duration::from_secs(9), enable_debug: false }
+    Work {
+        id: [1; 32],
+        request,
+        coefficient: 1000,
+        timeout: Duration::from_secs(9),
+        enable_debug: false,
+        trace: None,
+    }
 }
 
 #[tokio::test]
