@@ -90,11 +90,9 @@ impl Failure {
             Kind::Funds | Kind::Invalid | Kind::TimedOut => Why::Final,
             // A worker that starts anew is away for a moment.
             Kind::UnknownModel if known => Why::NotNow,
-            Kind::UnknownModel
-            | Kind::NoAttestedWorker
-            | Kind::Unable
-            | Kind::TooDear
-            | Kind::Balance => Why::Refused,
+            Kind::UnknownModel | Kind::NoAttestedWorker | Kind::Unable | Kind::TooDear | Kind::Balance => {
+                Why::Refused
+            }
             Kind::Busy => Why::Busy(self.retry_after.unwrap_or(BUSY_RETRY).min(MAX_RETRY_AFTER)),
             Kind::NoWorker | Kind::Proxy => Why::NotNow,
             Kind::Lost => Why::Lost,

@@ -10,7 +10,8 @@ use cocoon_session::tariff;
 use http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
     ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS, ALLOW,
-    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderMap, HeaderValue, REFERRER_POLICY, RETRY_AFTER, VARY, X_CONTENT_TYPE_OPTIONS,
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderMap, HeaderValue, REFERRER_POLICY,
+    RETRY_AFTER, VARY, X_CONTENT_TYPE_OPTIONS,
 };
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
@@ -150,7 +151,16 @@ async fn route(shared: &Arc<Shared>, request: Request<Incoming>) -> Result<Respo
         only(&request, &[Method::POST], "POST")?;
         return complete(shared, request, endpoint).await;
     }
-    let known = ["/v1/models", MARKET, MARKET_PAGE, ATTESTATION, "/health", "/metrics", "/jsonstats", "/request/debuglogentry"];
+    let known = [
+        "/v1/models",
+        MARKET,
+        MARKET_PAGE,
+        ATTESTATION,
+        "/health",
+        "/metrics",
+        "/jsonstats",
+        "/request/debuglogentry",
+    ];
     let model = path.strip_prefix("/v1/models/");
     let node = path.strip_prefix(ATTESTATION).and_then(|rest| rest.strip_prefix('/'));
     if model.is_none() && node.is_none() && !known.contains(&path) {

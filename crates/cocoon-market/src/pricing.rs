@@ -158,7 +158,10 @@ mod tests {
 
     #[test]
     fn senseless_bounds_are_refused() {
-        assert_eq!(FollowLoad::new(Bounds { floor: 5000, ..BOUNDS }, 1).err(), Some(BadBounds::FloorAboveCeiling));
+        assert_eq!(
+            FollowLoad::new(Bounds { floor: 5000, ..BOUNDS }, 1).err(),
+            Some(BadBounds::FloorAboveCeiling)
+        );
         assert_eq!(FollowLoad::new(Bounds { pace_permille: 0, ..BOUNDS }, 1).err(), Some(BadBounds::Pace));
         assert_eq!(FollowLoad::new(BOUNDS, 1).unwrap().coefficient(), 500);
     }

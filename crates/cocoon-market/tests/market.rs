@@ -1,5 +1,10 @@
 //! What becomes of a whole market: seeded simulations of workers, callers and prices, with numbers.
-#![allow(clippy::unwrap_used, clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss
+)]
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -225,7 +230,9 @@ fn a_worker_that_undercuts_and_then_fails_loses_its_place_until_it_is_well_again
     sim.run(300, every, &wish);
     let after = share(&sim.run(1000, every, &wish));
     let lost = first.iter().filter(|served| served.worker == 0).count();
-    println!("before {before:.3}, {lost} of the first 50 failed, while failing {failing:.3}, after {after:.3}");
+    println!(
+        "before {before:.3}, {lost} of the first 50 failed, while failing {failing:.3}, after {after:.3}"
+    );
     assert!(before > 0.3, "it is the cheapest: {before}");
     assert!(lost <= 12, "{lost} of the first 50 requests were lost on it");
     assert!(failing < 0.04, "its share while it fails: {failing}");

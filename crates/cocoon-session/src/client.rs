@@ -22,8 +22,8 @@ use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
 use crate::answer::{ERROR_HEADER, TIME_SHARE, sanitize, take_worker};
-use crate::market::Walk;
 use crate::link::{Link, LinkEvent, Side};
+use crate::market::Walk;
 use crate::options::Options;
 use crate::terms::{ProxyClaims, check_proxy, words};
 use crate::workers::{Progress, Workers};

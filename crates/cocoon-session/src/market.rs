@@ -44,7 +44,9 @@ impl Walk {
         let (mut known, pages) = self.under_way.take().unwrap_or_default();
         let mut room = MAX_KNOWN_OFFERS - known.models.iter().map(|(_, offers)| offers.len()).sum::<usize>();
         for model in page.models {
-            let Some(name) = model.name.to_str().filter(|name| name.len() <= MAX_MODEL_NAME) else { continue };
+            let Some(name) = model.name.to_str().filter(|name| name.len() <= MAX_MODEL_NAME) else {
+                continue;
+            };
             let mut offers = model.offers;
             known.truncated |= offers.len() > room;
             offers.truncate(room);
@@ -102,7 +104,8 @@ mod tests {
         let next = walk.take(page(&["a", "b"], 2, true)).unwrap();
         assert_eq!((next.model.to_lossy().as_ref(), next.index), ("b", 1));
         let known = walk.take(page(&["b", "c"], 1, false)).unwrap_err();
-        let counts: Vec<_> = known.models.iter().map(|(name, offers)| (name.as_str(), offers.len())).collect();
+        let counts: Vec<_> =
+            known.models.iter().map(|(name, offers)| (name.as_str(), offers.len())).collect();
         assert_eq!(counts, [("a", 2), ("b", 3), ("c", 1)]);
         assert!(!known.truncated && walk.begin().is_some());
     }
@@ -111,7 +114,8 @@ mod tests {
     fn a_proxy_that_never_ends_is_not_listened_to_for_ever() {
         let mut walk = Walk::default();
         walk.begin();
-        let pages = (0..).find_map(|pages| walk.take(page(&["a"], 1, true)).err().map(|known| (pages, known)));
+        let pages =
+            (0..).find_map(|pages| walk.take(page(&["a"], 1, true)).err().map(|known| (pages, known)));
         let (pages, known) = pages.unwrap();
         assert_eq!(pages + 1, MAX_PAGES);
         assert!(known.truncated);

@@ -175,7 +175,8 @@ async fn refresh(shared: &Shared, connections: &[Arc<Connection>], at_most: Dura
     shared.looks.note(Time(shared.clock.micros()));
     let deadline = tokio::time::Instant::now() + at_most;
     let fresh = |told: &Option<Told>| told.as_ref().is_some_and(|told| told.at.elapsed() < FRESH);
-    let ours = || connections.iter().filter(|connection| connection.terms().is_some_and(|terms| terms.extensions));
+    let ours =
+        || connections.iter().filter(|connection| connection.terms().is_some_and(|terms| terms.extensions));
     for connection in ours() {
         if !fresh(&connection.market().borrow()) {
             connection.ask_market();
@@ -199,7 +200,8 @@ fn report(shared: &Shared, connections: &[Arc<Connection>]) -> Report {
         match &told {
             Some(told) => {
                 for (name, offers) in &told.known.models {
-                    let measured = offers.iter().map(|offer| measured(shared, connection, &proxy, offer, &tariff));
+                    let measured =
+                        offers.iter().map(|offer| measured(shared, connection, &proxy, offer, &tariff));
                     models.entry(name.clone()).or_default().extend(measured);
                 }
             }
@@ -215,7 +217,9 @@ fn report(shared: &Shared, connections: &[Arc<Connection>]) -> Report {
             attestation: connection.attestation.kind,
             insecure: connection.attestation.insecure,
             measured: told.is_some(),
-            age_ms: told.as_ref().map(|told| u64::try_from(told.at.elapsed().as_millis()).unwrap_or(u64::MAX)),
+            age_ms: told
+                .as_ref()
+                .map(|told| u64::try_from(told.at.elapsed().as_millis()).unwrap_or(u64::MAX)),
             truncated: told.is_some_and(|told| told.known.truncated),
         });
     }
@@ -322,7 +326,8 @@ pub(crate) fn abilities(connections: &[Arc<Connection>], model: &str) -> Option<
         let market = connection.market();
         let told = market.borrow();
         let Some(told) = told.as_ref() else { continue };
-        let offers = told.known.models.iter().filter(|(name, _)| name == model).flat_map(|(_, offers)| offers);
+        let offers =
+            told.known.models.iter().filter(|(name, _)| name == model).flat_map(|(_, offers)| offers);
         for offer in offers {
             *all.get_or_insert(0) |= offer.abilities.cast_unsigned();
         }

@@ -84,7 +84,11 @@ fn write_model(page: &mut String, model: &ModelReport) -> fmt::Result {
         model.workers,
         model.active,
         model.capacity,
-        if model.insecure { ". <strong class=\"bad\">Not all of it is proven: insecure</strong>" } else { "" },
+        if model.insecure {
+            ". <strong class=\"bad\">Not all of it is proven: insecure</strong>"
+        } else {
+            ""
+        },
     )?;
     if !model.abilities.is_empty() {
         write!(page, "<p class=\"abilities\">Can do: {}</p>", model.abilities.join(", "))?;
@@ -110,7 +114,9 @@ fn write_model(page: &mut String, model: &ModelReport) -> fmt::Result {
 fn write_offer(page: &mut String, offer: &OfferReport) -> fmt::Result {
     page.push_str("<tr><td>");
     match &offer.worker {
-        Some(worker) => write!(page, "<a href=\"/v1/attestation/{worker}\"><code>{}</code></a>", short(worker))?,
+        Some(worker) => {
+            write!(page, "<a href=\"/v1/attestation/{worker}\"><code>{}</code></a>", short(worker))?
+        }
         None => page.push_str("not named"),
     }
     let proxy = &offer.proxy;
@@ -252,7 +258,9 @@ mod tests {
     #[test]
     fn the_page_shows_what_an_offer_says() {
         let (page, policy) = html(&report("llama", vec![offer(1500)]));
-        for shown in ["llama", "abababababab", "1500", "0.03<", "0.12<", "1/8", "123 ms", "98.7 %", "42", "tdx"] {
+        for shown in
+            ["llama", "abababababab", "1500", "0.03<", "0.12<", "1/8", "123 ms", "98.7 %", "42", "tdx"]
+        {
             assert!(page.contains(shown), "{shown} is not in {page}");
         }
         assert!(!page.contains("http://") && !page.contains("https://"), "nothing comes from elsewhere");
@@ -275,6 +283,9 @@ mod tests {
 
     #[test]
     fn amounts_are_exact() {
-        assert_eq!((ton(0).as_str(), ton(1).as_str(), ton(1_500_000_000).as_str()), ("0", "0.000000001", "1.5"));
+        assert_eq!(
+            (ton(0).as_str(), ton(1).as_str(), ton(1_500_000_000).as_str()),
+            ("0", "0.000000001", "1.5")
+        );
     }
 }

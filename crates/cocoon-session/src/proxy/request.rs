@@ -306,15 +306,13 @@ impl Proxy {
         if self.conns.get(&request.client).is_none_or(|conn| conn.leaving.is_some()) {
             return false;
         }
-        let Ok(conn) =
-            self.choose_worker(
+        let Ok(conn) = self.choose_worker(
             request.client,
             &request.model,
             request.max_coefficient,
             &request.options,
             &request.tried,
-        )
-        else {
+        ) else {
             return false;
         };
         self.stats.retries += 1;
