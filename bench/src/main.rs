@@ -1,5 +1,5 @@
 //! Measures what a whole network (gateway, proxy and workers) adds to asking an engine directly; by `fees`, what its
-//! settlement costs on chain; and by `attest`, what attestation costs.
+//! settlement costs on chain; by `attest`, what attestation costs; and by `market`, what choosing a worker costs.
 //!
 //! A mock engine and the load generator live in this process; the network is a process of its own. Everything is
 //! measured twice in the same run, directly and through the network, in short alternating rounds, so that whatever
@@ -22,6 +22,7 @@ use report::{Report, connected};
 mod attest;
 mod fees;
 mod load;
+mod market;
 mod mock;
 mod network;
 mod report;
@@ -89,6 +90,8 @@ enum Other {
     Fees(fees::Flags),
     /// Measures what attestation costs: verifying evidence, connecting, and a connection that is up.
     Attest(attest::Flags),
+    /// Measures what choosing a worker costs a proxy, by the number of workers.
+    Market(market::Flags),
 }
 
 fn seconds(text: &str) -> Result<f64, String> {
@@ -103,6 +106,7 @@ async fn main() -> ExitCode {
     let flags = Flags::parse();
     let outcome = match &flags.other {
         Some(Other::Fees(fees)) => fees::run(fees).map(|()| true),
+        Some(Other::Market(market)) => market::run(market).map(|()| true),
         Some(Other::Attest(attest)) => attest::run(attest).await.map(|()| true),
         None => run(flags).await,
     };

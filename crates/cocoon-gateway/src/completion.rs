@@ -9,6 +9,7 @@ use http::{HeaderMap, Request, Response};
 use hyper::body::Incoming;
 
 use crate::Shared;
+use crate::affinity::beginnings;
 use crate::body::Body;
 use crate::dispatch::Asked;
 use crate::intake::{InFlight, read_body};
@@ -57,7 +58,9 @@ async fn try_complete(
         return Err(ApiError::invalid_request(Some("model"), "invalid_value", message));
     }
     let hedge = hedge_after(shared, &parts.headers)?;
-    let asked = Asked { shared, prepared, query, model: base_model, started, hedge, in_flight };
+    // Callers are told apart by this gateway's wallet alone.
+    let affinity = beginnings(&shared.affinity_key, b"", &base_model, &prepared.body);
+    let asked = Asked { shared, prepared, query, model: base_model, started, hedge, affinity, in_flight };
     match asked.send().await {
         Ok((exchange, head, sent)) => asked.answer(exchange, head, sent).await,
         Err(failure) => {

@@ -8,6 +8,7 @@
 //! way, and is answered chunk by chunk as the engine writes. Its price is recomputed from what was received; what does
 //! not agree is kept as a dispute. Prompts and answers are never logged.
 
+mod affinity;
 mod answer;
 mod attempts;
 mod attestation;
@@ -114,6 +115,10 @@ pub(crate) struct Shared {
     pub(crate) settlement: Option<Arc<Settlement>>,
     /// For large bodies.
     pub(crate) room: Arc<Semaphore>,
+    /// With it the beginnings of requests are hashed: random, and never leaves the process.
+    pub(crate) affinity_key: [u8; 32],
+    /// Which proxy served which beginning.
+    pub(crate) served: affinity::Served,
     /// Whether somebody looks at the market.
     pub(crate) looks: market::Looks,
     pub(crate) retries: Mutex<RetryBudget>,
@@ -223,6 +228,8 @@ pub async fn start(
         debug_log: DebugLog::default(),
         settlement: settlement.clone(),
         room: intake::room_for_bodies(),
+        affinity_key: rand::random(),
+        served: affinity::Served::default(),
         looks: market::Looks::default(),
         retries: Mutex::new(RetryBudget::new(retry.budget_percent, retry.budget_floor, Instant::now())),
     });

@@ -137,6 +137,7 @@ pub(crate) fn state(shared: &Shared) -> Value {
         "model_checked": shared.model_files.is_checked(),
         "model_fault": shared.model_files.fault(),
         "coefficient": shared.coefficient.load(Ordering::Relaxed),
+        "price": shared.pricing.to_json(),
         "paused": shared.is_paused(),
         "max_active_requests": shared.config.max_active,
         "active_requests": shared.active.load(Ordering::Relaxed),
