@@ -165,10 +165,6 @@ impl Sim {
         }
         self.next_round += ROUND;
     }
-
-    fn rounds(&self) -> u64 {
-        self.next_round / ROUND - 1
-    }
 }
 
 fn mean(served: &[Served], of: impl Fn(&Served) -> f64) -> f64 {
