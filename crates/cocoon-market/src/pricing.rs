@@ -2,23 +2,20 @@
 //!
 //! The rule, once a round (say, every 30 s), from the share of its places that were taken since the last one:
 //!
-//! - **Nearly idle** (below [`IDLE`]): one step down. Others are preferred, or nobody asks.
+//! - **Room to spare** (below [`SPARE`]): one step down. Others are preferred, or too few ask.
 //! - **Nearly full** (above [`FULL`]): half a step up. What it turns away goes to dearer ones.
-//! - **Between**: as the last step, if what it takes in (price x load) did not fall by more than [`DEAD_BAND`]; the other
-//!   way if it did. So whoever has competitors finds that a lower price brings more, and goes down to its floor; whoever
-//!   has none finds that it brings less, and goes up.
+//! - **Between**: the price stays.
 //!
-//! A step is `pace` of the price, at least 1/1000 of the base price. At a bound it stays, and looks one step away every
-//! [`PROBE_EVERY`] rounds, since things may have changed.
+//! A step is `pace` of the price, at least 1/1000 of the base price. So where workers together have more room than is
+//! asked for, those who lose requests undercut those who have them, down to their floors; where room is scarce, prices
+//! rise. Steps up are the smaller ones, because whoever is full for being the cheapest is dearer than others soon
+//! enough. The rule looks at nobody else's price, and at no income: workers that watch whether a step paid can end up
+//! raising prices together, each seeing that it pays.
 
 /// Load below which the price falls.
-pub const IDLE: f64 = 0.1;
+pub const SPARE: f64 = 0.7;
 /// Load above which it rises.
 pub const FULL: f64 = 0.9;
-/// By how much income may fall from round to round without a step being regretted.
-pub const DEAD_BAND: f64 = 0.02;
-/// Rounds between looks away from a bound.
-pub const PROBE_EVERY: u32 = 10;
 
 /// Between what and how fast a price moves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,20 +39,11 @@ pub enum BadBounds {
     Pace,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Direction {
-    Down,
-    Up,
-}
-
 /// A price that follows load.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FollowLoad {
     bounds: Bounds,
     coefficient: u32,
-    direction: Direction,
-    income: f64,
-    at_bound: u32,
 }
 
 impl FollowLoad {
@@ -71,7 +59,7 @@ impl FollowLoad {
             return Err(BadBounds::Pace);
         }
         let coefficient = coefficient.clamp(bounds.floor, bounds.ceiling);
-        Ok(Self { bounds, coefficient, direction: Direction::Down, income: 0.0, at_bound: 0 })
+        Ok(Self { bounds, coefficient })
     }
 
     /// The price now, in 1/1000 of the base price.
@@ -88,38 +76,16 @@ impl FollowLoad {
 
     /// A round is over in which `load` (0 to 1) of the places were taken; gives the price for the next.
     pub fn round(&mut self, load: f64) -> u32 {
-        let load = if load.is_finite() { load.clamp(0.0, 1.0) } else { 0.0 };
-        let income = f64::from(self.coefficient) * load;
-        let pace = self.bounds.pace_permille;
-        let up = if load > FULL { pace / 2 } else { pace };
-        self.direction = match self.direction {
-            _ if load < IDLE => Direction::Down,
-            _ if load > FULL => Direction::Up,
-            same if income >= self.income * (1.0 - DEAD_BAND) => same,
-            Direction::Down => Direction::Up,
-            Direction::Up => Direction::Down,
-        };
-        self.income = income;
-        let (floor, ceiling) = (self.bounds.floor, self.bounds.ceiling);
-        let stuck = match self.direction {
-            Direction::Down => self.coefficient == floor,
-            Direction::Up => self.coefficient == ceiling,
-        };
-        self.at_bound = if stuck { self.at_bound + 1 } else { 0 };
-        if self.at_bound == PROBE_EVERY && load >= IDLE {
-            self.at_bound = 0;
-            self.direction = match self.direction {
-                Direction::Down => Direction::Up,
-                Direction::Up => Direction::Down,
-            };
-        }
+        let Bounds { floor, ceiling, pace_permille } = self.bounds;
         let step = |pace: u32| {
             let step = u64::from(self.coefficient) * u64::from(pace) / 1000;
             u32::try_from(step).unwrap_or(u32::MAX).max(1)
         };
-        let moved = match self.direction {
-            Direction::Down => self.coefficient.saturating_sub(step(pace)),
-            Direction::Up => self.coefficient.saturating_add(step(up)),
+        let moved = match load {
+            load if load < SPARE => self.coefficient.saturating_sub(step(pace_permille)),
+            load if load > FULL => self.coefficient.saturating_add(step(pace_permille / 2)),
+            // No number says nothing, either.
+            _ => self.coefficient,
         };
         self.coefficient = moved.clamp(floor, ceiling);
         self.coefficient
@@ -141,19 +107,18 @@ mod tests {
             price.round(0.0);
         });
         assert_eq!(price.coefficient(), 500);
-        (0..200).for_each(|_| {
+        (0..100).for_each(|_| {
             price.round(1.0);
         });
         assert!(price.coefficient() > 3500, "{price:?}");
     }
 
     #[test]
-    fn whoever_has_no_competitors_finds_that_a_higher_price_brings_more() {
+    fn a_worker_that_is_well_used_keeps_its_price() {
         let mut price = FollowLoad::new(BOUNDS, 1000).unwrap();
-        (0..60).for_each(|_| {
-            price.round(0.4);
-        });
-        assert!(price.coefficient() > 3000, "{price:?}");
+        for load in [0.7, 0.8, 0.9, f64::NAN] {
+            assert_eq!(price.round(load), 1000);
+        }
     }
 
     #[test]
