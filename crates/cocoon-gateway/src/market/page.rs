@@ -73,7 +73,7 @@ fn write_page(page: &mut String, report: &Report) -> fmt::Result {
         write_model(page, model)?;
     }
     write_proxies(page, report)?;
-    write!(page, "</main><script>{SCRIPT}</script></body></html>\n")
+    writeln!(page, "</main><script>{SCRIPT}</script></body></html>")
 }
 
 fn write_model(page: &mut String, model: &ModelReport) -> fmt::Result {
