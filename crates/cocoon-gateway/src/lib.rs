@@ -12,8 +12,10 @@ mod affinity;
 mod answer;
 mod attempts;
 mod attestation;
+mod bill;
 mod body;
 mod book;
+mod charged;
 mod claims;
 mod completion;
 mod config;
@@ -31,6 +33,7 @@ mod outgoing;
 mod pool;
 mod price;
 mod reply;
+mod routes;
 mod server;
 mod settle;
 
@@ -227,7 +230,7 @@ pub async fn start(
         metrics: Metrics::new(),
         debug_log: DebugLog::default(),
         settlement: settlement.clone(),
-        room: intake::room_for_bodies(),
+        room: intake::room_for_bodies(&config.limits),
         affinity_key: rand::random(),
         served: affinity::Served::default(),
         looks: market::Looks::default(),

@@ -3,12 +3,14 @@
 //! - [`link`](self): one task per proxy keeps a connection to it (`link.rs`).
 //! - [`work`](self): one task per request: engine, metering, answer (`work.rs`).
 //! - [`http`](self): the operator's page: health, metrics, pause, resume, price, payout (`http.rs`).
+//! - [`abilities`](self): what the engine can do (`abilities.rs`).
 //! - [`channel`](self): what is kept of each proxy over restarts (`channel.rs`).
 //! - [`model`](self): whether the model's files are still those that were checked (`model.rs`).
 //! - [`price`](self): a price that follows the load (`price.rs`).
 //! - [`settle`](self): one task turns what proxies have signed into coins, another sees whether they can pay (`settle.rs`).
 //! - [`leave`]: the same with the node stopped, and the way out for the wallet's coins.
 
+mod abilities;
 mod channel;
 mod http;
 mod leave;
@@ -155,6 +157,8 @@ struct Shared {
     model_files: model::ModelFiles,
     coefficient: AtomicU32,
     pricing: price::Pricing,
+    /// What the engine can do, once that was found out.
+    abilities: Mutex<Option<u32>>,
     ready: watch::Sender<usize>,
     counts: Counts,
     tasks: TaskTracker,
@@ -221,6 +225,18 @@ impl Shared {
         }
     }
 
+    /// What the engine can do, as bits of [`cocoon_openai::ability`]; `None` until that was found out.
+    fn abilities(&self) -> Option<u32> {
+        *self.abilities.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set_abilities(&self, abilities: u32) {
+        *self.abilities.lock().unwrap_or_else(PoisonError::into_inner) = Some(abilities);
+        for link in self.links().values() {
+            link.run(self, |session, _| session.set_abilities(abilities));
+        }
+    }
+
     /// The operator's price, which follows nothing any more.
     fn set_coefficient(&self, coefficient: u32) {
         self.pricing.fix();
@@ -280,6 +296,7 @@ pub async fn start(
         model_files,
         coefficient: AtomicU32::new(coefficient),
         pricing,
+        abilities: Mutex::default(),
         config,
         tls,
         chain,
@@ -300,6 +317,7 @@ pub async fn start(
     if let Some(every) = shared.pricing.every() {
         shared.tasks.spawn(stop.clone().run_until_cancelled_owned(price::follow(Arc::clone(&shared), every)));
     }
+    shared.tasks.spawn(stop.clone().run_until_cancelled_owned(abilities::watch(Arc::clone(&shared))));
     if shared.model_files.is_checked() {
         shared.tasks.spawn(stop.clone().run_until_cancelled_owned(model::watch(Arc::clone(&shared))));
     }
