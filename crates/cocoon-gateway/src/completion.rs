@@ -1,11 +1,11 @@
 //! A request for a completion: read, sent to a proxy (to a second one where the first cannot serve it), answered.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use cocoon_openai::{ApiError, Endpoint, PreparedRequest};
 use cocoon_session::client::MAX_QUERY_BYTES;
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response};
 use hyper::body::Incoming;
 
 use crate::Shared;
@@ -15,6 +15,8 @@ use crate::intake::{InFlight, read_body};
 use crate::models;
 use crate::outgoing::query;
 
+/// By this header a caller says after how many milliseconds without an answer its request is sent a second time.
+const HEDGE: &str = "x-cocoon-hedge";
 /// Longest name of a model, in bytes.
 const MAX_MODEL_BYTES: usize = 512;
 
@@ -30,11 +32,7 @@ pub(crate) async fn complete(
         Ok(response) => response.status().as_u16(),
         Err(error) => error.status,
     };
-    let name = match endpoint {
-        Endpoint::Chat => "chat",
-        Endpoint::Completions => "completions",
-    };
-    shared.metrics.request(name, status, started.elapsed());
+    shared.metrics.request(endpoint.name(), status, started.elapsed());
     answered
 }
 
@@ -58,7 +56,8 @@ async fn try_complete(
         let message = format!("No model has a name of more than {MAX_MODEL_BYTES} bytes.");
         return Err(ApiError::invalid_request(Some("model"), "invalid_value", message));
     }
-    let asked = Asked { shared, prepared, query, model: base_model, started, in_flight };
+    let hedge = hedge_after(shared, &parts.headers)?;
+    let asked = Asked { shared, prepared, query, model: base_model, started, hedge, in_flight };
     match asked.send().await {
         Ok((exchange, head, sent)) => asked.answer(exchange, head, sent).await,
         Err(failure) => {
@@ -69,6 +68,21 @@ async fn try_complete(
                     None => failure,
                 };
             Err(failure.into_api_error(&asked.prepared.model, &available))
+        }
+    }
+}
+
+/// When a request is sent a second time: as its caller says, else as the operator does.
+fn hedge_after(shared: &Shared, headers: &HeaderMap) -> Result<Option<Duration>, ApiError> {
+    let Some(wanted) = headers.get(HEDGE) else { return Ok(shared.limits.retry.hedge_after) };
+    let millis = wanted.to_str().ok().and_then(|text| text.trim().parse::<u32>().ok());
+    match millis {
+        // It asks for none.
+        Some(0) => Ok(None),
+        Some(millis) => Ok(Some(Duration::from_millis(millis.into()))),
+        None => {
+            let message = "X-Cocoon-Hedge is a number of milliseconds; 0 means that nothing is sent twice.";
+            Err(ApiError::invalid_request(Some("X-Cocoon-Hedge"), "invalid_value", message))
         }
     }
 }

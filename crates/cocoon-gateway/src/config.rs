@@ -115,6 +115,8 @@ pub struct GatewayLimits {
     pub stall_timeout: Duration,
     /// How long a shutdown waits for requests under way; 10 s.
     pub drain_timeout: Duration,
+    /// When a request that failed is sent again, and when it is sent twice.
+    pub retry: RetryLimits,
     /// Limit on each choice of an answer, in tokens, where the request names none; 4096. It is written into the body,
     /// so that a reservation binds.
     pub default_max_tokens: u32,
@@ -122,6 +124,35 @@ pub struct GatewayLimits {
     pub default_max_coefficient: u32,
     /// Deadline where the request names none; 120 s, as published.
     pub default_timeout: Duration,
+}
+
+/// When a request that has no answer yet is sent again, and when it is sent twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RetryLimits {
+    /// Attempts that may have reached a worker, for one request; 3, at least 1.
+    pub max_attempts: u32,
+    /// How long a request waits for a proxy and a worker to come back where there are none now; 10 s, and never beyond its
+    /// deadline. 0: it fails at once.
+    pub patience: Duration,
+    /// Second attempts of all requests together, in percent of the requests; 20.
+    pub budget_percent: u32,
+    /// Second attempts per second that there may be however few requests there are; 10.
+    pub budget_floor: u32,
+    /// A request without the first byte of its answer after this time is sent a second time, and the first answer counts.
+    /// `None`: only where its caller asks for that. Both attempts may cost.
+    pub hedge_after: Option<Duration>,
+}
+
+impl Default for RetryLimits {
+    fn default() -> Self {
+        Self {
+            max_attempts: 3,
+            patience: Duration::from_secs(10),
+            budget_percent: 20,
+            budget_floor: 10,
+            hedge_after: None,
+        }
+    }
 }
 
 impl Default for GatewayLimits {
@@ -135,6 +166,7 @@ impl Default for GatewayLimits {
             body_timeout: Duration::from_secs(60),
             stall_timeout: Duration::from_secs(120),
             drain_timeout: Duration::from_secs(10),
+            retry: RetryLimits::default(),
             default_max_tokens: DEFAULT_MAX_TOKENS.unsigned_abs(),
             default_max_coefficient: DEFAULT_MAX_COEFFICIENT.unsigned_abs(),
             default_timeout: Duration::from_secs(DEFAULT_TIMEOUT_SECONDS),
@@ -161,6 +193,14 @@ impl GatewayLimits {
         }
         if self.default_max_coefficient > 999_999_999 {
             return Err("default_max_coefficient must be at most 999999999".to_owned());
+        }
+        if !(1..=16).contains(&self.retry.max_attempts) {
+            return Err(format!("max_attempts must be 1 to 16, not {}", self.retry.max_attempts));
+        }
+        if self.retry.budget_percent > 1000 || self.retry.budget_floor > 10_000 {
+            return Err(
+                "retry_budget_percent must be at most 1000 and retry_budget_floor at most 10000".to_owned()
+            );
         }
         if self.default_timeout.is_zero() {
             return Err("default_timeout must be above 0".to_owned());
@@ -197,6 +237,8 @@ mod tests {
         assert!(refused(|limits| limits.max_body_bytes = 0).contains("max_body_bytes"));
         assert!(refused(|limits| limits.max_header_bytes = 1).contains("max_header_bytes"));
         assert!(refused(|limits| limits.max_connections = 0).contains("max_connections"));
+        assert!(refused(|limits| limits.retry.max_attempts = 0).contains("max_attempts"));
+        assert!(refused(|limits| limits.retry.budget_percent = 1001).contains("retry_budget_percent"));
         assert!(refused(|limits| limits.default_max_tokens = u32::MAX).contains("default_max_tokens"));
         assert!(refused(|limits| limits.default_timeout = Duration::ZERO).contains("default_timeout"));
     }

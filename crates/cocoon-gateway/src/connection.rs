@@ -1,7 +1,7 @@
 //! One connection to a proxy: the session, its requests, and the proxy's payment notices.
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -30,6 +30,9 @@ const REFUND_EVERY: Duration = Duration::from_secs(5);
 const JUDGED_WITHIN: Duration = Duration::from_secs(10);
 /// When evidence is asked for again that did not come, or that there was no room for.
 const EVIDENCE_EVERY: Duration = Duration::from_secs(60);
+/// A proxy that sends nothing for this long counts as gone for requests that have no answer yet. It is asked what its
+/// workers offer each second, so one that lives always says something.
+const SILENT_AFTER: Duration = Duration::from_millis(2500);
 
 /// What is known of the machine that a proxy runs on.
 #[derive(Debug, Clone)]
@@ -98,6 +101,8 @@ pub(crate) struct Connection {
     /// Who the proxy showed itself to be.
     pub(crate) peer: Arc<PeerIdentity>,
     pub(crate) in_flight: AtomicUsize,
+    /// When the proxy last sent anything, in microseconds since 1970.
+    heard: AtomicU64,
     /// Set once requests can be sent.
     serving: OnceLock<ProxyTerms>,
     /// The channel on chain, once the proxy has named it.
@@ -134,6 +139,7 @@ impl Connection {
             attestation: Attestation::from(peer.as_ref()),
             peer,
             in_flight: AtomicUsize::new(0),
+            heard: AtomicU64::new(clock.micros()),
             serving: OnceLock::new(),
             channel: OnceLock::new(),
             root,
@@ -217,6 +223,11 @@ impl Connection {
     pub(crate) fn takes_requests(&self) -> bool {
         let chosen = self.shared.vetting.demands().is_none() || self.choice.made.load(Ordering::Relaxed);
         chosen && self.terms().is_some() && !self.channel.get().is_some_and(|channel| channel.is_leaving())
+    }
+
+    /// Whether the proxy says nothing at all, though it is asked all the time.
+    pub(crate) fn is_silent(&self) -> bool {
+        self.now().since(Time(self.heard.load(Ordering::Relaxed))) >= SILENT_AFTER
     }
 
     pub(crate) fn models(&self) -> Arc<Vec<ModelOffers>> {
@@ -485,7 +496,12 @@ impl Connection {
                 }
                 ClientEvent::Payment { counters, .. } => self.take_payment(&mut notices, &counters)?,
                 ClientEvent::Models(models) => {
-                    *self.models.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(models);
+                    let models = Arc::new(models);
+                    let before = std::mem::replace(
+                        &mut *self.models.write().unwrap_or_else(PoisonError::into_inner),
+                        Arc::clone(&models),
+                    );
+                    self.shared.pool.offered(&before, &models);
                 }
                 ClientEvent::RegistrationNeeded { nonce, contract, terms } => {
                     match self.join(&mut notices, &terms) {
@@ -609,6 +625,7 @@ fn verify(bytes: &[u8], terms: &ProxyTerms, kind: OrderKind) -> Result<SignedPay
 impl Endpoint for Connection {
     fn receive(&self, received: &mut BytesMut) -> Result<(), String> {
         let now = self.now();
+        self.heard.store(now.0, Ordering::Relaxed);
         self.step(|session| session.receive(received, now).map_err(|violation| violation.to_string()))
     }
 

@@ -1,27 +1,35 @@
-//! Finds a proxy that answers a request: one after the other, while that makes sense.
+//! Finds a proxy that answers a request: carries out what `attempts` decides.
+//!
+//! Until the caller has seen a byte, whatever breaks is tried elsewhere. An attempt that is given up is cancelled at its
+//! proxy; what its worker claims all the same is disputed, since nothing was delivered.
 
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use cocoon_ledger::{Adjusted, AdjustedTokens, Coefficient, Dispute, DisputeReason, RequestId, clamp_claim};
-use cocoon_openai::PreparedRequest;
+use cocoon_openai::{BodyKind, PreparedRequest};
 use cocoon_session::client::Submission;
 use cocoon_session::{FinalInfo, tariff};
 use cocoon_wire::tl::http as wire;
 
 use crate::Shared;
 use crate::answer::claim_of;
+use crate::attempts::{Plan, RetryBudget, Step, Why};
 use crate::connection::Connection;
 use crate::exchange::{Ending, Event, Exchange};
-use crate::failure::{Failure, Kind, refusal, words_of};
+use crate::failure::{Failure, Kind, engine_is_unwell, refusal, retry_after, words_of};
 use crate::intake::InFlight;
 use crate::price::Order;
 
-/// Proxies that one request is given to.
-const MAX_ATTEMPTS: usize = 2;
 /// Bytes of a refusal that are read for its words.
 const MAX_REFUSAL_BYTES: usize = 16 * 1024;
+/// So long after the last proxy was lost a request waits for one to come back.
+const AWAITED_AFTER_LOSS: Duration = Duration::from_secs(60);
+/// Requests that waited for the same news ask within this time.
+const AFTER_NEWS: Duration = Duration::from_millis(50);
+/// How often it is looked whether a proxy that owes an answer is silent.
+const LOOK_FOR_SILENCE: Duration = Duration::from_millis(250);
 
 /// A request that was understood.
 pub(crate) struct Asked<'a> {
@@ -31,7 +39,30 @@ pub(crate) struct Asked<'a> {
     /// The model's name without `@...`.
     pub(crate) model: String,
     pub(crate) started: Instant,
+    /// When it is sent a second time.
+    pub(crate) hedge: Option<Duration>,
     pub(crate) in_flight: InFlight,
+}
+
+/// An answer that has begun.
+struct Answered {
+    exchange: Exchange,
+    head: wire::Response,
+    /// When it was asked for.
+    sent: Instant,
+}
+
+/// An attempt without an answer to pass on, or with one that another attempt may better.
+struct Missed {
+    failure: Failure,
+    /// The engine's own word that it is unwell.
+    answer: Option<Box<Answered>>,
+}
+
+impl From<Failure> for Missed {
+    fn from(failure: Failure) -> Self {
+        Self { failure, answer: None }
+    }
 }
 
 impl Asked<'_> {
@@ -43,48 +74,197 @@ impl Asked<'_> {
             Some((None, Some(hold))) => Failure::new(Kind::Proxy, &hold),
             _ => {
                 let failure = self.shared.pool.failure().map_or_else(String::new, |why| format!(" ({why})"));
-                Failure::new(Kind::Proxy, &format!("no proxy is connected{failure}; see /health"))
+                Failure::new(Kind::NoProxy, &format!("no proxy is connected{failure}; see /health"))
             }
         }
     }
 
-    /// Finds a proxy that answers.
+    /// Finds a proxy that answers, one after the other and anew after a while, as far as [`Plan`] lets it.
     pub(crate) async fn send(&self) -> Result<(Exchange, wire::Response, Instant), Failure> {
-        let deadline = self.started + self.prepared.timeout;
-        let cap = self.prepared.max_coefficient.unsigned_abs();
-        let mut tried: Vec<Arc<Connection>> = Vec::new();
-        let mut last = None;
-        while tried.len() < MAX_ATTEMPTS {
-            let left = deadline.saturating_duration_since(Instant::now());
+        let (pool, retry) = (&self.shared.pool, &self.shared.limits.retry);
+        self.budget().request();
+        let mut plan = Plan::new(self.started, self.prepared.timeout, retry.patience, retry.max_attempts);
+        let mut news = pool.news();
+        let mut round: Vec<Arc<Connection>> = Vec::new();
+        let (mut worst, mut kept, mut again): (Option<Failure>, Option<Answered>, bool) = (None, None, false);
+        loop {
+            // What changes from here on is news.
+            news.mark_unchanged();
+            let left = plan.left(Instant::now());
             if left.is_zero() {
-                return Err(last.unwrap_or_else(|| Failure::new(Kind::TimedOut, "no proxy answered")));
+                worst.get_or_insert_with(|| Failure::new(Kind::TimedOut, "no proxy answered"));
+                break;
             }
-            let Some(connection) = self.shared.pool.choose(&self.model, cap, &tried) else { break };
-            if !tried.is_empty() {
-                self.shared.metrics.retries.inc();
+            let (why, failure) = match self.choose(&round) {
+                Some(connection) => {
+                    if std::mem::replace(&mut again, true) {
+                        self.shared.metrics.retries.inc();
+                    }
+                    match self.race(connection, &mut round, left).await {
+                        Ok(Answered { exchange, head, sent }) => return Ok((exchange, head, sent)),
+                        Err(Missed { failure, answer }) => {
+                            kept = answer.map(|answer| *answer).or(kept);
+                            (failure.why(pool.knows(&self.model)), failure)
+                        }
+                    }
+                }
+                None => {
+                    let failure = self.no_proxy();
+                    // One that was here not long ago comes back; otherwise there is nothing to wait for.
+                    let waits = failure.kind == Kind::NoProxy && pool.was_ready_within(AWAITED_AFTER_LOSS);
+                    (if waits { Why::NoProxy } else { Why::Final }, failure)
+                }
+            };
+            worst = Some(match worst {
+                Some(worst) => worst.or_worse(failure),
+                None => failure,
+            });
+            let others = self.choose(&round).is_some();
+            match plan.after(why, others, Instant::now(), || self.take(), rand::random()) {
+                Step::Elsewhere => {}
+                Step::GiveUp => break,
+                Step::Wait(wait) => {
+                    round.clear();
+                    let changed = async {
+                        match why {
+                            Why::NotNow | Why::NoProxy | Why::Lost => {
+                                // The sender lives as long as the pool.
+                                let _ = news.changed().await;
+                                // Not all that wait at the same moment.
+                                tokio::time::sleep(AFTER_NEWS.mul_f64(rand::random())).await;
+                            }
+                            _ => std::future::pending().await,
+                        }
+                    };
+                    tokio::select! {
+                        () = tokio::time::sleep(wait) => {}
+                        () = changed => {}
+                    }
+                }
             }
-            let sent = Instant::now();
-            match self.attempt(&connection, left).await {
-                Ok((exchange, head)) => return Ok((exchange, head, sent)),
-                Err(failure) if !failure.worth_another_proxy() => return Err(failure),
-                // A proxy without the model says nothing about one whose workers are busy.
-                Err(failure) if failure.kind == Kind::UnknownModel => last = last.or(Some(failure)),
-                Err(failure) => last = Some(failure),
-            }
-            tried.push(connection);
         }
-        Err(last.unwrap_or_else(|| self.no_proxy()))
+        match (kept, worst) {
+            // An engine's own words are better than ours about it.
+            (Some(Answered { exchange, head, sent }), Some(Failure { kind: Kind::Engine, .. })) => {
+                Ok((exchange, head, sent))
+            }
+            (_, Some(failure)) => Err(failure),
+            (_, None) => Err(self.no_proxy()),
+        }
     }
 
-    /// Asks one proxy, up to the head of the answer.
-    async fn attempt(
+    fn choose(&self, tried: &[Arc<Connection>]) -> Option<Arc<Connection>> {
+        self.shared.pool.choose(&self.model, self.prepared.max_coefficient.unsigned_abs(), tried)
+    }
+
+    fn budget(&self) -> MutexGuard<'_, RetryBudget> {
+        self.shared.retries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether one more second attempt may be made now.
+    fn take(&self) -> bool {
+        let granted = self.budget().take(Instant::now());
+        if !granted {
+            self.shared.metrics.budget_refusals.inc();
+        }
+        granted
+    }
+
+    /// Asks a proxy, and, where that takes long and the caller or the operator wants it, a second time beside it: the first
+    /// answer counts, and the other attempt is cancelled.
+    async fn race(
         &self,
-        connection: &Arc<Connection>,
-        timeout: Duration,
-    ) -> Result<(Exchange, wire::Response), Failure> {
-        let order = self.order(connection);
-        let at_most = order.at_most().map_or(i64::MAX, AdjustedTokens::to_wire);
-        let submission = Submission {
+        connection: Arc<Connection>,
+        round: &mut Vec<Arc<Connection>>,
+        left: Duration,
+    ) -> Result<Answered, Missed> {
+        round.push(Arc::clone(&connection));
+        let first = self.attempt(&connection, left);
+        tokio::pin!(first);
+        let Some(after) = self.hedge.filter(|after| *after < left) else { return first.await };
+        tokio::select! {
+            answered = &mut first => return answered,
+            () = tokio::time::sleep(after) => {}
+        }
+        // Without another proxy the same one is asked again: it prefers a worker that has less to do.
+        let beside = self.choose(round).unwrap_or_else(|| Arc::clone(&connection));
+        if !beside.takes_requests() || !self.take() {
+            return first.await;
+        }
+        self.shared.metrics.hedges.inc();
+        if !Arc::ptr_eq(&beside, &connection) {
+            round.push(Arc::clone(&beside));
+        }
+        let second = self.attempt(&beside, left.saturating_sub(after));
+        tokio::pin!(second);
+        tokio::select! {
+            answered = &mut first => match answered {
+                Ok(answered) => Ok(answered),
+                Err(_) => second.await,
+            },
+            answered = &mut second => match answered {
+                Ok(answered) => {
+                    self.shared.metrics.hedges_won.inc();
+                    Ok(answered)
+                }
+                Err(_) => first.await,
+            },
+        }
+    }
+
+    /// Asks one proxy, up to what the caller gets to see first, and notes how the proxy did.
+    async fn attempt(&self, connection: &Arc<Connection>, timeout: Duration) -> Result<Answered, Missed> {
+        let (pool, proxy, model) = (&self.shared.pool, connection.address.as_str(), self.model.as_str());
+        pool.breakers().begin(proxy, model, Instant::now());
+        let answered = self.ask(connection, timeout).await;
+        let (mut breakers, now) = (pool.breakers(), Instant::now());
+        match answered.as_ref().map_err(|missed| missed.failure.kind) {
+            Ok(_) => breakers.succeeded(proxy, model, now),
+            Err(Kind::Lost | Kind::Proxy) => breakers.proxy_failed(proxy, model, now, rand::random()),
+            Err(Kind::Engine) => breakers.workers_failed(proxy, model, now, rand::random()),
+            Err(_) => breakers.let_go(proxy, model),
+        }
+        drop(breakers);
+        answered
+    }
+
+    async fn ask(&self, connection: &Arc<Connection>, timeout: Duration) -> Result<Answered, Missed> {
+        let at_most = self.order(connection).at_most().map_or(i64::MAX, AdjustedTokens::to_wire);
+        let submission = self.submission(timeout);
+        let sent = Instant::now();
+        let mut exchange =
+            connection.submit(&submission, at_most).map_err(|failure| Failure::from(&failure))?;
+        let head = loop {
+            match self.unless_silent(connection, exchange.next()).await? {
+                Event::Head(head, _) => break head,
+                Event::Data(_) => {}
+                Event::End(Ending::Failed { failure, info }) => {
+                    self.dispute_claim(connection, submission.id, &info.unwrap_or_default());
+                    return Err(Failure::from(&failure).into());
+                }
+                Event::End(Ending::Completed { info, .. }) => {
+                    self.dispute_claim(connection, submission.id, &info);
+                    return Err(Failure::new(Kind::Engine, "an answer without a head").into());
+                }
+            }
+        };
+        if let Some(kind) = refusal(&head) {
+            let words = self.refusal_words(&mut exchange, connection, submission.id).await?;
+            return Err(Failure::refused(kind, &words).again_after(retry_after(&head)).into());
+        }
+        self.look_ahead(connection, &mut exchange, &head).await?;
+        let unwell = engine_is_unwell(&head);
+        let answered = Answered { exchange, head, sent };
+        if unwell {
+            let words = format!("its engine answered {}", answered.head.status_code);
+            let failure = Failure::new(Kind::Engine, &words);
+            return Err(Missed { failure, answer: Some(Box::new(answered)) });
+        }
+        Ok(answered)
+    }
+
+    fn submission(&self, timeout: Duration) -> Submission {
+        Submission {
             id: rand::random(),
             model: self.model.clone(),
             query: self.query.clone(),
@@ -92,27 +272,68 @@ impl Asked<'_> {
             max_tokens: self.prepared.completion_bound,
             timeout,
             enable_debug: self.prepared.enable_debug,
-        };
-        let mut exchange =
-            connection.submit(&submission, at_most).map_err(|failure| Failure::from(&failure))?;
-        let head = loop {
-            match exchange.next().await {
-                Event::Head(head, _) => break head,
-                Event::Data(_) => {}
-                Event::End(Ending::Failed { failure, info }) => {
-                    self.dispute_claim(connection, submission.id, &info.unwrap_or_default());
+        }
+    }
+
+    /// What comes of `future`, unless the proxy falls silent while another one could be asked.
+    async fn unless_silent<T>(
+        &self,
+        connection: &Arc<Connection>,
+        future: impl Future<Output = T>,
+    ) -> Result<T, Failure> {
+        tokio::pin!(future);
+        loop {
+            tokio::select! {
+                biased;
+                value = &mut future => return Ok(value),
+                () = tokio::time::sleep(LOOK_FOR_SILENCE) => {}
+            }
+            if connection.is_silent() && self.shared.pool.has_other(connection) {
+                return Err(Failure::new(Kind::Lost, "the proxy fell silent"));
+            }
+        }
+    }
+
+    /// Waits for what the caller gets to see first: an answer that breaks before that can still come from elsewhere. That is
+    /// the first byte of an answer that is passed on as it comes, and the last of one that is collected.
+    async fn look_ahead(
+        &self,
+        connection: &Arc<Connection>,
+        exchange: &mut Exchange,
+        head: &wire::Response,
+    ) -> Result<(), Failure> {
+        let success = (200..300).contains(&head.status_code);
+        let streamed = self.prepared.stream && success;
+        let collected =
+            !success || BodyKind::detect(content_type(head).as_deref(), streamed) == BodyKind::Json;
+        let enough = if collected { self.shared.limits.max_answer_bytes } else { 1 };
+        let mut seen = 0;
+        while seen < enough {
+            match self.unless_silent(connection, exchange.look_ahead()).await? {
+                Ok(bytes) => seen += bytes,
+                Err(Ending::Completed { .. }) => break,
+                Err(Ending::Failed { failure, info }) => {
+                    if seen == 0 {
+                        self.dispute_claim(connection, *exchange.request(), &info.unwrap_or_default());
+                    }
+                    self.shared.metrics.ended("broken", self.started.elapsed());
                     return Err(Failure::from(&failure));
                 }
-                Event::End(Ending::Completed { info, .. }) => {
-                    self.dispute_claim(connection, submission.id, &info);
-                    return Err(Failure::new(Kind::Engine, "an answer without a head"));
-                }
             }
-        };
-        let Some(kind) = refusal(&head) else { return Ok((exchange, head)) };
+        }
+        Ok(())
+    }
+
+    /// The words of a node of the network that refuses.
+    async fn refusal_words(
+        &self,
+        exchange: &mut Exchange,
+        connection: &Arc<Connection>,
+        request: [u8; 32],
+    ) -> Result<String, Failure> {
         let mut body = Vec::new();
         let info = loop {
-            match exchange.next().await {
+            match self.unless_silent(connection, exchange.next()).await? {
                 Event::Data(data) if body.len() + data.len() <= MAX_REFUSAL_BYTES => {
                     body.extend_from_slice(&data);
                 }
@@ -121,8 +342,8 @@ impl Asked<'_> {
                 _ => {}
             }
         };
-        self.dispute_claim(connection, submission.id, &info);
-        Err(Failure::refused(kind, &words_of(&body)))
+        self.dispute_claim(connection, request, &info);
+        Ok(words_of(&body))
     }
 
     /// Where nothing was delivered, nothing may be claimed.
@@ -147,4 +368,10 @@ impl Asked<'_> {
             limit_binds: connection.terms().is_some_and(|terms| terms.extensions),
         }
     }
+}
+
+/// The content type that a head names.
+fn content_type(head: &wire::Response) -> Option<String> {
+    let is_it = |header: &&wire::Header| header.name.as_bytes().eq_ignore_ascii_case(b"content-type");
+    head.headers.iter().find(is_it).map(|header| header.value.to_lossy().into_owned())
 }

@@ -105,6 +105,8 @@ pub(crate) struct Exchange {
     at_most: i64,
     unreported: usize,
     ended: bool,
+    /// What was looked at before it is passed on.
+    ahead: VecDeque<Event>,
     /// Once the head is there.
     worker: Option<Fingerprint>,
 }
@@ -117,7 +119,16 @@ impl Exchange {
         at_most: i64,
     ) -> Self {
         connection.in_flight.fetch_add(1, Ordering::Relaxed);
-        Self { connection, request, queue, at_most, unreported: 0, ended: false, worker: None }
+        Self {
+            connection,
+            request,
+            queue,
+            at_most,
+            unreported: 0,
+            ended: false,
+            ahead: VecDeque::new(),
+            worker: None,
+        }
     }
 
     pub(crate) fn connection(&self) -> &Arc<Connection> {
@@ -134,6 +145,13 @@ impl Exchange {
     }
 
     pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
+        match self.ahead.pop_front() {
+            Some(event) => Poll::Ready(event),
+            None => self.poll_queue(cx),
+        }
+    }
+
+    fn poll_queue(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
         let polled = self.queue.poll(cx);
         match &polled {
             Poll::Ready(Event::Data(data)) => {
@@ -151,6 +169,19 @@ impl Exchange {
 
     pub(crate) async fn next(&mut self) -> Event {
         poll_fn(|cx| self.poll_next(cx)).await
+    }
+
+    /// Waits for the next event and keeps it for [`Self::poll_next`]: how many bytes of the body it brought, or how the
+    /// answer ended.
+    pub(crate) async fn look_ahead(&mut self) -> Result<usize, Ending> {
+        let event = poll_fn(|cx| self.poll_queue(cx)).await;
+        let seen = match &event {
+            Event::Head(..) => Ok(0),
+            Event::Data(data) => Ok(data.len()),
+            Event::End(ending) => Err(ending.clone()),
+        };
+        self.ahead.push_back(event);
+        seen
     }
 }
 

@@ -3,15 +3,23 @@
 //! Proxies of ours say it as a complete HTTP answer with the header `X-Cocoon-Error`; published ones as an error
 //! packet whose code and words together tell. Words of peers are shown to the caller, never logged.
 
+use std::time::Duration;
+
 use cocoon_openai::ApiError;
 use cocoon_session::{ErrorCode, RequestFailure};
 use cocoon_wire::tl::http;
 use serde::Deserialize;
 
+use crate::attempts::Why;
+
 /// The header by which a node of the network marks an answer as its own, not an engine's.
 const ERROR_HEADER: &str = "x-cocoon-error";
 /// Suggested to a caller that meets only busy workers, in seconds.
 pub(crate) const BUSY_RETRY_SECONDS: u32 = 1;
+/// When busy workers are asked again that named no time.
+const BUSY_RETRY: Duration = Duration::from_secs(BUSY_RETRY_SECONDS as u64);
+/// The longest time of a peer that is believed.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(30);
 /// What a worker says that is at its limit, ours and the published one.
 const WORKER_FULL: &str = "too many active queries";
 /// Longest text of a peer that is shown, in characters.
@@ -32,8 +40,12 @@ pub(crate) enum Kind {
     Invalid,
     TimedOut,
     Engine,
-    /// The proxy cannot serve now, or is lost.
+    /// The proxy cannot serve now.
     Proxy,
+    /// The connection to the proxy ended, or the proxy fell silent.
+    Lost,
+    /// No proxy is connected.
+    NoProxy,
 }
 
 /// A failure on the way to an answer.
@@ -41,12 +53,14 @@ pub(crate) enum Kind {
 pub(crate) struct Failure {
     pub(crate) kind: Kind,
     words: String,
+    /// After this the one who said it may be asked again.
+    retry_after: Option<Duration>,
 }
 
 impl Failure {
     pub(crate) fn new(kind: Kind, words: &str) -> Self {
         let words = words.chars().filter(|character| !character.is_control()).take(MAX_WORDS).collect();
-        Self { kind, words }
+        Self { kind, words, retry_after: None }
     }
 
     /// A refusal with these words: where a worker is at its limit, the proxy only knows that it failed.
@@ -63,18 +77,36 @@ impl Failure {
         }
     }
 
-    /// Whether another proxy may do better.
-    pub(crate) fn worth_another_proxy(&self) -> bool {
+    /// The same, said by one who may be asked again after so long.
+    pub(crate) fn again_after(self, retry_after: Option<Duration>) -> Self {
+        Self { retry_after, ..self }
+    }
+
+    /// What it means for another attempt; `known`: the model was on offer not long ago.
+    pub(crate) fn why(&self, known: bool) -> Why {
         match self.kind {
-            Kind::UnknownModel
-            | Kind::Busy
-            | Kind::NoWorker
-            | Kind::NoAttestedWorker
-            | Kind::TooDear
-            | Kind::Balance
-            | Kind::Proxy => true,
-            Kind::Funds | Kind::Invalid | Kind::TimedOut | Kind::Engine => false,
+            Kind::Funds | Kind::Invalid | Kind::TimedOut => Why::Final,
+            // A worker that starts anew is away for a moment.
+            Kind::UnknownModel if known => Why::NotNow,
+            Kind::UnknownModel | Kind::NoAttestedWorker | Kind::TooDear | Kind::Balance => Why::Refused,
+            Kind::Busy => Why::Busy(self.retry_after.unwrap_or(BUSY_RETRY).min(MAX_RETRY_AFTER)),
+            Kind::NoWorker | Kind::Proxy => Why::NotNow,
+            Kind::Lost => Why::Lost,
+            Kind::NoProxy => Why::NoProxy,
+            Kind::Engine => Why::Engine,
         }
+    }
+
+    /// Of two failures of one request the one that tells its caller more; `self` came first.
+    pub(crate) fn or_worse(self, later: Self) -> Self {
+        // A proxy without the model says nothing about one whose workers are busy, and that nobody is there now nothing
+        // about why nobody is.
+        let tells = |failure: &Self| match failure.kind {
+            Kind::UnknownModel | Kind::NoProxy => 0,
+            Kind::Lost => 1,
+            _ => 2,
+        };
+        if tells(&later) >= tells(&self) && later.kind != Kind::NoProxy { later } else { self }
     }
 
     /// The error for the caller, who asked for `model`; `available`: the models there are.
@@ -130,7 +162,9 @@ impl Failure {
                 "The answer did not come within the request's timeout ({words}); raise `timeout`, or try again."
             )),
             Kind::Engine => ApiError::engine_failed(format!("The worker failed: {words}.")),
-            Kind::Proxy => ApiError::no_proxy(format!("No proxy can serve this request now: {words}.")),
+            Kind::Proxy | Kind::Lost | Kind::NoProxy => {
+                ApiError::no_proxy(format!("No proxy can serve this request now: {words}."))
+            }
         }
     }
 }
@@ -153,6 +187,7 @@ impl From<&RequestFailure> for Failure {
         } else {
             match failure.code {
                 ErrorCode::TIMEOUT => Kind::TimedOut,
+                ErrorCode::NOT_READY if says("connection to the proxy") => Kind::Lost,
                 ErrorCode::NOT_READY => Kind::Proxy,
                 ErrorCode::ERROR if says("too slowly") => Kind::Proxy,
                 ErrorCode::PROTOCOL if says("connection") || says("version") => Kind::Proxy,
@@ -185,6 +220,18 @@ pub(crate) fn refusal(head: &http::Response) -> Option<Kind> {
         400 | 413 => Kind::Invalid,
         _ => Kind::Engine,
     })
+}
+
+/// When whoever answered so may be asked again, where it says.
+pub(crate) fn retry_after(head: &http::Response) -> Option<Duration> {
+    let is_it = |header: &&http::Header| header.name.as_bytes().eq_ignore_ascii_case(b"retry-after");
+    let seconds = head.headers.iter().find(is_it)?.value.to_lossy().trim().parse().ok()?;
+    Some(Duration::from_secs(seconds))
+}
+
+/// Whether an engine's own answer says that it, rather than the request, is at fault: another one may do better.
+pub(crate) fn engine_is_unwell(head: &http::Response) -> bool {
+    matches!(head.status_code, 429 | 500 | 502 | 503 | 504 | 529)
 }
 
 /// The words in a refusal's body.
@@ -261,6 +308,23 @@ mod tests {
             Failure::new(Kind::UnknownModel, "").into_api_error(model, &["a/b".to_owned()]).status
         };
         assert_eq!([status("a/b"), status("a/b@c:d"), status("a")], [503, 503, 404]);
+    }
+
+    #[test]
+    fn of_several_failures_the_most_telling_one_is_told() {
+        let told = |first, later| Failure::new(first, "").or_worse(Failure::new(later, "")).kind;
+        assert_eq!(told(Kind::Busy, Kind::UnknownModel), Kind::Busy);
+        assert_eq!(told(Kind::UnknownModel, Kind::Busy), Kind::Busy);
+        assert_eq!(told(Kind::Lost, Kind::NoProxy), Kind::Lost);
+        assert_eq!(told(Kind::Busy, Kind::Lost), Kind::Busy);
+        assert_eq!(told(Kind::NoWorker, Kind::Engine), Kind::Engine);
+    }
+
+    #[test]
+    fn a_lost_connection_is_told_apart_from_a_proxy_that_cannot_serve() {
+        let kind = |words| Failure::from(&RequestFailure::new(ErrorCode::NOT_READY, words)).kind;
+        assert_eq!(kind("connection to the proxy lost: connection reset"), Kind::Lost);
+        assert_eq!(kind("proxy is disabled"), Kind::Proxy);
     }
 
     #[test]

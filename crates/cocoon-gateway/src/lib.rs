@@ -9,6 +9,7 @@
 //! not agree is kept as a dispute. Prompts and answers are never logged.
 
 mod answer;
+mod attempts;
 mod attestation;
 mod body;
 mod book;
@@ -32,8 +33,8 @@ mod server;
 mod settle;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, Mutex};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use cocoon_attest::{Policy, PolicyError};
 use cocoon_chain::Chain;
@@ -49,13 +50,14 @@ use tokio_util::task::TaskTracker;
 pub use attestation::WorkerDemands;
 pub use book::{BookLoadError, Spent};
 pub use cocoon_chain::settler::{Emptied, SettlementStatus, Step};
-pub use config::{GatewayConfig, GatewayLimits};
+pub use config::{GatewayConfig, GatewayLimits, RetryLimits};
 pub use models::{Model, ModelDetails, ModelOffer, Price, ProxyDetails};
 pub use settle::{
     ChannelReport, Channels, LeaveConfig, LeaveStep, Left, OperateError, ReadError, SettlementConfig,
     SettlementReport, WalletEnd, deposit, leave, withdraw,
 };
 
+use attempts::RetryBudget;
 use attestation::Vetting;
 use book::{Book, FLUSH_EVERY};
 use debug_log::DebugLog;
@@ -111,6 +113,7 @@ pub(crate) struct Shared {
     pub(crate) settlement: Option<Arc<Settlement>>,
     /// For large bodies.
     pub(crate) room: Arc<Semaphore>,
+    pub(crate) retries: Mutex<RetryBudget>,
 }
 
 impl std::fmt::Debug for Shared {
@@ -201,6 +204,7 @@ pub async fn start(
             return Err(BookLoadError::Content { key: "the file", detail }.into());
         }
     };
+    let retry = config.limits.retry;
     let shared = Arc::new(Shared {
         limits: config.limits,
         wallet: config.wallet,
@@ -216,6 +220,7 @@ pub async fn start(
         debug_log: DebugLog::default(),
         settlement: settlement.clone(),
         room: intake::room_for_bodies(),
+        retries: Mutex::new(RetryBudget::new(retry.budget_percent, retry.budget_floor, Instant::now())),
     });
     let settings = ClientSettings {
         wallet: config.wallet,

@@ -42,6 +42,10 @@ pub(crate) struct Metrics {
     pub(crate) in_flight: Gauge,
     pub(crate) connections: Gauge,
     pub(crate) retries: Counter,
+    pub(crate) hedges: Counter,
+    pub(crate) hedges_won: Counter,
+    pub(crate) budget_refusals: Counter,
+    pub(crate) breakers_open: Gauge,
     pub(crate) tokens: Counter,
     pub(crate) cost: Counter,
     disputes: Family<ReasonLabel, Counter>,
@@ -69,6 +73,10 @@ impl Metrics {
             in_flight: Gauge::default(),
             connections: Gauge::default(),
             retries: Counter::default(),
+            hedges: Counter::default(),
+            hedges_won: Counter::default(),
+            budget_refusals: Counter::default(),
+            breakers_open: Gauge::default(),
             tokens: Counter::default(),
             cost: Counter::default(),
             disputes: Family::default(),
@@ -108,7 +116,23 @@ impl Metrics {
         );
         registry.register("requests_in_flight", "Completion requests under way", self.in_flight.clone());
         registry.register("connections", "Open HTTP connections", self.connections.clone());
-        registry.register("retries", "Requests given to a second proxy", self.retries.clone());
+        registry.register("retries", "Attempts after the first one of a request", self.retries.clone());
+        registry.register(
+            "hedges",
+            "Requests sent a second time because the first was slow",
+            self.hedges.clone(),
+        );
+        registry.register("hedges_won", "Of these, those that the second answered", self.hedges_won.clone());
+        registry.register(
+            "retry_budget_refusals",
+            "Second attempts that were not made at once because the budget was spent",
+            self.budget_refusals.clone(),
+        );
+        registry.register(
+            "breakers_open",
+            "Proxies, and models at a proxy, that are left alone because they failed",
+            self.breakers_open.clone(),
+        );
         registry.register("tokens", "Adjusted tokens of answers, as told to callers", self.tokens.clone());
         registry.register("cost_nanoton", "Cost of answers, as told to callers", self.cost.clone());
         registry.register(

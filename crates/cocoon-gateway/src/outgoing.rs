@@ -8,7 +8,7 @@ use http::header::{CONNECTION, HeaderMap};
 
 /// Request headers that end here: hop by hop (RFC 9110 §7.6.1), set anew, credentials, and where the caller comes
 /// from. `accept-encoding` too: a compressed answer could not be metered.
-const KEPT_BACK: [&str; 31] = [
+const KEPT_BACK: [&str; 33] = [
     "accept-encoding",
     "api-key",
     "authorization",
@@ -21,6 +21,7 @@ const KEPT_BACK: [&str; 31] = [
     "forwarded",
     "from",
     "host",
+    "idempotency-key",
     "keep-alive",
     "openai-organization",
     "openai-project",
@@ -36,6 +37,7 @@ const KEPT_BACK: [&str; 31] = [
     "user-agent",
     "via",
     "x-api-key",
+    "x-cocoon-hedge",
     "x-forwarded-for",
     "x-forwarded-host",
     "x-forwarded-proto",

@@ -1,18 +1,19 @@
 //! The connections to proxies: who is dialled, who is ready, and who gets a request.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use cocoon_net::{Backoff, DialOptions, TlsSettings, dial};
-use cocoon_session::client::ClientSettings;
+use cocoon_session::client::{ClientSettings, ModelOffers};
 use cocoon_ton::RootConfig;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::Shared;
+use crate::attempts::Breakers;
 use crate::attestation::Fingerprint;
 use crate::connection::Connection;
 
@@ -22,19 +23,38 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from
 const GOOD_CONNECTION: Duration = Duration::from_secs(30);
 /// Most proxies that are dialled.
 const MAX_PROXIES: usize = 256;
+/// Models that are remembered after nobody offers them any more,
+const MAX_KNOWN_MODELS: usize = 4096;
+/// and for how long. A request for one of them waits for a worker to come back.
+const KNOWN_FOR: Duration = Duration::from_secs(60);
 
 /// Connections that are up, ready or not.
 #[derive(Debug)]
 pub(crate) struct Pool {
     connections: RwLock<Arc<Vec<Arc<Connection>>>>,
     ready: watch::Sender<usize>,
+    /// Counts what may be news for a request that waits: connections, and offers on them.
+    news: watch::Sender<u64>,
+    /// When the last proxy was lost, if there was any.
+    lost: Mutex<Option<Instant>>,
+    /// When models were last on offer.
+    known: Mutex<HashMap<String, Instant>>,
+    breakers: Mutex<Breakers>,
     /// How the newest attempt to reach a proxy failed, with its address.
     failure: Mutex<Option<String>>,
 }
 
 impl Default for Pool {
     fn default() -> Self {
-        Self { connections: RwLock::default(), ready: watch::Sender::new(0), failure: Mutex::default() }
+        Self {
+            connections: RwLock::default(),
+            ready: watch::Sender::new(0),
+            news: watch::Sender::new(0),
+            lost: Mutex::default(),
+            known: Mutex::default(),
+            breakers: Mutex::default(),
+            failure: Mutex::default(),
+        }
     }
 }
 
@@ -71,11 +91,68 @@ impl Pool {
     /// Counts anew which connections are ready.
     pub(crate) fn changed(&self) {
         let ready = self.all().iter().filter(|connection| connection.takes_requests()).count();
-        self.ready.send_if_modified(|known| std::mem::replace(known, ready) != ready);
+        self.ready.send_if_modified(|known| {
+            let before = std::mem::replace(known, ready);
+            if before > 0 && ready == 0 {
+                *self.lost.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+            }
+            before != ready
+        });
+        self.news.send_modify(|count| *count += 1);
     }
 
-    /// The connection for a request: a ready one that was not tried, where possible one that offers the model and has
-    /// a free worker for it; of those the one with the fewest requests of ours under way.
+    /// A proxy told what its workers offer.
+    pub(crate) fn offered(&self, before: &[ModelOffers], offers: &[ModelOffers]) {
+        let now = Instant::now();
+        {
+            let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+            for name in before.iter().chain(offers).map(|model| &model.name) {
+                match known.get_mut(name) {
+                    Some(seen) => *seen = now,
+                    None => drop(known.insert(name.clone(), now)),
+                }
+            }
+            if known.len() > MAX_KNOWN_MODELS {
+                known.retain(|_, seen| now.duration_since(*seen) < KNOWN_FOR);
+            }
+            if known.len() > MAX_KNOWN_MODELS {
+                known.clear();
+            }
+        }
+        let worse = |model: &ModelOffers| {
+            let is_it = |other: &&ModelOffers| other.name == model.name;
+            before.iter().find(is_it).is_none_or(|before| free(before, u32::MAX) < free(model, u32::MAX))
+        };
+        if offers.iter().any(worse) {
+            self.news.send_modify(|count| *count += 1);
+        }
+    }
+
+    /// Whether somebody offered this model not long ago.
+    pub(crate) fn knows(&self, model: &str) -> bool {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.get(model).is_some_and(|seen| seen.elapsed() < KNOWN_FOR)
+    }
+
+    /// Whether a proxy took requests at most so long ago, or does now.
+    pub(crate) fn was_ready_within(&self, time: Duration) -> bool {
+        let lost = *self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        *self.ready.borrow() > 0 || lost.is_some_and(|lost| lost.elapsed() < time)
+    }
+
+    /// Something that changes as connections come and go, and as workers become free.
+    pub(crate) fn news(&self) -> watch::Receiver<u64> {
+        self.news.subscribe()
+    }
+
+    /// Which proxies should be left alone.
+    pub(crate) fn breakers(&self) -> MutexGuard<'_, Breakers> {
+        self.breakers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The connection for a request: a ready one that was not tried, where possible one that is not silent and no breaker
+    /// is open for, and offers the model and has a free worker for it; of those the one with the fewest requests of ours
+    /// under way.
     pub(crate) fn choose(
         &self,
         model: &str,
@@ -86,10 +163,7 @@ impl Pool {
         let fit = |connection: &Arc<Connection>| {
             let models = connection.models();
             let Some(model) = models.iter().find(|offered| offered.name == model) else { return 2 };
-            let free = |offer: &cocoon_session::client::Offer| {
-                offer.coefficient <= max_coefficient && offer.active < offer.limit
-            };
-            u8::from(!model.offers.iter().any(free))
+            u8::from(free(model, max_coefficient) == 0)
         };
         let ready = |connection: &&Arc<Connection>| {
             connection.takes_requests() && !tried.iter().any(|tried| Arc::ptr_eq(tried, connection))
@@ -97,11 +171,25 @@ impl Pool {
         let mut candidates = all.iter().filter(ready);
         let first = candidates.next()?;
         let Some(second) = candidates.next() else { return Some(Arc::clone(first)) };
+        let (breakers, now) = (self.breakers(), Instant::now());
+        // What is to be avoided is taken all the same where nothing else is left.
+        let avoid = |connection: &Arc<Connection>| {
+            connection.is_silent() || !breakers.allow(&connection.address, model, now)
+        };
         [first, second]
             .into_iter()
             .chain(candidates)
-            .min_by_key(|connection| (fit(connection), connection.in_flight.load(Ordering::Relaxed)))
+            .min_by_key(|connection| {
+                (avoid(connection), fit(connection), connection.in_flight.load(Ordering::Relaxed))
+            })
             .cloned()
+    }
+
+    /// Whether another connection than this one could be asked, and answers.
+    pub(crate) fn has_other(&self, than: &Arc<Connection>) -> bool {
+        self.all()
+            .iter()
+            .any(|other| !Arc::ptr_eq(other, than) && other.takes_requests() && !other.is_silent())
     }
 
     fn change(&self, change: impl FnOnce(&mut Vec<Arc<Connection>>)) {
@@ -113,6 +201,12 @@ impl Pool {
         }
         self.changed();
     }
+}
+
+/// How many more requests workers take for this model at this price.
+fn free(model: &ModelOffers, max_coefficient: u32) -> u64 {
+    let affordable = model.offers.iter().filter(|offer| offer.coefficient <= max_coefficient);
+    affordable.map(|offer| u64::from(offer.limit.saturating_sub(offer.active))).sum()
 }
 
 /// How to reach proxies, and who we are to them.

@@ -255,6 +255,7 @@ fn health(shared: &Shared) -> Response<Body> {
 
 fn metrics(shared: &Shared) -> Response<Body> {
     let ready = *shared.pool.ready().borrow();
+    shared.metrics.breakers_open.set(i64::try_from(shared.pool.breakers().open()).unwrap_or(i64::MAX));
     let settlement = shared.settlement.as_ref().map(|settlement| settlement.report());
     let text = shared.metrics.text(
         ready,

@@ -6,6 +6,7 @@
 //! fields are kept.
 
 mod arriving;
+mod endpoint;
 mod error;
 mod estimate;
 mod filter;
@@ -19,6 +20,7 @@ mod units;
 mod usage;
 
 pub use arriving::ArrivingRequest;
+pub use endpoint::{BodyForm, Endpoint, ability};
 pub use error::ApiError;
 pub use estimate::{
     BYTES_PER_TOKEN, MeteredUsage, TOKENS_PER_MEDIA_PART, TOKENS_PER_MESSAGE, estimate_prompt_tokens,
@@ -29,7 +31,7 @@ pub use kind::{BodyKind, BodyLimits};
 pub use meter::{AnswerMeter, CostFields, CostFn};
 pub use observe::MeterReport;
 pub use request::{
-    DEFAULT_MAX_COEFFICIENT, DEFAULT_MAX_TOKENS, DEFAULT_TIMEOUT_SECONDS, Endpoint, MAX_TIMEOUT_SECONDS,
+    DEFAULT_MAX_COEFFICIENT, DEFAULT_MAX_TOKENS, DEFAULT_TIMEOUT_SECONDS, MAX_TIMEOUT_SECONDS, Preference,
     PreparedRequest, RequestDefaults, RequestError,
 };
 pub use sse::{DEFAULT_EVENT_LIMIT_BYTES, SseError, SseEvent, SseSplitter};

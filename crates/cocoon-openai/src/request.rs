@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde_json::value::RawValue;
 
+use crate::endpoint::Endpoint;
 use crate::error::ApiError;
 use crate::object::{ObjectError, RawObject, string_of};
 
@@ -35,36 +36,6 @@ const BINDING: [&str; 11] = [
     "stream_options",
 ];
 
-/// Which of the two completion endpoints a request is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Endpoint {
-    /// `POST /v1/chat/completions`.
-    Chat,
-    /// `POST /v1/completions`.
-    Completions,
-}
-
-impl Endpoint {
-    /// The endpoint of a path (a query after `?` is left aside).
-    #[must_use]
-    pub fn from_path(path: &str) -> Option<Self> {
-        match path.split('?').next() {
-            Some("/v1/chat/completions") => Some(Self::Chat),
-            Some("/v1/completions") => Some(Self::Completions),
-            _ => None,
-        }
-    }
-
-    /// The path of the endpoint.
-    #[must_use]
-    pub fn path(self) -> &'static str {
-        match self {
-            Self::Chat => "/v1/chat/completions",
-            Self::Completions => "/v1/completions",
-        }
-    }
-}
-
 /// What is read into a request that leaves it open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RequestDefaults {
@@ -83,6 +54,30 @@ impl Default for RequestDefaults {
             max_tokens: DEFAULT_MAX_TOKENS,
             max_coefficient: DEFAULT_MAX_COEFFICIENT,
             timeout: Duration::from_secs(DEFAULT_TIMEOUT_SECONDS),
+        }
+    }
+}
+
+/// What a caller prefers among the workers that it accepts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Preference {
+    /// Cheap and fast, weighed against each other.
+    #[default]
+    Balanced,
+    /// The lowest price.
+    Cheapest,
+    /// The shortest time.
+    Fastest,
+}
+
+impl Preference {
+    /// Its number in the protocol's `cocoon.requestOptions`.
+    #[must_use]
+    pub const fn to_wire(self) -> i32 {
+        match self {
+            Self::Balanced => 0,
+            Self::Cheapest => 1,
+            Self::Fastest => 2,
         }
     }
 }
@@ -110,6 +105,10 @@ pub struct PreparedRequest {
     pub enable_debug: bool,
     /// The caller's own name for the request.
     pub request_guid: Option<String>,
+    /// What the caller prefers among workers.
+    pub preference: Preference,
+    /// Bits of [`crate::ability`] that a worker must have.
+    pub needs: u32,
     /// The body to forward: without the gateway's fields, with an explicit limit, and, for a stream, with
     /// `stream_options.include_usage` set to true.
     pub body: Bytes,
@@ -228,6 +227,8 @@ impl PreparedRequest {
             timeout,
             enable_debug,
             request_guid,
+            preference: Preference::default(),
+            needs: endpoint.ability(),
             body,
         })
     }
@@ -269,6 +270,7 @@ fn count_prompts(object: &RawObject<'_>, endpoint: Endpoint) -> Result<u64, Requ
     let field = match endpoint {
         Endpoint::Chat => "messages",
         Endpoint::Completions => "prompt",
+        _ => return Ok(1),
     };
     let json = object.get_set(field).ok_or_else(|| RequestError::missing(field))?;
     if endpoint == Endpoint::Completions && json.starts_with('"') {

@@ -204,6 +204,7 @@ pub struct Network {
     pub workers: Vec<Worker>,
     pub chain: Arc<StaticChain>,
     dir: TempDir,
+    workers_at: String,
 }
 
 impl Network {
@@ -249,7 +250,7 @@ impl Network {
             workers.push(worker);
         }
         let gateway = gateway(&plan, &dir, &proxies, &chain).await;
-        let network = Self { gateway, proxies, workers, chain, dir };
+        let network = Self { gateway, proxies, workers, chain, dir, workers_at: String::new() };
         if plan.proxies > 0 && !plan.check_proxy_hashes && !plan.proxies_from_root {
             network.gateway.ready().await;
         }
@@ -271,6 +272,22 @@ impl Network {
         self.proxies.remove(0).shutdown().await;
         let store = self.dir.path().join("forgetful.sqlite");
         let proxy = proxy(&Plan::default(), 0, &address, store, Arc::clone(&self.chain)).await;
+        self.proxies.insert(0, proxy);
+    }
+
+    /// Stops the first proxy; says where its clients came.
+    pub async fn stop_first_proxy(&mut self) -> String {
+        let address = self.proxies[0].clients_addr().to_string();
+        self.workers_at = self.proxies[0].workers_addr().to_string();
+        self.proxies.remove(0).shutdown().await;
+        address
+    }
+
+    /// Starts it again, where it was.
+    pub async fn start_first_proxy_again(&mut self, address: &str) {
+        let store = self.dir.path().join("proxy0.sqlite");
+        let workers = self.workers_at.clone();
+        let proxy = proxy_at(&Plan::default(), 0, &workers, address, store, Arc::clone(&self.chain)).await;
         self.proxies.insert(0, proxy);
     }
 
@@ -300,11 +317,22 @@ fn dial() -> DialOptions {
 }
 
 async fn proxy(plan: &Plan, number: usize, clients: &str, store: PathBuf, chain: Arc<StaticChain>) -> Proxy {
+    proxy_at(plan, number, "127.0.0.1:0", clients, store, chain).await
+}
+
+async fn proxy_at(
+    plan: &Plan,
+    number: usize,
+    workers: &str,
+    clients: &str,
+    store: PathBuf,
+    chain: Arc<StaticChain>,
+) -> Proxy {
     let number = u8::try_from(number).unwrap();
     let accept = AcceptOptions { difficulty: 2, timeout: Duration::from_secs(20) };
     let config = ProxyConfig {
         http: "127.0.0.1:0".parse().unwrap(),
-        workers: "127.0.0.1:0".parse().unwrap(),
+        workers: workers.parse().unwrap(),
         clients: clients.parse().unwrap(),
         key_seed: Zeroizing::new([100 + number; 32]),
         owner: address(10 + number),

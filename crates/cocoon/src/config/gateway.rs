@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use cocoon_gateway::GatewayLimits;
+use cocoon_gateway::{GatewayLimits, RetryLimits};
 use cocoon_ton::Address;
 use serde::{Deserialize, Serialize};
 
@@ -62,6 +62,12 @@ pub(crate) struct Limits {
     body_timeout_seconds: u64,
     stall_timeout_seconds: u64,
     drain_timeout_seconds: u64,
+    max_attempts: u32,
+    patience_seconds: u64,
+    retry_budget_percent: u32,
+    retry_budget_floor: u32,
+    /// 0: never.
+    hedge_after_ms: u64,
     default_max_tokens: u32,
     default_max_coefficient: u32,
     default_timeout_seconds: u64,
@@ -79,6 +85,11 @@ impl Default for Limits {
             body_timeout_seconds: limits.body_timeout.as_secs(),
             stall_timeout_seconds: limits.stall_timeout.as_secs(),
             drain_timeout_seconds: limits.drain_timeout.as_secs(),
+            max_attempts: limits.retry.max_attempts,
+            patience_seconds: limits.retry.patience.as_secs(),
+            retry_budget_percent: limits.retry.budget_percent,
+            retry_budget_floor: limits.retry.budget_floor,
+            hedge_after_ms: 0,
             default_max_tokens: limits.default_max_tokens,
             default_max_coefficient: limits.default_max_coefficient,
             default_timeout_seconds: limits.default_timeout.as_secs(),
@@ -97,6 +108,14 @@ impl From<Limits> for GatewayLimits {
             body_timeout: Duration::from_secs(limits.body_timeout_seconds),
             stall_timeout: Duration::from_secs(limits.stall_timeout_seconds),
             drain_timeout: Duration::from_secs(limits.drain_timeout_seconds),
+            retry: RetryLimits {
+                max_attempts: limits.max_attempts,
+                patience: Duration::from_secs(limits.patience_seconds),
+                budget_percent: limits.retry_budget_percent,
+                budget_floor: limits.retry_budget_floor,
+                hedge_after: (limits.hedge_after_ms > 0)
+                    .then(|| Duration::from_millis(limits.hedge_after_ms)),
+            },
             default_max_tokens: limits.default_max_tokens,
             default_max_coefficient: limits.default_max_coefficient,
             default_timeout: Duration::from_secs(limits.default_timeout_seconds),
