@@ -96,6 +96,13 @@ impl Spending {
         }
     }
 
+    /// What was counted as spent turned out to be something else.
+    pub(crate) fn correct(&mut self, from: u64, to: u64, day: Day) {
+        *self = self.on(day);
+        self.total = self.total.saturating_sub(from).saturating_add(to);
+        self.today = self.today.saturating_sub(from).saturating_add(to);
+    }
+
     /// What was counted as spent without anybody's word is given back.
     pub(crate) fn forgive(&mut self) {
         let unsettled = std::mem::take(&mut self.unsettled_nanoton);

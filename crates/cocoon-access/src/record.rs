@@ -28,7 +28,7 @@ pub const ENDPOINTS: [&str; 16] = [
     "transcriptions",
     "translations",
     "speech",
-    "images",
+    "image_generations",
     "image_edits",
     "image_variations",
     "moderations",

@@ -87,6 +87,14 @@ impl DayUsage {
         self.0.entry(row).or_default().add(counts);
     }
 
+    /// A cost that was added turned out to be another one.
+    pub fn correct_cost(&mut self, model: &str, endpoint: &str, from: u64, to: u64) {
+        self.add(model, endpoint, &Counts { cost_nanoton: to.saturating_sub(from), ..Counts::default() });
+        if let Some(counts) = self.0.get_mut(&(model.to_owned(), endpoint.to_owned())) {
+            counts.cost_nanoton = counts.cost_nanoton.saturating_sub(from.saturating_sub(to));
+        }
+    }
+
     /// All lines.
     #[must_use]
     pub fn rows(&self) -> Vec<UsageRow> {

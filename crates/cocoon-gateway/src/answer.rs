@@ -149,6 +149,10 @@ impl Answering {
         };
         let assessment = assess(&self.order, &self.offered(), &claim_of(&info), &received);
         self.record(&assessment);
+        if let Some(pass) = self._in_flight.pass() {
+            let usage = if self.success { self.estimate(&received.report) } else { Usage::default() };
+            pass.answered(!completed || !self.success, &usage);
+        }
         self.bill(&assessment, &info, debug)
     }
 
@@ -431,6 +435,9 @@ impl Drop for AnswerBody {
         let metrics = &self.answering.shared.metrics;
         if self.state == State::Flowing {
             metrics.ended("cancelled", self.answering.timing.started.elapsed());
+            if let Some(pass) = self.answering._in_flight.pass() {
+                pass.answered(false, &self.answering.estimate(&self.filter.report()));
+            }
         }
     }
 }

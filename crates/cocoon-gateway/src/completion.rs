@@ -9,6 +9,7 @@ use http::{HeaderMap, Request, Response};
 use hyper::body::Incoming;
 
 use crate::Shared;
+use crate::access::Pass;
 use crate::body::Body;
 use crate::dispatch::Asked;
 use crate::intake::{InFlight, read_body};
@@ -43,6 +44,7 @@ async fn try_complete(
     started: Instant,
 ) -> Result<Response<Body>, ApiError> {
     let mut in_flight = InFlight::new(shared);
+    let mut pass = Pass::admit(shared, request.extensions().get(), endpoint)?;
     let (parts, body) = request.into_parts();
     let body = read_body(&mut in_flight, &parts.headers, body).await?;
     let prepared = PreparedRequest::parse_with(&body, endpoint, &shared.limits.request_defaults())?;
@@ -56,6 +58,8 @@ async fn try_complete(
         let message = format!("No model has a name of more than {MAX_MODEL_BYTES} bytes.");
         return Err(ApiError::invalid_request(Some("model"), "invalid_value", message));
     }
+    pass.start(&prepared)?;
+    in_flight.admitted(pass);
     let hedge = hedge_after(shared, &parts.headers)?;
     let asked = Asked { shared, prepared, query, model: base_model, started, hedge, in_flight };
     match asked.send().await {

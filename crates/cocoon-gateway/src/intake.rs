@@ -10,6 +10,7 @@ use hyper::body::{Body as _, Incoming};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::Shared;
+use crate::access::Pass;
 use crate::failure::BUSY_RETRY_SECONDS;
 
 /// Bytes over the limit that are read and dropped, so that the caller gets to read why.
@@ -26,12 +27,24 @@ const ROOM_UNIT_BYTES: usize = 1024;
 pub(crate) struct InFlight {
     shared: Arc<Shared>,
     room: Option<OwnedSemaphorePermit>,
+    /// Whose request it is.
+    pass: Option<Pass>,
 }
 
 impl InFlight {
     pub(crate) fn new(shared: &Arc<Shared>) -> Self {
         shared.metrics.in_flight.inc();
-        Self { shared: Arc::clone(shared), room: None }
+        Self { shared: Arc::clone(shared), room: None, pass: None }
+    }
+
+    /// The request was let in.
+    pub(crate) fn admitted(&mut self, pass: Pass) {
+        self.pass = Some(pass);
+    }
+
+    /// Whose request it is, once it was let in.
+    pub(crate) fn pass(&self) -> Option<&Pass> {
+        self.pass.as_ref()
     }
 
     /// Takes room for a body of so many bytes, once. Without it, the body must not be kept.

@@ -17,7 +17,7 @@ pub struct Reply {
 
 /// Asks for a page.
 pub async fn get(server: SocketAddr, path: &str) -> Reply {
-    exchange(server, &format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")).await
+    exchange(server, &format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")).await
 }
 
 /// Asks for a completion.
@@ -29,7 +29,7 @@ fn completion(body: &serde_json::Value) -> String {
     let body = body.to_string();
     let length = body.len();
     format!(
-        "POST /v1/chat/completions HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\
+        "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
          Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
     )
 }

@@ -101,6 +101,20 @@ impl Desk {
         }
     }
 
+    /// What was settled turned out to be something else.
+    pub fn correct(&mut self, ticket: &Ticket, from: u64, to: u64, now: Moment) {
+        if from == to {
+            return;
+        }
+        if let Some(entry) = self.keys.get_mut(&ticket.key) {
+            entry.spending.correct(from, to, now.day());
+            self.unwritten.spending.insert(ticket.key);
+        }
+        let day = (now.day(), ticket.key);
+        self.usage.entry(day).or_default().correct_cost(&ticket.model, ticket.endpoint, from, to);
+        self.unwritten.usage.insert(day);
+    }
+
     /// The request is over.
     pub fn finish(&mut self, ticket: &Ticket, end: &RequestEnd, now: Moment) {
         if let Some(entry) = self.keys.get_mut(&ticket.key) {

@@ -163,6 +163,20 @@ fn each_limit_refuses_in_its_own_words() {
 }
 
 #[test]
+fn a_last_word_on_a_cost_replaces_the_first() {
+    let mut desk = desk_with(1, |_| ());
+    let mut ticket = desk.admit(id(1), "chat", at(0)).unwrap();
+    desk.start(&mut ticket, "m", 1, at(0)).unwrap();
+    desk.hold(id(1), 100, at(0)).unwrap();
+    desk.settle(&ticket, 100, 40, false, at(0));
+    for (from, to) in [(40, 50), (50, 10), (10, 10)] {
+        desk.correct(&ticket, from, to, at(0));
+        let cost = desk.usage(at(0).day(), id(1)).unwrap().rows()[0].counts.cost_nanoton;
+        assert_eq!((desk.view(id(1), at(0)).unwrap().spending.total, cost), (to, to));
+    }
+}
+
+#[test]
 fn callers_without_a_key_are_counted_and_not_limited() {
     let mut desk = Desk::default();
     let mut ticket = desk.admit(KeyId::NONE, "chat", at(0)).unwrap();
