@@ -10,7 +10,7 @@ use bytes::Bytes;
 use cocoon_ledger::{Adjusted, AdjustedTokens, Coefficient, Dispute, DisputeReason, RequestId, clamp_claim};
 use cocoon_openai::{BodyKind, PreparedRequest};
 use cocoon_session::client::Submission;
-use cocoon_session::{FinalInfo, tariff};
+use cocoon_session::{FinalInfo, Preference, tariff};
 use cocoon_wire::tl::http as wire;
 
 use crate::Shared;
@@ -278,6 +278,10 @@ impl Asked<'_> {
             max_tokens: self.prepared.completion_bound,
             timeout,
             enable_debug: self.prepared.enable_debug,
+            needs: 0,
+            preference: Preference::Balanced,
+            affinity: Vec::new(),
+            trace: None,
         }
     }
 

@@ -23,12 +23,13 @@ use zeroize::Zeroizing;
 
 use crate::answer::{ERROR_HEADER, TIME_SHARE, sanitize, take_worker};
 use crate::link::{Link, LinkEvent, Side};
+use crate::options::Options;
 use crate::terms::{ProxyClaims, check_proxy, words};
 use crate::workers::{Progress, Workers};
 use crate::{
     AllowError, ErrorCode, FinalInfo, INITIAL_CREDIT_BYTES, MAX_HELD_BYTES, MAX_PROTO_VERSION,
-    MIN_PROTO_VERSION, PaymentCounters, ProxyTerms, RequestFailure, Time, Violation, WorkerEvidence,
-    WorkerList,
+    MIN_PROTO_VERSION, PaymentCounters, Preference, ProxyTerms, RequestFailure, Time, Violation,
+    WorkerEvidence, WorkerList,
 };
 
 /// Largest encoded `http.request` that fits a frame with what is around it.
@@ -139,6 +140,16 @@ pub struct Submission {
     pub timeout: Duration,
     /// Ask all hops for timings.
     pub enable_debug: bool,
+    /// What its worker must be able to do: bits of [`ability`](crate::ability). This and what follows is told to
+    /// proxies of ours only; a published one goes by the model alone.
+    pub needs: u32,
+    /// Which of the workers that can serve it.
+    pub preference: Preference,
+    /// Hashes of growing prefixes of the prompt, shortest first, at most [`MAX_AFFINITY`](crate::MAX_AFFINITY): the
+    /// proxy likes to give prompts that begin alike to the same worker.
+    pub affinity: Vec<u64>,
+    /// A W3C `traceparent`, at most [`MAX_TRACE_BYTES`](crate::MAX_TRACE_BYTES).
+    pub trace: Option<String>,
 }
 
 /// One worker's offer.
@@ -585,6 +596,16 @@ impl ClientSession {
         if request.query.len() > MAX_QUERY_BYTES || self.requests.contains_key(&request.id) {
             return Err(RequestFailure::new(ErrorCode::PROTOCOL, "request too large, or its id is in use"));
         }
+        if self.extensions() {
+            let options = Options {
+                needs: request.needs,
+                preference: request.preference,
+                affinity: request.affinity.clone(),
+                trace: request.trace.clone(),
+                body_bytes: None,
+            };
+            self.link.packet(&options.to_wire(request.id));
+        }
         self.link.packet(&client::RunQueryEx {
             model_name: request.model.clone().into(),
             query: request.query.clone(),
@@ -664,6 +685,7 @@ impl ClientSession {
                 self.on_error(m.request_id, m.error_code, &m.error, info);
                 Ok(())
             }
+            ProxyToClient::BodyCredit(_) => Err(Violation::Unexpected("credit for a body")),
             ProxyToClient::ClientRequestPayment(m) => {
                 let counters = PaymentCounters::new(m.db_tokens, m.max_tokens, m.signed_payment);
                 let request = Some((m.request_id, m.request_tokens));

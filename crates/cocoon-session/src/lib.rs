@@ -20,11 +20,13 @@ pub mod proxy;
 pub mod worker;
 
 mod answer;
+mod options;
 mod terms;
 mod time;
 mod workers;
 
-pub use cocoon_wire::tl::ext::MAX_PART_BYTES;
+pub use cocoon_wire::tl::ext::{MAX_AFFINITY, MAX_PART_BYTES, MAX_TRACE_BYTES, ability};
+pub use options::Preference;
 pub use terms::{ErrorCode, FinalInfo, PaymentCounters, ProxyTerms, RequestFailure, Violation, tariff};
 pub use time::Time;
 pub use workers::{AllowError, WorkerEvidence, WorkerList};

@@ -21,6 +21,7 @@ use cocoon_wire::tl::{self, ProtoRange, ProxyToWorker, ext, http, proxy, worker}
 
 use crate::answer::{self, error_body, seconds_header};
 use crate::link::{Link, LinkEvent, Side};
+use crate::options::Options;
 use crate::outbox::{Chunk, Outbox};
 use crate::terms::{ProxyClaims, check_proxy};
 use crate::{
@@ -83,6 +84,8 @@ pub struct Work {
     pub timeout: Duration,
     /// Whether timings are wanted.
     pub enable_debug: bool,
+    /// The caller's W3C `traceparent`, by the words of a proxy of ours: visible ASCII, of bounded length.
+    pub trace: Option<String>,
 }
 
 /// What happened on the connection.
@@ -152,6 +155,10 @@ pub struct WorkerSession {
     /// Price and pause as the handshake told them.
     told_coefficient: u32,
     told_paused: bool,
+    /// What the engine can do, once that is known.
+    abilities: Option<u32>,
+    /// Options of the request that must come next.
+    announced: Option<([u8; 32], Options)>,
     requests: BTreeMap<[u8; 32], Running>,
     deadlines: BTreeSet<(Time, [u8; 32])>,
     outbox: Outbox<[u8; 32], http::Response, End>,
@@ -166,6 +173,8 @@ impl WorkerSession {
         Self {
             told_coefficient: settings.coefficient,
             told_paused: settings.paused,
+            abilities: None,
+            announced: None,
             settings,
             link: Link::new(Side::Dialler, now, random),
             stage: Stage::Opening,
@@ -273,6 +282,7 @@ impl WorkerSession {
                 if paused != self.told_paused {
                     self.set_paused(paused);
                 }
+                self.tell_abilities();
                 Ok(())
             }
             (STATUS, Stage::Ready(_)) => {
@@ -357,14 +367,36 @@ impl WorkerSession {
         if !matches!(self.stage, Stage::Ready(_)) {
             return Err(Violation::Unexpected("packet before the handshake is done"));
         }
-        match ProxyToWorker::decode_boxed(data).map_err(Violation::message("packet from proxy"))? {
-            ProxyToWorker::RunQueryEx(m) => {
-                let debug = m.enable_debug.unwrap_or(false);
-                self.on_request(m.request_id, m.query, m.coefficient, m.timeout, debug, now)
-            }
+        let packet = ProxyToWorker::decode_boxed(data).map_err(Violation::message("packet from proxy"))?;
+        if let Some((announced, options)) = self.announced.take() {
+            return match packet {
+                ProxyToWorker::RunQueryEx(query) if query.request_id == announced => {
+                    self.on_request(query, options, now)
+                }
+                _ => Err(Violation::Unexpected("packet between a request's options and the request")),
+            };
+        }
+        match packet {
+            ProxyToWorker::RunQueryEx(query) => self.on_request(query, Options::default(), now),
             ProxyToWorker::RunQuery(m) => {
-                self.on_request(m.request_id, m.query, m.coefficient, m.timeout, false, now)
+                let query = proxy::RunQueryEx {
+                    query: m.query,
+                    signed_payment: m.signed_payment,
+                    coefficient: m.coefficient,
+                    timeout: m.timeout,
+                    request_id: m.request_id,
+                    enable_debug: None,
+                };
+                self.on_request(query, Options::default(), now)
             }
+            ProxyToWorker::RequestOptions(_) | ProxyToWorker::BodyPart(_) if !self.extensions() => {
+                Err(Violation::Unexpected("extension that was not agreed"))
+            }
+            ProxyToWorker::RequestOptions(m) => {
+                self.announced = Some((m.request_id, Options::from_wire(m)?));
+                Ok(())
+            }
+            ProxyToWorker::BodyPart(_) => Err(Violation::Unexpected("part of a body")),
             ProxyToWorker::WorkerRequestPayment(m) => {
                 let request = Some((m.request_id, m.request_tokens));
                 self.on_payment(request, m.db_tokens, m.max_tokens, m.signed_payment)
@@ -386,13 +418,12 @@ impl WorkerSession {
 
     fn on_request(
         &mut self,
-        id: [u8; 32],
-        query: Bytes,
-        coefficient: i64,
-        timeout: f64,
-        enable_debug: bool,
+        message: proxy::RunQueryEx,
+        options: Options,
         now: Time,
     ) -> Result<(), Violation> {
+        let proxy::RunQueryEx { request_id: id, query, coefficient, timeout, enable_debug, .. } = message;
+        let enable_debug = enable_debug.unwrap_or(false);
         if self.requests.contains_key(&id) || self.outbox.contains(id) {
             return Err(Violation::Unexpected("request with an id that is in use"));
         }
@@ -413,7 +444,7 @@ impl WorkerSession {
             self.fail(id, failure, tl::TokensUsed::default(), now);
             return Ok(());
         };
-        let work = Work { id, request, coefficient, timeout, enable_debug };
+        let work = Work { id, request, coefficient, timeout, enable_debug, trace: options.trace };
         self.events.push_back(WorkerEvent::Work(Box::new(work)));
         Ok(())
     }
@@ -546,6 +577,22 @@ impl WorkerSession {
         if matches!(self.stage, Stage::Ready(_)) {
             let new_coefficient = i32::try_from(coefficient).unwrap_or(i32::MAX);
             self.link.packet(&worker::NewCoefficient { new_coefficient });
+        }
+    }
+
+    /// Tells what the engine can do, now or once the handshake is done: bits of [`ability`](crate::ability). Until
+    /// told, a worker counts as one for chat and completions.
+    pub fn set_abilities(&mut self, abilities: u32) {
+        if self.abilities.replace(abilities) != Some(abilities) && matches!(self.stage, Stage::Ready(_)) {
+            self.tell_abilities();
+        }
+    }
+
+    fn tell_abilities(&mut self) {
+        if let Some(abilities) = self.abilities
+            && self.extensions()
+        {
+            self.link.packet(&ext::Abilities { abilities: abilities.cast_signed() });
         }
     }
 

@@ -11,7 +11,7 @@ use cocoon_ledger::PeerCounters;
 use cocoon_session::client::{ClientEvent, ClientSession, ClientSettings, Submission};
 use cocoon_session::proxy::ConnId;
 use cocoon_session::worker::{WorkerEvent, WorkerSession};
-use cocoon_session::{ErrorCode, Violation};
+use cocoon_session::{ErrorCode, Preference, Violation};
 use cocoon_wire::codec::{ByteStr, Message, to_boxed};
 use cocoon_wire::tl::proxy::{ClientRequestPayment, SignedPayment, WorkerRequestPayment};
 use cocoon_wire::tl::tcp::Packet;
@@ -69,6 +69,10 @@ impl LostClient {
             max_tokens: 100,
             timeout: Duration::from_secs(60),
             enable_debug: false,
+            needs: 0,
+            preference: Preference::Balanced,
+            affinity: Vec::new(),
+            trace: None,
         };
         self.session.submit(&submission, START).unwrap();
     }

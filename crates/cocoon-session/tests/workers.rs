@@ -12,7 +12,7 @@ use cocoon_session::client::{ClientEvent, ClientSession, ClientSettings, Submiss
 use cocoon_session::proxy::{
     Attested, ConnId, MAX_CERTIFICATE_BYTES, MAX_GONE_WORKERS, MAX_VERDICT_BYTES, RENEW_BEFORE,
 };
-use cocoon_session::{AllowError, MAX_ALLOWED_WORKERS, Violation};
+use cocoon_session::{AllowError, MAX_ALLOWED_WORKERS, Preference, Violation};
 use cocoon_wire::codec::{ByteStr, from_boxed, to_boxed};
 use cocoon_wire::tl::tcp::Packet;
 use cocoon_wire::tl::{ProxyToClient, client, ext, http, proxy};
@@ -448,6 +448,10 @@ impl Ours {
             max_tokens: 100,
             timeout: Duration::from_secs(60),
             enable_debug: false,
+            needs: 0,
+            preference: Preference::Balanced,
+            affinity: Vec::new(),
+            trace: None,
         };
         self.session.submit(&submission, net.now).unwrap();
     }

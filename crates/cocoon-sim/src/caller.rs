@@ -8,7 +8,9 @@ use bytes::{Bytes, BytesMut};
 use cocoon_ledger::{Coefficient, PeerCounters, reservation};
 use cocoon_session::client::{ClientEvent, ClientSession, ClientSettings, Submission};
 use cocoon_session::proxy::ClientChainState;
-use cocoon_session::{INITIAL_CREDIT_BYTES, ProxyTerms, RequestFailure, Time, Violation, WorkerList};
+use cocoon_session::{
+    INITIAL_CREDIT_BYTES, Preference, ProxyTerms, RequestFailure, Time, Violation, WorkerList,
+};
 use cocoon_ton::contracts::ContractStatus;
 use cocoon_ton::{Address, OrderKind, RootConfig};
 use cocoon_wire::codec::{ByteStr, to_boxed};
@@ -447,6 +449,10 @@ impl World<'_> {
             max_tokens: i32::try_from(prompt.max_tokens).unwrap_or(i32::MAX),
             timeout,
             enable_debug: self.rng.chance(30),
+            needs: 0,
+            preference: Preference::Balanced,
+            affinity: Vec::new(),
+            trace: None,
         };
         let node = &mut self.clients[client];
         let Some((wire, session)) = &mut node.session else { return Ok(()) };

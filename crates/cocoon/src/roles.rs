@@ -1,5 +1,6 @@
 //! Starts one role from its configuration. `cocoon up` starts all of them the same way.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -9,7 +10,7 @@ use cocoon_chain::{Chain, StaticChain, ToncenterChain, ToncenterOptions};
 use cocoon_engine::Engine;
 use cocoon_engine::builtin::{EXTRACTIVE_SUMMARY_MODEL, ExtractiveSummary};
 use cocoon_engine::upstream::{HttpEngine, HttpEngineOptions};
-use cocoon_gateway::{Gateway, GatewayConfig, WorkerDemands};
+use cocoon_gateway::{AccessConfig, Gateway, GatewayConfig, WorkerDemands};
 use cocoon_net::{
     Clock, DialOptions, Judge, NodeIdentity, NodeKey, SystemClock, TlsSettings, spawn_rotation,
 };
@@ -28,6 +29,7 @@ use crate::doctor;
 use crate::keys;
 use crate::model_files;
 use crate::signals::{Asked, Signals};
+use crate::telemetry::Telemetry;
 
 /// The key of a node's certificate, by which peers know it.
 const NODE_KEY: &str = "node-key.hex";
@@ -39,6 +41,12 @@ const PAYMENT_KEY: &str = "payment-key.hex";
 const CLIENT_SECRET: &str = "client-secret.hex";
 /// Where a node keeps its books.
 const LEDGER: &str = "ledger.sqlite";
+/// Where a gateway keeps API keys and what was used.
+pub(crate) const ACCESS: &str = "access.sqlite";
+/// What opens a gateway's admin API.
+pub(crate) const ADMIN_TOKEN: &str = "admin-token.hex";
+/// Where a gateway's admin API was found at its last start.
+pub(crate) const ADMIN_ADDRESS: &str = "admin-url.txt";
 /// Longest secret that authorises a client, in bytes.
 const MAX_SECRET_BYTES: u64 = 1024;
 
@@ -48,12 +56,14 @@ pub(crate) struct Running<T> {
     pub(crate) role: T,
     _dir: StateDir,
     _rotation: tokio_util::task::AbortOnDropHandle<()>,
+    telemetry: Option<Telemetry>,
 }
 
 impl Running<Gateway> {
     /// Ends it in order.
     pub(crate) async fn shutdown(self) {
         self.role.shutdown().await;
+        finish(self.telemetry).await;
     }
 }
 
@@ -61,6 +71,7 @@ impl Running<Proxy> {
     /// Ends it in order.
     pub(crate) async fn shutdown(self) {
         self.role.shutdown().await;
+        finish(self.telemetry).await;
     }
 }
 
@@ -68,6 +79,15 @@ impl Running<Worker> {
     /// Ends it in order.
     pub(crate) async fn shutdown(self) {
         self.role.shutdown().await;
+        finish(self.telemetry).await;
+    }
+}
+
+/// Sends the last spans.
+async fn finish(telemetry: Option<Telemetry>) {
+    if let Some(telemetry) = telemetry {
+        // It fails only where the runtime is ending, too.
+        let _ = tokio::task::spawn_blocking(move || telemetry.finish()).await;
     }
 }
 
@@ -79,9 +99,12 @@ pub(crate) async fn run_gateway(file: &GatewayFile, signals: &mut Signals) -> an
     let chain = Backend::open(GatewayFile::ROLE, &file.root, &file.chain).await?;
     let gateway = start_gateway(file, &chain).await?;
     let address = gateway.role.http_addr();
-    tracing::info!(http = %address, openai_base_url = %format!("http://{address}/v1"), "the gateway is listening");
+    let scheme = if file.tls.cert_file.is_some() { "https" } else { "http" };
+    let plain = gateway.role.plain_addr().map(|address| address.to_string());
+    let openai_base_url = format!("{scheme}://{address}/v1");
+    tracing::info!(http = %address, openai_base_url, plain, "the gateway is listening");
     wait(signals, &chain).await;
-    signals.unless_stopped(gateway.role.shutdown()).await
+    signals.unless_stopped(gateway.shutdown()).await
 }
 
 /// Runs a proxy until a signal ends it.
@@ -98,7 +121,7 @@ pub(crate) async fn run_proxy(file: &ProxyFile, signals: &mut Signals) -> anyhow
         () = wait(signals, &chain) => None,
         why = proxy.role.stopped() => Some(why),
     };
-    signals.unless_stopped(proxy.role.shutdown()).await?;
+    signals.unless_stopped(proxy.shutdown()).await?;
     match failure {
         Some(why) => bail!("the proxy stopped: {why}"),
         None => Ok(()),
@@ -119,7 +142,7 @@ pub(crate) async fn run_worker(file: &WorkerFile, signals: &mut Signals) -> anyh
     let worker = signals.unless_stopped(start_worker(file, &chain, engine)).await??;
     tracing::info!(http = %worker.role.http_addr(), "the worker is listening");
     wait(signals, &chain).await;
-    signals.unless_stopped(worker.role.shutdown()).await
+    signals.unless_stopped(worker.shutdown()).await
 }
 
 /// Starts a gateway.
@@ -144,6 +167,7 @@ pub(crate) async fn start_gateway(file: &GatewayFile, backend: &Backend) -> anyh
     let (wallet, key) = wallet(&dir, owner(file.owner, Some(&tls), &file.root, backend)?)?;
     let address = wallet.address();
     let settlement = backend.settles.then(|| gateway_settlement(file, backend, wallet, key));
+    let telemetry = Telemetry::start(GatewayFile::ROLE, &file.telemetry)?;
     let config = GatewayConfig {
         http: file.http,
         proxies: file.proxies.clone(),
@@ -158,13 +182,55 @@ pub(crate) async fn start_gateway(file: &GatewayFile, backend: &Backend) -> anyh
         dial: dial(file.pow.max_difficulty),
         store: dir.path().join(LEDGER),
         settlement,
+        access: access(file, &dir)?,
+        https: file.tls.https()?,
         limits: file.limits.into(),
+        tracing: telemetry.as_ref().map(Telemetry::tracing),
     };
+    let has_tls = config.https.is_some();
     let settings = tls.settings(shown.require, Whom::Proxy)?;
     let role = cocoon_gateway::start(config, settings, Arc::clone(&backend.chain))
         .await
         .context("cannot start the gateway")?;
-    Ok(Running { role, _dir: dir, _rotation: tls.rotate() })
+    // Where `cocoon keys` finds it, whatever the flags and the system made of the address.
+    let address = AdminAddress::of(role.http_addr(), has_tls);
+    crate::dir::write_whole(&dir.path().join(ADMIN_ADDRESS), &format!("{}\n", address.url))?;
+    Ok(Running { role, _dir: dir, _rotation: tls.rotate(), telemetry })
+}
+
+/// Who may use a gateway. The token for its admin API is made where there is none.
+fn access(file: &GatewayFile, dir: &StateDir) -> anyhow::Result<AccessConfig> {
+    let token_file = dir.path().join(ADMIN_TOKEN);
+    let is_new = !token_file.exists();
+    // Not sealed: whoever may administer the gateway reads it.
+    let token = keys::load_or_create(&token_file, None)?;
+    if is_new {
+        tracing::info!(file = %token_file.display(), "made the token for the admin API");
+    }
+    let mut access = AccessConfig::new(dir.path().join(ACCESS));
+    access.require_keys = file.access.require_keys.into();
+    access.allowed_hosts.clone_from(&file.access.allowed_hosts);
+    access.allowed_origins.clone_from(&file.access.allowed_origins);
+    access.usage_days = file.access.usage_days;
+    access.admin_token = Some(Zeroizing::new(hex::encode(*token)));
+    Ok(access)
+}
+
+/// Where a gateway's admin API is found on this machine.
+pub(crate) struct AdminAddress {
+    pub(crate) url: String,
+}
+
+impl AdminAddress {
+    fn of(http: SocketAddr, has_tls: bool) -> Self {
+        let ip = match http.ip() {
+            IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::from(Ipv4Addr::LOCALHOST),
+            IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::from(Ipv6Addr::LOCALHOST),
+            ip => ip,
+        };
+        let scheme = if has_tls { "https" } else { "http" };
+        Self { url: format!("{scheme}://{}", SocketAddr::from((ip, http.port()))) }
+    }
 }
 
 /// What a gateway demands of workers itself; `None` where it leaves them to its proxies.
@@ -205,13 +271,15 @@ pub(crate) async fn start_proxy(file: &ProxyFile, backend: &Backend) -> anyhow::
         Some(dir.path()),
     )?;
     let tls = Tls::open(file, &dir, judging)?;
-    let config = proxy_config(file, &dir, Some(&tls), backend)?;
+    let telemetry = Telemetry::start(ProxyFile::ROLE, &file.telemetry)?;
+    let mut config = proxy_config(file, &dir, Some(&tls), backend)?;
+    config.tracing = telemetry.as_ref().map(Telemetry::tracing);
     let worker_tls = tls.settings(shown.require_of_workers, Whom::Worker)?;
     let client_tls = tls.settings(shown.require_of_clients, Whom::Client)?;
     let chain = Arc::clone(&backend.chain);
     let role =
         cocoon_proxy::start(config, worker_tls, client_tls, chain).await.context("cannot start the proxy")?;
-    Ok(Running { role, _dir: dir, _rotation: tls.rotate() })
+    Ok(Running { role, _dir: dir, _rotation: tls.rotate(), telemetry })
 }
 
 fn proxy_config(
@@ -246,6 +314,7 @@ fn proxy_config(
         store: dir.path().join(LEDGER),
         settlement,
         listener: file.listener(),
+        tracing: None,
     })
 }
 
@@ -279,6 +348,7 @@ pub(crate) async fn start_worker(
     let owner = owner(file.owner, Some(&tls), &file.root, backend)?;
     let (wallet, key) = wallet(&dir, owner)?;
     let settlement = backend.settles.then(|| worker_settlement(file, wallet, key));
+    let telemetry = Telemetry::start(WorkerFile::ROLE, &file.telemetry)?;
     let config = WorkerConfig {
         http: file.http,
         proxies: file.proxies.clone(),
@@ -296,12 +366,13 @@ pub(crate) async fn start_worker(
         store: dir.path().join(LEDGER),
         settlement,
         paused: file.paused,
+        tracing: telemetry.as_ref().map(Telemetry::tracing),
     };
     let settings = tls.settings(shown.require, Whom::Proxy)?;
     let chain = Arc::clone(&backend.chain);
     let role =
         cocoon_worker::start(config, settings, chain, engine).await.context("cannot start the worker")?;
-    Ok(Running { role, _dir: dir, _rotation: tls.rotate() })
+    Ok(Running { role, _dir: dir, _rotation: tls.rotate(), telemetry })
 }
 
 /// A worker's evidence speaks for its own machine: an engine on another one sees every prompt, and nothing proves what it

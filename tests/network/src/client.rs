@@ -10,7 +10,7 @@ use cocoon_net::{DialOptions, Endpoint, MonotonicClock, TlsSettings, dial, pump}
 use cocoon_session::client::{
     ClientEvent, ClientSecret, ClientSession, ClientSettings, ModelOffers, Offer, Submission,
 };
-use cocoon_session::{FinalInfo, PaymentCounters, ProxyTerms, RequestFailure, Time};
+use cocoon_session::{FinalInfo, PaymentCounters, Preference, ProxyTerms, RequestFailure, Time};
 use cocoon_ton::{Address, RootConfig};
 use cocoon_wire::codec::to_boxed;
 use cocoon_wire::tl::http;
@@ -189,6 +189,10 @@ impl TestClient {
             max_tokens: ask.max_tokens,
             timeout: ask.timeout,
             enable_debug: false,
+            needs: 0,
+            preference: Preference::Balanced,
+            affinity: Vec::new(),
+            trace: None,
         };
         let mut machine = self.shared.machine.lock().unwrap();
         match machine.session.submit(&submission, self.shared.now()) {

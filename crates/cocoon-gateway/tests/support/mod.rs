@@ -228,6 +228,7 @@ impl Network {
         let mut workers = Vec::new();
         for (number, engine) in engines.into_iter().enumerate() {
             let config = WorkerConfig {
+                tracing: None,
                 http: "127.0.0.1:0".parse().unwrap(),
                 proxies: proxies
                     .iter()
@@ -345,6 +346,7 @@ async fn proxy_at(
     let number = u8::try_from(number).unwrap();
     let accept = AcceptOptions { difficulty: 2, timeout: Duration::from_secs(20) };
     let config = ProxyConfig {
+        tracing: None,
         http: "127.0.0.1:0".parse().unwrap(),
         workers: workers.parse().unwrap(),
         clients: clients.parse().unwrap(),
@@ -395,6 +397,7 @@ fn config(plan: &Plan, dir: &TempDir, proxies: Vec<String>) -> GatewayConfig {
     let mut access = AccessConfig::new(dir.path().join("access.sqlite"));
     (plan.access)(&mut access);
     GatewayConfig {
+        tracing: None,
         http: "127.0.0.1:0".parse().unwrap(),
         proxies,
         wallet: address(3),

@@ -41,8 +41,9 @@ use ed25519_dalek::SigningKey;
 use sha2::{Digest as _, Sha256};
 
 use crate::link::{Link, LinkEvent, Side};
+use crate::options::Options;
 use crate::outbox::Outbox;
-use crate::{ErrorCode, RequestFailure, Time, Violation};
+use crate::{ErrorCode, RequestFailure, Time, Violation, ability};
 
 use account::WaitingRefund;
 use generation::Leaving;
@@ -232,6 +233,8 @@ struct ClientPeer {
     /// The client's id of each request under way, and ours.
     requests: BTreeMap<[u8; 32], RequestKey>,
     outbox: Outbox<[u8; 32], http::Response, End>,
+    /// Options of the request that must come next.
+    announced: Option<([u8; 32], Options)>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -265,6 +268,8 @@ struct WorkerPeer {
     coefficient: u32,
     limit: u32,
     paused: bool,
+    /// What it can do: bits of [`ability`](crate::ability).
+    abilities: u32,
     /// Silent with work in flight.
     suspect: bool,
     /// When it last went from idle to working.
@@ -383,6 +388,7 @@ impl Proxy {
             chain: None,
             requests: BTreeMap::new(),
             outbox: Outbox::new(false),
+            announced: None,
         };
         self.add(conn, Peer::Client(Box::new(peer)), now);
     }
@@ -400,6 +406,7 @@ impl Proxy {
             coefficient: 0,
             limit: 0,
             paused: true,
+            abilities: ability::UNTOLD,
             suspect: false,
             busy_since: now,
             observed: Observed::default(),

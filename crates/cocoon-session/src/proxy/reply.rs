@@ -109,6 +109,14 @@ impl Proxy {
                     coefficient.map_err(|_| Violation::Unexpected("coefficient out of range"))?.get();
                 Ok(())
             }
+            WorkerToProxy::Abilities(_) | WorkerToProxy::BodyCredit(_) if !worker.extensions => {
+                Err(Violation::Unexpected("extension that was not agreed"))
+            }
+            WorkerToProxy::Abilities(m) => {
+                worker.abilities = m.abilities.cast_unsigned();
+                Ok(())
+            }
+            WorkerToProxy::BodyCredit(_) => Err(Violation::Unexpected("credit for a body")),
         }
     }
 

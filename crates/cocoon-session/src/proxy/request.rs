@@ -16,6 +16,7 @@ use super::{
     RequestKey,
 };
 use crate::answer::{TIME_SHARE, request_time};
+use crate::options::Options;
 use crate::{ErrorCode, RequestFailure, Time, Violation};
 
 /// Why a query becomes no request: HTTP status, kind, words.
@@ -58,6 +59,7 @@ pub(super) struct Request {
     /// Whether `max_tokens` stands in the body, as our gateways see to.
     pub(super) limit_binds: bool,
     pub(super) enable_debug: bool,
+    pub(super) options: Options,
     pub(super) phase: Phase,
     pub(super) started: Time,
     pub(super) asked: Time,
@@ -77,8 +79,17 @@ impl Proxy {
         if client.stage != super::ClientStage::Ready {
             return Err(Violation::Unexpected("packet before the handshake is done"));
         }
+        if let Some((announced, options)) = client.announced.take() {
+            return match packet {
+                ClientToProxy::RunQueryEx(query) if query.request_id == announced => {
+                    self.on_query(conn, query, options, now);
+                    Ok(())
+                }
+                _ => Err(Violation::Unexpected("packet between a request's options and the request")),
+            };
+        }
         match packet {
-            ClientToProxy::RunQueryEx(query) => self.on_query(conn, query, now),
+            ClientToProxy::RunQueryEx(query) => self.on_query(conn, query, Options::default(), now),
             ClientToProxy::RunQuery(query) => {
                 let query = client::RunQueryEx {
                     model_name: query.model_name,
@@ -90,7 +101,7 @@ impl Proxy {
                     min_config_version: query.min_config_version,
                     enable_debug: None,
                 };
-                self.on_query(conn, query, now);
+                self.on_query(conn, query, Options::default(), now);
             }
             ClientToProxy::Cancel(cancel) => {
                 client.outbox.close(cancel.request_id);
@@ -108,19 +119,32 @@ impl Proxy {
                 client.outbox.grant(credit.request_id, bytes);
             }
             ClientToProxy::AllowWorkers(message) => self.on_allow_workers(conn, message)?,
+            ClientToProxy::RequestOptions(_) | ClientToProxy::BodyPart(_) if !client.extensions => {
+                return Err(Violation::Unexpected("extension that was not agreed"));
+            }
+            ClientToProxy::RequestOptions(message) => {
+                client.announced = Some((message.request_id, Options::from_wire(message)?));
+            }
+            ClientToProxy::BodyPart(_) => return Err(Violation::Unexpected("part of a body")),
         }
         Ok(())
     }
 
-    fn on_query(&mut self, conn: ConnId, query: client::RunQueryEx, now: Time) {
+    fn on_query(&mut self, conn: ConnId, query: client::RunQueryEx, options: Options, now: Time) {
         self.stats.requests += 1;
-        if let Err((status, kind, message)) = self.try_query(conn, &query, now) {
+        if let Err((status, kind, message)) = self.try_query(conn, &query, options, now) {
             self.stats.rejected += 1;
             self.reject(conn, query.request_id, status, kind, &message, now);
         }
     }
 
-    fn try_query(&mut self, conn: ConnId, query: &client::RunQueryEx, now: Time) -> Result<(), Rejection> {
+    fn try_query(
+        &mut self,
+        conn: ConnId,
+        query: &client::RunQueryEx,
+        options: Options,
+        now: Time,
+    ) -> Result<(), Rejection> {
         self.check_taking_requests(conn)?;
         let bad = |what: &str| Err((400, "invalid_request_error", what.to_owned()));
         let Some(client) = self.client(conn) else { return Ok(()) };
@@ -191,6 +215,7 @@ impl Proxy {
             max_tokens,
             limit_binds,
             enable_debug: query.enable_debug.unwrap_or(false),
+            options,
             phase: Phase::Asked,
             started: now,
             asked: now,
@@ -263,6 +288,7 @@ impl Proxy {
     fn ask(&mut self, key: RequestKey, conn: ConnId, now: Time) {
         let Some(worker) = self.worker(conn) else { return };
         let (coefficient, contract) = (worker.coefficient, worker.contract);
+        let worker_extensions = worker.extensions;
         let fingerprint = *worker.attested.fingerprint();
         let signed_payment = self.signed(OrderKind::PayWorker, contract);
         let Some(request) = self.requests.get_mut(&key) else { return };
@@ -280,6 +306,10 @@ impl Proxy {
             enable_debug: Some(request.enable_debug),
         };
         let attempt = request.attempt;
+        // Of no interest to a worker is how it was chosen.
+        let options = Options { trace: request.options.trace.clone(), ..Options::default() };
+        let announced =
+            (worker_extensions && options != Options::default()).then(|| options.to_wire(attempt));
         if let Some(worker) = self.worker_mut(conn) {
             if worker.work.is_empty() {
                 worker.busy_since = now;
@@ -287,6 +317,9 @@ impl Proxy {
             worker.work.insert(attempt, key);
         }
         if let Some(link) = self.link_mut(conn) {
+            if let Some(options) = announced {
+                link.packet(&options);
+            }
             link.packet(&message);
         }
     }

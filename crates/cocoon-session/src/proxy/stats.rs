@@ -34,6 +34,8 @@ pub struct ConnectionStats {
     pub active: usize,
     /// Most requests at a time.
     pub limit: u32,
+    /// What it can do: bits of [`ability`](crate::ability).
+    pub abilities: u32,
     /// Takes requests now.
     pub ready: bool,
     /// Running average of the time to the first byte.
@@ -71,6 +73,7 @@ impl Proxy {
                 coefficient: worker.coefficient,
                 active: worker.work.len(),
                 limit: worker.limit,
+                abilities: worker.abilities,
                 ready: !worker.paused && !worker.suspect,
                 first_byte: worker.observed.time_to_first_byte(),
                 failure_rate: worker.observed.failure_rate(),

@@ -418,6 +418,20 @@ pub fn error(request_id: [u8; 32], error_code: i32) -> proxy::QueryAnswerErrorEx
     proxy::QueryAnswerErrorEx { request_id, error_code, error: "broken".into(), final_info }
 }
 
+/// The one-way messages in what a session sent.
+pub fn packets_in<M: Message>(bytes: &[u8]) -> Vec<M> {
+    let mut rest = bytes;
+    let mut found = Vec::new();
+    while let Some((length, more)) = rest.split_first_chunk::<4>() {
+        let (frame, later) = more[4..].split_at(usize::try_from(u32::from_le_bytes(*length)).unwrap());
+        if let Packet::Packet { data } = Packet::decode_boxed(Bytes::copy_from_slice(frame)).unwrap() {
+            found.push(M::decode_boxed(data).unwrap());
+        }
+        rest = later;
+    }
+    found
+}
+
 /// What the proxy tells this client, without payment notices.
 pub fn answers(net: &mut Net, client: &mut Raw) -> Vec<ProxyToClient> {
     let mut messages: Vec<ProxyToClient> = client.messages(net);

@@ -56,6 +56,10 @@ tl_direction! {
         Credit(ext::Credit),
         /// Where the client has said that it restricts workers.
         AllowWorkers(ext::AllowWorkers),
+        /// Right before a request; where extensions are agreed.
+        RequestOptions(ext::RequestOptions),
+        /// More of a request's body; where extensions are agreed.
+        BodyPart(ext::BodyPart),
     }
 }
 
@@ -72,6 +76,10 @@ tl_direction! {
         Cancel(ext::Cancel),
         /// Where extensions are agreed.
         Credit(ext::Credit),
+        /// Right before a request; where extensions are agreed.
+        RequestOptions(ext::RequestOptions),
+        /// More of a request's body; where extensions are agreed.
+        BodyPart(ext::BodyPart),
     }
 }
 
@@ -96,6 +104,10 @@ tl_direction! {
         EnabledDisabled(worker::EnabledDisabled),
         /// The worker's new price.
         NewCoefficient(worker::NewCoefficient),
+        /// Where extensions are agreed.
+        BodyCredit(ext::BodyCredit),
+        /// Where extensions are agreed.
+        Abilities(ext::Abilities),
     }
 }
 
@@ -118,5 +130,7 @@ tl_direction! {
         QueryAnswerPartEx(client::QueryAnswerPartEx),
         /// What a request cost.
         ClientRequestPayment(proxy::ClientRequestPayment),
+        /// Where extensions are agreed.
+        BodyCredit(ext::BodyCredit),
     }
 }

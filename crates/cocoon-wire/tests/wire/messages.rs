@@ -279,6 +279,10 @@ structs! {
     ext::GetWorkers, "cocoon.getWorkers", { begun seen };
     ext::GetEvidence, "cocoon.getEvidence", { fingerprint };
     ext::AllowWorkers, "cocoon.allowWorkers", { allow disallow };
+    ext::RequestOptions, "cocoon.requestOptions", { request_id needs preference affinity trace body_bytes };
+    ext::BodyPart, "cocoon.bodyPart", { request_id data last };
+    ext::BodyCredit, "cocoon.bodyCredit", { request_id bytes };
+    ext::Abilities, "cocoon.abilities", { abilities };
 }
 
 unions! {
@@ -323,15 +327,15 @@ directions! {
         ConnectToProxy AuthorizeWithProxyShort AuthorizeWithProxyLong RequestRefund UpdatePaymentStatus
         GetWorkerTypes GetWorkerTypesV2 GetWorkers GetEvidence
     }
-    tl::ClientToProxy { RunQuery RunQueryEx Cancel Credit AllowWorkers }
-    tl::ProxyToWorker { RunQuery RunQueryEx WorkerRequestPayment Cancel Credit }
+    tl::ClientToProxy { RunQuery RunQueryEx Cancel Credit AllowWorkers RequestOptions BodyPart }
+    tl::ProxyToWorker { RunQuery RunQueryEx WorkerRequestPayment Cancel Credit RequestOptions BodyPart }
     tl::WorkerToProxy {
         QueryAnswer QueryAnswerError QueryAnswerPart QueryAnswerPartError QueryAnswerEx QueryAnswerErrorEx
-        QueryAnswerPartEx EnabledDisabled NewCoefficient
+        QueryAnswerPartEx EnabledDisabled NewCoefficient BodyCredit Abilities
     }
     tl::ProxyToClient {
         QueryAnswer QueryAnswerError QueryAnswerPart QueryAnswerPartError QueryAnswerEx QueryAnswerErrorEx
-        QueryAnswerPartEx ClientRequestPayment
+        QueryAnswerPartEx ClientRequestPayment BodyCredit
     }
 }
 

@@ -130,6 +130,11 @@ const SCHEME: &[&str] = &[
     "cocoon.evidenceUnknown fingerprint:int256 = cocoon.Evidence",
     "cocoon.getEvidence fingerprint:int256 = cocoon.Evidence",
     "cocoon.allowWorkers allow:vector int256 disallow:vector int256 = cocoon.Ext",
+    "cocoon.requestOptions request_id:int256 needs:int preference:int affinity:vector long \
+     trace:bytes body_bytes:long = cocoon.Ext",
+    "cocoon.bodyPart request_id:int256 data:bytes last:Bool = cocoon.Ext",
+    "cocoon.bodyCredit request_id:int256 bytes:long = cocoon.Ext",
+    "cocoon.abilities abilities:int = cocoon.Ext",
 ];
 
 struct Constructor {

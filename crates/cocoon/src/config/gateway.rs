@@ -9,9 +9,11 @@ use cocoon_ton::Address;
 use serde::{Deserialize, Serialize};
 
 use super::RoleFile;
+use super::access::{AccessFile, TlsFile};
 use super::attestation::{CollateralFile, GatewayAttestation, Shown};
 use super::money::{ChainFile, GatewayMoney};
 use super::shared::{DialPow, Root, address_text};
+use crate::telemetry::TelemetryFile;
 
 /// The gateway's configuration as written.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -44,6 +46,12 @@ pub(crate) struct GatewayFile {
     pub(crate) attestation: GatewayAttestation,
     /// Where to fetch what verifying takes.
     pub(crate) collateral: CollateralFile,
+    /// Who may use it.
+    pub(crate) access: AccessFile,
+    /// TLS for callers.
+    pub(crate) tls: TlsFile,
+    /// Where traces go.
+    pub(crate) telemetry: TelemetryFile,
     /// Work for peers.
     pub(crate) pow: DialPow,
     /// Limits on requests and connections.
@@ -139,6 +147,9 @@ impl Default for GatewayFile {
             money: GatewayMoney::default(),
             attestation: GatewayAttestation::default(),
             collateral: CollateralFile::default(),
+            access: AccessFile::default(),
+            tls: TlsFile::default(),
+            telemetry: TelemetryFile::default(),
             pow: DialPow::default(),
             limits: Limits::default(),
         }

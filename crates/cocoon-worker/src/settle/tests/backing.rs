@@ -32,6 +32,7 @@ impl Pair {
     /// With what is on chain now. The worker looks every so often by itself.
     async fn of(town: Town, change: impl FnOnce(&mut SettlementConfig)) -> Self {
         let config = ProxyConfig {
+            tracing: None,
             http: "127.0.0.1:0".parse().unwrap(),
             workers: "127.0.0.1:0".parse().unwrap(),
             clients: "127.0.0.1:0".parse().unwrap(),
@@ -224,7 +225,14 @@ fn question() -> Work {
         headers: Vec::new(),
         payload: body.into(),
     };
-    Work { id: [1; 32], request, coefficient: 1000, timeout: Duration::from_secs(9), enable_debug: false }
+    Work {
+        id: [1; 32],
+        request,
+        coefficient: 1000,
+        timeout: Duration::from_secs(9),
+        enable_debug: false,
+        trace: None,
+    }
 }
 
 #[tokio::test]

@@ -1,0 +1,193 @@
+//! What a request wishes, and what workers can do, on their way; neither ever meets a published node.
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod support;
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use cocoon_ledger::PeerCounters;
+use cocoon_session::client::{ClientSession, Submission};
+use cocoon_session::proxy::ConnId;
+use cocoon_session::worker::{WorkerEvent, WorkerSession};
+use cocoon_session::{MAX_AFFINITY, MAX_TRACE_BYTES, Preference, Violation, ability};
+use cocoon_wire::tl::{ClientToProxy, ProxyToWorker, ext};
+use support::*;
+
+const TRACE: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+
+fn options(id: u8) -> ext::RequestOptions {
+    ext::RequestOptions {
+        request_id: [id; 32],
+        needs: 1,
+        preference: 2,
+        affinity: vec![1, -1],
+        trace: Bytes::from_static(TRACE.as_bytes()),
+        body_bytes: -1,
+    }
+}
+
+fn submission(id: u8) -> Submission {
+    Submission {
+        id: [id; 32],
+        model: "test/model".into(),
+        query: query(id).query,
+        max_coefficient: 4000,
+        max_tokens: 100,
+        timeout: Duration::from_secs(60),
+        enable_debug: false,
+        needs: ability::CHAT,
+        preference: Preference::Fastest,
+        affinity: vec![1, u64::MAX],
+        trace: Some(TRACE.into()),
+    }
+}
+
+/// What a client of ours says when it submits a request, after its handshake with this proxy.
+fn says(extensions: bool) -> Vec<ClientToProxy> {
+    let mut settings = proxy_settings();
+    settings.extensions = extensions;
+    let mut net = Net::new(settings);
+    let conn = net.open();
+    net.proxy.add_client(conn, net.now);
+    let mut client = ClientSession::new(client_settings(), net.now, 1);
+    let mut received = BytesMut::new();
+    for _ in 0..8 {
+        while let Some(bytes) = client.transmit() {
+            net.feed(conn, &bytes).unwrap();
+        }
+        while let Some(bytes) = net.proxy.transmit(conn, 1 << 20) {
+            received.extend_from_slice(&bytes);
+        }
+        client.receive(&mut received, net.now).unwrap();
+    }
+    client.submit(&submission(1), net.now).unwrap();
+    packets_in(&client.transmit().unwrap())
+}
+
+#[test]
+fn a_client_tells_a_proxy_of_ours_what_it_wishes_right_before_the_request() {
+    let said = says(true);
+    assert!(
+        matches!(said.as_slice(), [ClientToProxy::RequestOptions(first), ClientToProxy::RunQueryEx(query)]
+            if *first == options(1) && query.request_id == [1; 32]),
+        "{said:?}"
+    );
+}
+
+#[test]
+fn a_client_tells_a_published_proxy_nothing_of_it() {
+    let said = says(false);
+    assert!(matches!(said.as_slice(), [ClientToProxy::RunQueryEx(_)]), "{said:?}");
+}
+
+#[test]
+fn a_worker_of_ours_hears_the_trace_and_nothing_of_how_it_was_chosen() {
+    let mut net = Net::new(proxy_settings());
+    let mut client = raw_client(&mut net, true);
+    let mut worker = raw_worker(&mut net, true);
+    client.say(&mut net, &options(1)).unwrap();
+    client.say(&mut net, &query(1)).unwrap();
+    let heard: Vec<ProxyToWorker> = worker.messages(&mut net);
+    let [ProxyToWorker::RequestOptions(told), ProxyToWorker::RunQueryEx(query)] = heard.as_slice() else {
+        panic!("{heard:?}");
+    };
+    assert_eq!(told.request_id, query.request_id);
+    assert_eq!(told.trace.as_ref(), TRACE.as_bytes());
+    assert_eq!((told.needs, told.preference, told.affinity.len(), told.body_bytes), (0, 0, 0, -1));
+}
+
+#[test]
+fn a_published_worker_hears_the_request_alone() {
+    let mut net = Net::new(proxy_settings());
+    let mut client = raw_client(&mut net, true);
+    let mut worker = raw_worker(&mut net, false);
+    client.say(&mut net, &options(1)).unwrap();
+    client.say(&mut net, &query(1)).unwrap();
+    let heard: Vec<ProxyToWorker> = worker.messages(&mut net);
+    assert!(matches!(heard.as_slice(), [ProxyToWorker::RunQueryEx(_)]), "{heard:?}");
+}
+
+#[test]
+fn options_that_no_request_follows_close_the_connection() {
+    let between = |net: &mut Net| {
+        let mut client = raw_client(net, true);
+        client.say(net, &options(1)).unwrap();
+        client
+    };
+    let mut net = Net::new(proxy_settings());
+    let _worker = raw_worker(&mut net, true);
+    let expected = Err(Violation::Unexpected("packet between a request's options and the request"));
+    assert_eq!(between(&mut net).say(&mut net, &query(2)), expected, "another request");
+    assert_eq!(between(&mut net).say(&mut net, &options(1)), expected, "options again");
+    assert_eq!(between(&mut net).say(&mut net, &ext::Cancel { request_id: [1; 32] }), expected, "a cancel");
+    assert_eq!(between(&mut net).say(&mut net, &query(1)), Ok(()));
+}
+
+#[test]
+fn options_over_a_limit_close_the_connection() {
+    let mut net = Net::new(proxy_settings());
+    for bad in [
+        ext::RequestOptions { affinity: vec![0; MAX_AFFINITY + 1], ..options(1) },
+        ext::RequestOptions { trace: vec![b'0'; MAX_TRACE_BYTES + 1].into(), ..options(1) },
+        ext::RequestOptions { trace: Bytes::from_static(b"a b"), ..options(1) },
+        ext::RequestOptions { body_bytes: -2, ..options(1) },
+        ext::RequestOptions { body_bytes: i64::MIN, ..options(1) },
+    ] {
+        let mut client = raw_client(&mut net, true);
+        assert!(client.say(&mut net, &bad).is_err(), "{bad:?} passes");
+    }
+}
+
+#[test]
+fn extensions_that_were_not_agreed_close_the_connection() {
+    let mut net = Net::new(proxy_settings());
+    let expected = Err(Violation::Unexpected("extension that was not agreed"));
+    assert_eq!(raw_client(&mut net, false).say(&mut net, &options(1)), expected);
+    assert_eq!(raw_worker(&mut net, false).say(&mut net, &ext::Abilities { abilities: 1 }), expected);
+}
+
+#[test]
+fn a_worker_counts_as_one_for_chat_and_completions_until_it_tells() {
+    let mut net = Net::new(proxy_settings());
+    let mut worker = raw_worker(&mut net, true);
+    assert_eq!(net.proxy.workers()[0].abilities, ability::CHAT | ability::COMPLETIONS);
+    worker.say(&mut net, &ext::Abilities { abilities: -1 }).unwrap();
+    assert_eq!(net.proxy.workers()[0].abilities, u32::MAX);
+}
+
+/// Lets proxy and worker talk until nothing is left to say.
+fn talk(net: &mut Net, conn: ConnId, worker: &mut WorkerSession) {
+    let mut received = BytesMut::new();
+    for _ in 0..10 {
+        while let Some(bytes) = worker.transmit(1 << 20) {
+            net.feed(conn, &bytes).unwrap();
+        }
+        while let Some(bytes) = net.proxy.transmit(conn, 1 << 20) {
+            received.extend_from_slice(&bytes);
+        }
+        worker.receive(&mut received, net.now).unwrap();
+        while let Some(event) = worker.poll_event() {
+            if matches!(event, WorkerEvent::Compare(_)) {
+                worker.compare(PeerCounters::default(), net.now).unwrap();
+            }
+        }
+    }
+}
+
+#[test]
+fn a_worker_tells_what_it_can_do_after_the_handshake_and_when_that_changes() {
+    let mut net = Net::new(proxy_settings());
+    let conn = net.open();
+    net.proxy.add_worker(conn, attested(conn), net.now);
+    let mut worker = WorkerSession::new(worker_settings(), net.now, 1);
+    worker.set_abilities(ability::EMBEDDINGS);
+    talk(&mut net, conn, &mut worker);
+    assert_eq!(net.proxy.workers()[0].abilities, ability::EMBEDDINGS);
+    worker.set_abilities(ability::EMBEDDINGS);
+    assert!(worker.transmit(1 << 20).is_none(), "nothing has changed");
+    worker.set_abilities(ability::RERANK);
+    talk(&mut net, conn, &mut worker);
+    assert_eq!(net.proxy.workers()[0].abilities, ability::RERANK);
+}
