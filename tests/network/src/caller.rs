@@ -25,6 +25,23 @@ pub async fn post(server: SocketAddr, body: &serde_json::Value) -> Reply {
     exchange(server, &completion(body)).await
 }
 
+/// Asks for anything, with a token; an empty body where `body` is null.
+pub async fn call(
+    server: SocketAddr,
+    method: &str,
+    path: &str,
+    token: &str,
+    body: &serde_json::Value,
+) -> Reply {
+    let body = if body.is_null() { String::new() } else { body.to_string() };
+    let length = body.len();
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nAuthorization: Bearer {token}\r\n\
+         Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
+    );
+    exchange(server, &request).await
+}
+
 fn completion(body: &serde_json::Value) -> String {
     let body = body.to_string();
     let length = body.len();

@@ -10,13 +10,13 @@ mod log;
 mod network;
 mod raw;
 
-pub use caller::{Reply, Streaming, get, post};
+pub use caller::{Reply, Streaming, call, get, post};
 pub use client::{Answer, Ask, Exchange, Notice, TestClient};
 pub use engine::{Answering, Call, FixedEngine, ScriptedEngine, chat_answer, delta, usage_event};
 pub use fake_proxy::FakeProxy;
 pub use log::{Event, Log};
 pub use network::{
-    ManualClock, Network, Options, SECRET, gateway, gateway_with, gateway_with_tls, identity, local,
+    ADMIN_TOKEN, ManualClock, Network, Options, SECRET, gateway, gateway_with, gateway_with_tls, identity, local,
     proxy_config, root, tls, tls_with, wallet,
 };
 pub use raw::{MODEL, RawPeer, http_request, ready_client, ready_worker, ready_worker_over, worker_params};

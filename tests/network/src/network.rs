@@ -25,6 +25,9 @@ use crate::{Ask, TestClient, until, within};
 /// What every client proves itself with in test mode.
 pub const SECRET: &[u8] = b"";
 
+/// What opens the admin API of a gateway that has one.
+pub const ADMIN_TOKEN: &str = "the admin token of the network tests";
+
 /// A clock that stands where it was set.
 pub struct ManualClock(AtomicU64);
 

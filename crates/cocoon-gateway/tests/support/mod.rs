@@ -373,11 +373,25 @@ pub async fn try_start(
     http: &str,
     require_keys: cocoon_gateway::RequireKeys,
 ) -> Result<Gateway, cocoon_gateway::StartError> {
+    start_alone(|config| {
+        config.http = http.parse().unwrap();
+        config.access.require_keys = require_keys;
+    })
+    .await
+}
+
+/// A gateway with TLS that knows no proxy.
+pub async fn try_start_with_tls(https: HttpsConfig) -> Result<Gateway, cocoon_gateway::StartError> {
+    start_alone(|config| config.https = Some(https)).await
+}
+
+async fn start_alone(
+    change: impl FnOnce(&mut GatewayConfig),
+) -> Result<Gateway, cocoon_gateway::StartError> {
     let dir = tempfile::tempdir().unwrap();
     let chain = Arc::new(StaticChain::from_config(RootConfig::test_mode(address(1))).unwrap());
     let mut config = config(&Plan::default(), &dir, vec!["127.0.0.1:1".to_owned()]);
-    config.http = http.parse().unwrap();
-    config.access.require_keys = require_keys;
+    change(&mut config);
     cocoon_gateway::start(config, tls("none", Policy::fake_tdx()), chain).await
 }
 

@@ -11,6 +11,7 @@ mod bad_workers;
 mod cancelling;
 mod durability;
 mod failover;
+mod keys;
 mod rotation;
 mod shutdown;
 mod slow_readers;
