@@ -174,7 +174,8 @@ mod tests {
 
     #[test]
     fn what_is_no_day_is_refused() {
-        for text in ["", "2026-02-30", "2025-02-29", "2026-13-01", "1969-12-31", "26-11-29", "2026-11-29T00"] {
+        for text in ["", "2026-02-30", "2025-02-29", "2026-13-01", "1969-12-31", "26-11-29", "2026-11-29T00"]
+        {
             assert_eq!(text.parse::<Day>(), Err(NotADay), "{text}");
         }
         assert_eq!("2026-1é-2".parse::<Day>(), Err(NotADay));

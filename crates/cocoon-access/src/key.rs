@@ -106,7 +106,8 @@ impl KeySecret {
             *place = digit(sum % 62);
             sum /= 62;
         }
-        let mut text = Zeroizing::new(String::with_capacity(SECRET_PREFIX.len() + BODY_DIGITS + CHECK_DIGITS));
+        let mut text =
+            Zeroizing::new(String::with_capacity(SECRET_PREFIX.len() + BODY_DIGITS + CHECK_DIGITS));
         text.push_str(SECRET_PREFIX);
         text.extend(body.iter().chain(&check).map(|&digit| char::from(digit)));
         text
@@ -201,7 +202,9 @@ mod tests {
     #[test]
     fn what_is_no_key_is_refused_and_a_mistyped_one_is_told_apart() {
         let text = KeySecret::from_random([0x5a; 32]).to_text();
-        for bad in ["", "ck-", "sk-proj-abc", &text[..51], &format!("{}0", *text), &text.replace("ck-", "Ck-")] {
+        for bad in
+            ["", "ck-", "sk-proj-abc", &text[..51], &format!("{}0", *text), &text.replace("ck-", "Ck-")]
+        {
             assert_eq!(KeySecret::parse(bad), Err(SecretError::Form), "{bad}");
         }
         let beyond = format!("ck-{}", "z".repeat(49));

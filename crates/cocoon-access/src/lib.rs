@@ -26,8 +26,6 @@ pub use key::{KeyHash, KeySecret, SECRET_PREFIX, SecretError};
 pub use pattern::{BadPattern, ModelPattern};
 pub use purse::{Budget, Exhausted, Spending};
 pub use rate::{Bucket, RateView};
-pub use record::{
-    ENDPOINTS, KeyId, KeyRecord, KeySettings, METRICS, SettingsError, is_endpoint,
-};
+pub use record::{ENDPOINTS, KeyId, KeyRecord, KeySettings, METRICS, SettingsError, is_endpoint};
 pub use stored::{StoredChange, day_prefix, key_entry, usage_entry};
 pub use usage::{Counts, DayUsage, MAX_ROWS, OTHER_MODELS, UsageRow};

@@ -140,7 +140,10 @@ mod tests {
     #[test]
     fn what_was_under_way_when_a_process_died_counts_as_spent_until_it_is_forgiven() {
         let mut spending = Spending { total: 10, today: 4, reserved: 7, ..Spending::default() }.revived();
-        assert_eq!((spending.total, spending.today, spending.reserved, spending.unsettled_nanoton), (17, 11, 0, 7));
+        assert_eq!(
+            (spending.total, spending.today, spending.reserved, spending.unsettled_nanoton),
+            (17, 11, 0, 7)
+        );
         spending.forgive();
         assert_eq!((spending.total, spending.today, spending.unsettled_nanoton), (10, 4, 0));
     }

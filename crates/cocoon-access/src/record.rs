@@ -135,7 +135,9 @@ fn any_model() -> Vec<ModelPattern> {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SettingsError {
     /// The name.
-    #[error("a key's name has 1 to {MAX_NAME} characters, none of them a control character, and no spaces at its ends")]
+    #[error(
+        "a key's name has 1 to {MAX_NAME} characters, none of them a control character, and no spaces at its ends"
+    )]
     Name,
     /// The name could be taken for an id.
     #[error("a name that looks like an id (key_...) could be taken for one; choose another")]
@@ -309,8 +311,14 @@ mod tests {
         assert_eq!(refused(|it| it.name = "key_1".into()), SettingsError::NameIsId);
         assert_eq!(refused(|it| it.models.clear()), SettingsError::Models);
         assert!(refused(|it| it.endpoints.push("chats".into())).to_string().contains("chat, completions"));
-        assert_eq!(refused(|it| it.requests_per_minute = Some(0)), SettingsError::Limit("requests_per_minute"));
-        assert_eq!(refused(|it| it.concurrent_requests = Some(0)), SettingsError::Limit("concurrent_requests"));
+        assert_eq!(
+            refused(|it| it.requests_per_minute = Some(0)),
+            SettingsError::Limit("requests_per_minute")
+        );
+        assert_eq!(
+            refused(|it| it.concurrent_requests = Some(0)),
+            SettingsError::Limit("concurrent_requests")
+        );
     }
 
     #[test]
@@ -328,7 +336,9 @@ mod tests {
     #[test]
     fn a_misspelt_setting_is_an_error_and_not_a_key_without_that_limit() {
         let text = r#"{"name":"a","budget_nanotons":5}"#;
-        assert!(serde_json::from_str::<KeySettings>(text).unwrap_err().to_string().contains("budget_nanotons"));
+        assert!(
+            serde_json::from_str::<KeySettings>(text).unwrap_err().to_string().contains("budget_nanotons")
+        );
         let read: KeySettings = serde_json::from_str(r#"{"name":"a"}"#).unwrap();
         assert_eq!(read, KeySettings::named("a"));
     }

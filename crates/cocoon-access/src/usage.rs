@@ -147,7 +147,10 @@ mod tests {
         day.add("m", "embeddings", &ONE);
         let rows = day.rows();
         assert_eq!(rows.len(), 2);
-        assert_eq!((rows[0].counts.requests, rows[0].counts.cost_nanoton, rows[0].counts.tokens()), (2, 60, 30));
+        assert_eq!(
+            (rows[0].counts.requests, rows[0].counts.cost_nanoton, rows[0].counts.tokens()),
+            (2, 60, 30)
+        );
         assert_eq!(DayUsage::from_json(&day.to_json()).unwrap(), day);
         assert!(DayUsage::from_json(b"{}").is_err());
         let mut full = Counts { cost_nanoton: u64::MAX, ..Counts::default() };

@@ -295,7 +295,17 @@ pub async fn start(
         abort.clone(),
     ));
     let ends = [stop.clone().drop_guard(), abort.clone().drop_guard(), disconnect.clone().drop_guard()];
-    Ok(Gateway { shared, http, plain: plain_addr, requests, background, stop, abort, disconnect, _ends: ends })
+    Ok(Gateway {
+        shared,
+        http,
+        plain: plain_addr,
+        requests,
+        background,
+        stop,
+        abort,
+        disconnect,
+        _ends: ends,
+    })
 }
 
 /// Writes what the proxies' notices change, in groups.

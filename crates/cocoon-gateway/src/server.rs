@@ -149,7 +149,10 @@ async fn respond(shared: &Arc<Shared>, mut request: Request<Incoming>) -> Respon
             access.limits_of(&visitor).stamp(response.headers_mut());
             (response, visitor.cors)
         }
-        Err((error, cors)) => (failed(&error), cors),
+        Err(turned_away) => {
+            let (error, cors) = *turned_away;
+            (failed(&error), cors)
+        }
     };
     cors.stamp(response.headers_mut());
     if head_only {

@@ -106,7 +106,8 @@ async fn new_files_are_taken_and_bad_ones_leave_the_old() {
     let network = network(https(dir.path())).await;
     let address = network.gateway.http_addr();
     let both = [&rustls::version::TLS13, &rustls::version::TLS12];
-    let shows = async |certificate: &CertificateDer<'static>| get(address, certificate, &both, "/health").await;
+    let shows =
+        async |certificate: &CertificateDer<'static>| get(address, certificate, &both, "/health").await;
     assert!(shows(&first).await.unwrap().starts_with("HTTP/1.1 200"));
 
     // A key of another certificate, as between the two writes of a renewal, and no key at all.

@@ -12,8 +12,8 @@ use http::{Method, Request};
 use http_body_util::{BodyExt as _, Full};
 use serde_json::{Value, json};
 use support::{
-    Client, MODEL, Network, PRICE, Plan, Reply, Scripted, ask, chat, delta, done, eventually, json_answer, respond,
-    sse, usage,
+    Client, MODEL, Network, PRICE, Plan, Reply, Scripted, ask, chat, delta, done, eventually, json_answer,
+    respond, sse, usage,
 };
 use tokio::sync::Semaphore;
 
@@ -110,7 +110,9 @@ async fn where_a_key_is_needed_only_a_good_one_opens() {
     assert_eq!(get_with(&network, &secret, "/v1/models").await.status, 200);
     assert_eq!(get_with(&network, &secret, "/metrics").await.error().2, "endpoint_not_allowed");
     let (prometheus, _) = make_key(&network, json!({"name": "prometheus", "endpoints": ["metrics"]})).await;
-    assert!(get_with(&network, &prometheus, "/metrics").await.text().contains("cocoon_gateway_requests_total"));
+    assert!(
+        get_with(&network, &prometheus, "/metrics").await.text().contains("cocoon_gateway_requests_total")
+    );
     assert_eq!(get_with(&network, TOKEN, "/jsonstats").await.status, 200);
     assert_eq!(ask_with(&mut client, &prometheus, &ask(&json!({}))).await.error().2, "endpoint_not_allowed");
 
@@ -135,7 +137,8 @@ async fn a_key_is_for_its_models_and_endpoints_only() {
     let mut client = network.client().await;
     let (status, _, code, param) = ask_with(&mut client, &secret, &ask(&json!({}))).await.error();
     assert_eq!((status, code.as_str(), param), (403, "model_not_allowed", json!("model")));
-    let (secret, _) = make_key(&network, json!({"name": "b", "models": ["test/*"], "endpoints": ["completions"]})).await;
+    let (secret, _) =
+        make_key(&network, json!({"name": "b", "models": ["test/*"], "endpoints": ["completions"]})).await;
     assert_eq!(ask_with(&mut client, &secret, &ask(&json!({}))).await.error().2, "endpoint_not_allowed");
     let path = "/admin/keys/b";
     let changed = operate(&network, Method::PATCH, path, json!({"endpoints": ["chat"]})).await;
@@ -215,7 +218,9 @@ async fn a_budget_holds_however_many_ask_at_once_and_is_settled_to_the_nanoton()
         let mut client = network.client().await;
         let (mut good, mut refused) = (0_u64, 0_u64);
         for _ in 0..20 {
-            let reply = ask_with(&mut client, &secret, &ask(&json!({"max_tokens": 20, "max_coefficient": 1000}))).await;
+            let reply =
+                ask_with(&mut client, &secret, &ask(&json!({"max_tokens": 20, "max_coefficient": 1000})))
+                    .await;
             match reply.status {
                 200 => good += 1,
                 _ => {
@@ -298,7 +303,10 @@ async fn usage_is_told_by_day_model_and_endpoint_to_the_key_and_to_operators() {
 
     let own = get_with(&network, &secret, "/v1/usage").await.json();
     let good = own["data"].as_array().unwrap().iter().find(|row| row["model"] == MODEL).unwrap().clone();
-    assert_eq!((&good["requests"], &good["errors"], &good["endpoint"]), (&json!(2), &json!(0), &json!("chat")));
+    assert_eq!(
+        (&good["requests"], &good["errors"], &good["endpoint"]),
+        (&json!(2), &json!(0), &json!("chat"))
+    );
     assert_eq!((&good["prompt_tokens"], &good["completion_tokens"]), (&json!(22), &json!(8)));
     assert_eq!((&own["totals"]["requests"], &own["totals"]["errors"]), (&json!(3), &json!(1)));
     assert_eq!(own["totals"]["cost_nanoton"], 2 * COST);
@@ -308,11 +316,21 @@ async fn usage_is_told_by_day_model_and_endpoint_to_the_key_and_to_operators() {
     let id = key["id"].as_str().unwrap();
     let all = operate(&network, Method::GET, "/admin/usage", Value::Null).await.json();
     assert_eq!(all["totals"]["cost_nanoton"], 3 * COST, "callers without a key are counted, too");
-    let csv = operate(&network, Method::GET, &format!("/admin/usage?format=csv&key={id}&model=test%2Fmodel"), Value::Null).await;
+    let csv = operate(
+        &network,
+        Method::GET,
+        &format!("/admin/usage?format=csv&key={id}&model=test%2Fmodel"),
+        Value::Null,
+    )
+    .await;
     assert_eq!(csv.header("content-type"), "text/csv; charset=utf-8");
     let lines: Vec<_> = csv.text().lines().map(str::to_owned).collect();
     assert_eq!(lines.len(), 2, "{lines:?}");
-    assert!(lines[1].contains(&format!("{id},\"'=team\",\"test/model\",chat,2,0,22,0,8,0,0,{}", 2 * COST)), "{}", lines[1]);
+    assert!(
+        lines[1].contains(&format!("{id},\"'=team\",\"test/model\",chat,2,0,22,0,8,0,0,{}", 2 * COST)),
+        "{}",
+        lines[1]
+    );
     for (query, status) in [
         ("from=2026-01-01&to=2025-01-01", 400),
         ("from=yesterday", 400),
@@ -338,14 +356,19 @@ async fn the_admin_api_is_for_the_admin_token_alone() {
     let mut client = network.client().await;
     for bad in ["", "wrong", secret.as_str(), &TOKEN[1..]] {
         let bearer = format!("Bearer {bad}");
-        let reply = client.send(message(Method::GET, "/admin/keys", &[("authorization", &bearer)], &Value::Null)).await;
+        let reply = client
+            .send(message(Method::GET, "/admin/keys", &[("authorization", &bearer)], &Value::Null))
+            .await;
         assert_eq!((reply.status, reply.header("access-control-allow-origin")), (401, ""), "{bad}");
     }
     let bearer = format!("Bearer {TOKEN}");
     for origin in ["http://localhost:3000", "https://evil.example", "null"] {
         let headers = [("authorization", bearer.as_str()), ("origin", origin)];
         let reply = client.send(message(Method::GET, "/admin/keys", &headers, &Value::Null)).await;
-        assert_eq!((reply.error().2.as_str(), reply.header("access-control-allow-origin")), ("origin_not_allowed", ""));
+        assert_eq!(
+            (reply.error().2.as_str(), reply.header("access-control-allow-origin")),
+            ("origin_not_allowed", "")
+        );
         let asked = [("origin", origin), ("access-control-request-headers", "authorization")];
         let reply = client.send(message(Method::OPTIONS, "/admin/keys", &asked, &Value::Null)).await;
         assert_eq!((reply.status, reply.header("access-control-allow-origin")), (403, ""));
@@ -366,7 +389,8 @@ async fn the_admin_api_is_for_the_admin_token_alone() {
         let reply = operate(&network, method.clone(), path, body).await;
         assert_eq!((reply.status, reply.error().2.as_str()), (status, code), "{method} {path}");
     }
-    let rotated = operate(&network, Method::POST, "/admin/keys/a/rotate", json!({"grace_seconds": 3600})).await.json();
+    let rotated =
+        operate(&network, Method::POST, "/admin/keys/a/rotate", json!({"grace_seconds": 3600})).await.json();
     let new = rotated["secret"].as_str().unwrap();
     for secret in [secret.as_str(), new] {
         assert_eq!(ask_with(&mut client, secret, &ask(&json!({}))).await.status, 200);
@@ -409,7 +433,10 @@ async fn without_keys_only_this_machines_names_and_pages_are_let_in() {
         let reply = client.send(message(Method::POST, chat_path, &[("host", host)], &ask(&json!({})))).await;
         assert_eq!(reply.status, status, "{host}: {}", reply.text());
         if status == 403 {
-            assert_eq!((reply.error().2.as_str(), reply.header("access-control-allow-origin")), ("host_not_allowed", ""));
+            assert_eq!(
+                (reply.error().2.as_str(), reply.header("access-control-allow-origin")),
+                ("host_not_allowed", "")
+            );
         }
     }
     let before = engine.asked.lock().unwrap().len();
@@ -421,7 +448,8 @@ async fn without_keys_only_this_machines_names_and_pages_are_let_in() {
         ("http://localhost.evil.example", 403),
         ("null", 403),
     ] {
-        let reply = client.send(message(Method::POST, chat_path, &[("origin", origin)], &ask(&json!({})))).await;
+        let reply =
+            client.send(message(Method::POST, chat_path, &[("origin", origin)], &ask(&json!({})))).await;
         assert_eq!(reply.status, status, "{origin}: {}", reply.text());
         assert_eq!(reply.header("access-control-allow-origin"), origin, "the page may read why");
         let asked = [("origin", origin), ("access-control-request-headers", "content-type")];
@@ -431,7 +459,10 @@ async fn without_keys_only_this_machines_names_and_pages_are_let_in() {
         // A page that was given a key may use it; one that makes one up gets nothing.
         let asked = [("origin", origin), ("access-control-request-headers", "authorization, content-type")];
         let reply = client.send(message(Method::OPTIONS, chat_path, &asked, &Value::Null)).await;
-        assert_eq!((reply.status, reply.header("access-control-allow-headers")), (204, "authorization, content-type"));
+        assert_eq!(
+            (reply.status, reply.header("access-control-allow-headers")),
+            (204, "authorization, content-type")
+        );
         let bearer = format!("Bearer {secret}");
         let keyed = [("origin", origin), ("authorization", bearer.as_str())];
         let reply = client.send(message(Method::POST, chat_path, &keyed, &ask(&json!({})))).await;

@@ -134,7 +134,12 @@ pub trait Store: Send + Sync {
     ///
     /// # Errors
     /// [`StoreError`] where the file cannot be read.
-    fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<(String, Bytes)>, StoreError>;
+    fn list(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<(String, Bytes)>, StoreError>;
 
     /// Reads the durable value of a key. Waits for the disk.
     ///

@@ -159,12 +159,16 @@ impl Store for SqliteStore {
         limit: usize,
     ) -> Result<Vec<(String, Bytes)>, StoreError> {
         // Keys compare as bytes; what begins with the prefix stands together.
-        const FROM: &str = "SELECT key, value FROM entries WHERE key >= ?1 AND key > ?2 ORDER BY key LIMIT ?3";
+        const FROM: &str =
+            "SELECT key, value FROM entries WHERE key >= ?1 AND key > ?2 ORDER BY key LIMIT ?3";
         let limit = limit.min(MAX_LISTED);
         self.read(|transaction| {
             let mut select = transaction.prepare(FROM)?;
-            let mut rows =
-                select.query((prefix, after.unwrap_or_default(), i64::try_from(limit).unwrap_or(i64::MAX)))?;
+            let mut rows = select.query((
+                prefix,
+                after.unwrap_or_default(),
+                i64::try_from(limit).unwrap_or(i64::MAX),
+            ))?;
             let mut listed = Vec::new();
             while let Some(row) = rows.next()? {
                 let key: String = row.get(0)?;

@@ -30,7 +30,9 @@ impl StateDir {
     pub(crate) fn open(path: &Path) -> anyhow::Result<Self> {
         let shown = path.display();
         Self::try_open(path)?.with_context(|| {
-            format!("another cocoon process is using {shown}; stop it, or choose another directory with --dir")
+            format!(
+                "another cocoon process is using {shown}; stop it, or choose another directory with --dir"
+            )
         })
     }
 

@@ -22,7 +22,8 @@ const MAX_FILE_BYTES: u64 = 1024 * 1024;
 /// The file holds none.
 pub(crate) fn tls(certificate: Option<&Path>) -> anyhow::Result<ClientConfig> {
     let provider = Arc::new(aws_lc_rs::default_provider());
-    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions()?;
+    let builder =
+        ClientConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions()?;
     let Some(path) = certificate else { return Ok(builder.with_webpki_roots().with_no_client_auth()) };
     let text = read_text(path, MAX_FILE_BYTES).with_context(|| format!("cannot read {}", path.display()))?;
     let Some(Ok(expected)) = CertificateDer::pem_slice_iter(text.as_bytes()).next() else {

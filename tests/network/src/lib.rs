@@ -16,8 +16,8 @@ pub use engine::{Answering, Call, FixedEngine, ScriptedEngine, chat_answer, delt
 pub use fake_proxy::FakeProxy;
 pub use log::{Event, Log};
 pub use network::{
-    ADMIN_TOKEN, ManualClock, Network, Options, SECRET, gateway, gateway_with, gateway_with_tls, identity, local,
-    proxy_config, root, tls, tls_with, wallet,
+    ADMIN_TOKEN, ManualClock, Network, Options, SECRET, gateway, gateway_with, gateway_with_tls, identity,
+    local, proxy_config, root, tls, tls_with, wallet,
 };
 pub use raw::{MODEL, RawPeer, http_request, ready_client, ready_worker, ready_worker_over, worker_params};
 

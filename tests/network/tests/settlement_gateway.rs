@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use cocoon_attest::Policy;
 use cocoon_chain::Chain as _;
-use cocoon_gateway::{AccessConfig, Gateway, GatewayConfig, GatewayLimits, LeaveConfig, LeaveStep, WalletEnd};
+use cocoon_gateway::{
+    AccessConfig, Gateway, GatewayConfig, GatewayLimits, LeaveConfig, LeaveStep, WalletEnd,
+};
 use cocoon_localchain::{ExternalMessage, LocalChain, Options, RootedChain};
 use cocoon_net::DialOptions;
 use cocoon_network_tests::{

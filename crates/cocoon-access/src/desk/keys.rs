@@ -4,9 +4,7 @@ use serde_json::{Map, Value};
 
 use super::{Denied, Desk, Entry, MAX_KEYS};
 use crate::record::Previous;
-use crate::{
-    KeyId, KeyRecord, KeySecret, KeySettings, Moment, RateView, SettingsError, Spending,
-};
+use crate::{KeyId, KeyRecord, KeySecret, KeySettings, Moment, RateView, SettingsError, Spending};
 
 /// Why a key was not made or changed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -154,7 +152,11 @@ impl Desk {
         };
         for (name, value) in patch {
             // What is null goes, and comes back as its default.
-            if value.is_null() { fields.remove(name) } else { fields.insert(name.clone(), value.clone()) };
+            if value.is_null() {
+                fields.remove(name)
+            } else {
+                fields.insert(name.clone(), value.clone())
+            };
         }
         let settings: KeySettings = serde_json::from_value(Value::Object(fields))
             .map_err(|error| ChangeError::Field(error.to_string()))?;
@@ -203,9 +205,8 @@ impl Desk {
         let old: Vec<_> = entry.record.hashes().map(|hash| hash.bucket()).collect();
         let until_unix_seconds = now.seconds().saturating_add(grace_seconds);
         let replaced = entry.record.hash.replace(secret.hash().to_hex());
-        entry.record.previous = replaced
-            .filter(|_| grace_seconds > 0)
-            .map(|hash| Previous { hash, until_unix_seconds });
+        entry.record.previous =
+            replaced.filter(|_| grace_seconds > 0).map(|hash| Previous { hash, until_unix_seconds });
         entry.record.hint = secret.hint();
         let new: Vec<_> = entry.record.hashes().map(|hash| hash.bucket()).collect();
         for bucket in old {
@@ -248,9 +249,8 @@ impl Desk {
 
     fn refuse_taken(&self, name: &str, but: KeyId) -> Result<(), ChangeError> {
         let mut others = self.keys.values().map(|entry| &entry.record);
-        let taken = others.any(|other| {
-            other.settings.name == name && other.id != but && other.revoked.is_none()
-        });
+        let taken =
+            others.any(|other| other.settings.name == name && other.id != but && other.revoked.is_none());
         if taken { Err(ChangeError::NameTaken(name.to_owned())) } else { Ok(()) }
     }
 }

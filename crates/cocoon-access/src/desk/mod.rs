@@ -10,9 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use serde_json::Error as JsonError;
 
 use crate::stored::{About, PREFIXES, about, key_entry, spending_entry, usage_entry};
-use crate::{
-    Bucket, Day, DayUsage, Exhausted, KeyId, KeyRecord, Moment, RateView, Spending, StoredChange,
-};
+use crate::{Bucket, Day, DayUsage, Exhausted, KeyId, KeyRecord, Moment, RateView, Spending, StoredChange};
 
 pub use keys::{ChangeError, KeyView};
 pub use requests::{RequestEnd, Ticket};

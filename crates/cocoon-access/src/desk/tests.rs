@@ -117,7 +117,10 @@ fn a_change_names_what_it_changes_and_null_takes_a_limit_away() {
     let mut desk = desk_with(1, |settings| settings.requests_per_minute = Some(2));
     assert!(desk.admit(id(1), "chat", at(0)).is_ok());
     desk.change(id(1), &patch(json!({"requests_per_minute": 1})), at(0)).unwrap();
-    assert!(matches!(desk.admit(id(1), "chat", at(0)), Err(Refused::Requests { .. })), "what was used counts");
+    assert!(
+        matches!(desk.admit(id(1), "chat", at(0)), Err(Refused::Requests { .. })),
+        "what was used counts"
+    );
     desk.change(id(1), &patch(json!({"requests_per_minute": null, "models": ["a/*"]})), at(0)).unwrap();
     let settings = desk.settings(id(1)).unwrap();
     assert_eq!((settings.requests_per_minute, settings.models[0].as_str()), (None, "a/*"));
@@ -141,7 +144,10 @@ fn each_limit_refuses_in_its_own_words() {
     assert_eq!(desk.admit(id(1), "chat", at(0)), Err(Refused::Concurrent(2)));
     assert_eq!(desk.start(&mut first, "b", 1, at(0)), Err(Refused::Model));
     desk.start(&mut first, "a@c:h", 80, at(0)).unwrap();
-    assert!(matches!(desk.start(&mut second, "a", 30, at(0)), Err(Refused::Tokens { wait_micros: 6_000_000, .. })));
+    assert!(matches!(
+        desk.start(&mut second, "a", 30, at(0)),
+        Err(Refused::Tokens { wait_micros: 6_000_000, .. })
+    ));
     desk.hold(id(1), 40, at(0)).unwrap();
     assert_eq!(
         desk.hold(id(1), 20, at(0)),

@@ -17,8 +17,8 @@ use cocoon_access::{KeyId, KeySecret, METRICS, SecretError};
 use cocoon_openai::ApiError;
 use http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
-    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS, AUTHORIZATION, HOST,
-    HeaderMap, HeaderName, HeaderValue, ORIGIN, VARY,
+    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS, AUTHORIZATION,
+    HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN, VARY,
 };
 use http::{Method, Response, StatusCode};
 
@@ -78,21 +78,26 @@ impl Cors {
     }
 }
 
-/// Finds out who comes. `Err`: the refusal, and who may read it.
-pub(crate) fn enter(access: &Access, path: &str, headers: &HeaderMap) -> Result<Visitor, (ApiError, Cors)> {
-    access.refuse_strange_host(headers).map_err(|error| (error, Cors::None))?;
+/// Who was turned away, and which pages may read why.
+pub(crate) type TurnedAway = Box<(ApiError, Cors)>;
+
+/// Finds out who comes.
+pub(crate) fn enter(access: &Access, path: &str, headers: &HeaderMap) -> Result<Visitor, TurnedAway> {
+    let turned_away = |error, cors| Box::new((error, cors));
+    access.refuse_strange_host(headers).map_err(|error| turned_away(error, Cors::None))?;
     if is_admin(path) {
         return match headers.get(ORIGIN) {
             None => Ok(Visitor { key: KeyId::NONE, cors: Cors::None }),
             Some(_) => {
                 let message = "The admin API is not for web pages: it takes no request with an Origin.";
-                Err((ApiError::new(403, "invalid_request_error", "origin_not_allowed", message), Cors::None))
+                let error = ApiError::new(403, "invalid_request_error", "origin_not_allowed", message);
+                Err(turned_away(error, Cors::None))
             }
         };
     }
     let origin = headers.get(ORIGIN);
     let readable = || origin.cloned().map_or(Cors::Any, Cors::Only);
-    let key = access.key_of(headers).map_err(|error| (error, readable()))?;
+    let key = access.key_of(headers).map_err(|error| turned_away(error, readable()))?;
     let cors = match origin {
         _ if access.keys_needed || key.is_some() => Cors::Any,
         None => Cors::Any,
@@ -101,11 +106,11 @@ pub(crate) fn enter(access: &Access, path: &str, headers: &HeaderMap) -> Result<
             let message = "Pages of this origin may not use the gateway without a key: send one (`cocoon keys add`), or list \
                            the origin in allowed_origins.";
             let error = ApiError::new(403, "invalid_request_error", "origin_not_allowed", message);
-            return Err((error, readable()));
+            return Err(turned_away(error, readable()));
         }
     };
     if access.keys_needed && path != HEALTH {
-        access.need_key(path, headers, key).map_err(|error| (error, cors.clone()))?;
+        access.need_key(path, headers, key).map_err(|error| turned_away(error, cors.clone()))?;
     }
     Ok(Visitor { key: key.unwrap_or(KeyId::NONE), cors })
 }
@@ -154,11 +159,17 @@ impl Access {
     /// The key that a request brings. Where none is needed, words that are not meant as one of ours are nobody's
     /// business: clients insist on sending some.
     fn key_of(&self, headers: &HeaderMap) -> Result<Option<KeyId>, ApiError> {
-        let Some(text) = shown_key(headers).filter(|text| KeySecret::is_meant_by(text)) else { return Ok(None) };
+        let Some(text) = shown_key(headers).filter(|text| KeySecret::is_meant_by(text)) else {
+            return Ok(None);
+        };
         let secret = KeySecret::parse(text).map_err(|error| {
             no_key(match error {
-                SecretError::Checksum => "Incorrect API key: it was not copied whole, its checksum does not fit.",
-                SecretError::Form => "Incorrect API key: a key of this gateway is ck- and 49 letters and digits.",
+                SecretError::Checksum => {
+                    "Incorrect API key: it was not copied whole, its checksum does not fit."
+                }
+                SecretError::Form => {
+                    "Incorrect API key: a key of this gateway is ck- and 49 letters and digits."
+                }
             })
         })?;
         self.desk().identify(&secret, self.now()).map(Some).map_err(denied_error)
@@ -249,11 +260,14 @@ fn name_of_authority(authority: &str) -> &str {
 
 fn is_port(text: &str) -> bool {
     let digits = text.strip_prefix(':');
-    digits.is_some_and(|digits| !digits.is_empty() && digits.len() <= 5 && digits.bytes().all(|b| b.is_ascii_digit()))
+    digits.is_some_and(|digits| {
+        !digits.is_empty() && digits.len() <= 5 && digits.bytes().all(|b| b.is_ascii_digit())
+    })
 }
 
 fn is_this_machine(name: &str) -> bool {
-    name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+    name.eq_ignore_ascii_case("localhost")
+        || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 /// Whether a text is an origin as browsers write it.
@@ -276,13 +290,24 @@ mod tests {
 
     #[test]
     fn only_names_of_this_machine_are_this_machine() {
-        for authority in ["localhost", "LOCALHOST:10000", "127.0.0.1", "127.1.2.3:80", "[::1]", "[::1]:10000"] {
+        for authority in ["localhost", "LOCALHOST:10000", "127.0.0.1", "127.1.2.3:80", "[::1]", "[::1]:10000"]
+        {
             assert!(is_this_machine(name_of_authority(authority)), "{authority}");
         }
         for authority in [
-            "", "localhost.evil.example", "evil.localhost.example:80", "127.0.0.1.evil.example", "0.0.0.0",
-            "10.0.0.1:80", "localhost:80:80", "localhost:", "[::1].evil.example", "[::2]", "user@localhost",
-            "localhost:99999999", "::1:evil",
+            "",
+            "localhost.evil.example",
+            "evil.localhost.example:80",
+            "127.0.0.1.evil.example",
+            "0.0.0.0",
+            "10.0.0.1:80",
+            "localhost:80:80",
+            "localhost:",
+            "[::1].evil.example",
+            "[::2]",
+            "user@localhost",
+            "localhost:99999999",
+            "::1:evil",
         ] {
             assert!(!is_this_machine(name_of_authority(authority)), "{authority}");
         }
@@ -293,7 +318,9 @@ mod tests {
         for text in ["https://app.example", "http://localhost:3000", "http://[::1]:3000"] {
             assert!(is_origin(text), "{text}");
         }
-        for text in ["", "*", "null", "app.example", "https://", "https://app.example/", "https://a@b", "ftp://a"] {
+        for text in
+            ["", "*", "null", "app.example", "https://", "https://app.example/", "https://a@b", "ftp://a"]
+        {
             assert!(!is_origin(text), "{text}");
         }
     }

@@ -103,8 +103,7 @@ impl Access {
     }
 
     /// Gives up on last words that do not come.
-    pub(super) fn give_up_old(&self) {
-        let now = self.now();
+    pub(super) fn give_up_old(&self, now: Moment) {
         loop {
             let oldest = self.holds().take_oldest(now);
             match oldest {
@@ -174,4 +173,83 @@ impl Holds {
 
 fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::net::SocketAddr;
+
+    use cocoon_access::{KeyId, KeySecret, KeySettings, Spending};
+    use cocoon_net::MonotonicClock;
+
+    use super::*;
+    use crate::access::AccessConfig;
+
+    const KEY: [u8; 8] = [1; 8];
+
+    fn access(dir: &std::path::Path) -> Access {
+        let config = AccessConfig::new(dir.join("access.sqlite"));
+        let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
+        let access = Access::open(MonotonicClock::start(), config, nowhere).unwrap();
+        let (id, secret) = (KeyId::from_random(KEY), KeySecret::from_random([1; 32]));
+        access.desk().create(id, &secret, KeySettings::named("a"), access.now()).unwrap();
+        access
+    }
+
+    fn ticket(access: &Access) -> Ticket {
+        access.desk().admit(KeyId::from_random(KEY), "chat", access.now()).unwrap()
+    }
+
+    fn spending(access: &Access) -> Spending {
+        access.desk().view(KeyId::from_random(KEY), access.now()).unwrap().spending
+    }
+
+    #[test]
+    fn the_proxys_word_is_the_last_whether_it_comes_before_the_end_or_after() {
+        let dir = tempfile::tempdir().unwrap();
+        let access = access(dir.path());
+        let ticket = ticket(&access);
+        for (number, claim_first) in [(1, true), (2, false)] {
+            let request = [number; 32];
+            access.hold(&ticket, request, 100, 2).unwrap();
+            assert_eq!(spending(&access).reserved, 200);
+            if claim_first {
+                access.claimed(&request, 30);
+                assert_eq!(spending(&access).total, 60);
+            }
+            access.charged(&request, 20);
+            access.claimed(&request, 30);
+            access.charged(&request, 99);
+            assert_eq!(spending(&access).total, 40 * u64::from(number));
+            assert_eq!(spending(&access).reserved, 0);
+        }
+        assert!(access.holds().open.is_empty() && access.holds().ended.is_empty());
+    }
+
+    #[test]
+    fn what_nobody_tells_counts_in_full_once_its_time_is_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let access = access(dir.path());
+        let ticket = ticket(&access);
+        let later = |seconds: u64| Moment(access.now().0 + seconds * 1_000_000);
+        let lost = RequestFailure::new(ErrorCode::NOT_READY, "connection to the proxy lost: reset");
+        let refused = RequestFailure::new(ErrorCode::ERROR, "no workers for model m");
+        for number in 1..=4 {
+            access.hold(&ticket, [number; 32], 100, 2).unwrap();
+        }
+        access.cancelled(&[1; 32]);
+        access.failed(&[2; 32], &lost, None);
+        access.failed(&[3; 32], &refused, None);
+        assert_eq!(spending(&access).reserved, 600, "only the refusal says that nothing was worked");
+        access.give_up_old(later(80));
+        assert_eq!(spending(&access).reserved, 600);
+        access.give_up_old(later(91));
+        let after = spending(&access);
+        assert_eq!((after.reserved, after.total, after.unsettled_nanoton), (200, 400, 400));
+        access.charged(&[1; 32], 7);
+        assert_eq!(spending(&access).total, 400, "a word that comes too late changes nothing");
+        access.release(&[4; 32]);
+        assert_eq!((spending(&access).reserved, access.holds().open.len()), (0, 0));
+    }
 }

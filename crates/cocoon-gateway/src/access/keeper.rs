@@ -50,7 +50,7 @@ impl Access {
 
     /// Writes what has changed, and waits until it is durable. What could not be written counts as changed still.
     pub(crate) async fn flush(&self) -> Result<(), StoreError> {
-        self.give_up_old();
+        self.give_up_old(self.now());
         let Some((queued, unwritten)) = self.queue_changes()? else { return Ok(()) };
         let outcome = queued.await;
         if outcome.is_err() {
@@ -135,5 +135,37 @@ fn for_each(
             Some((last, _)) => after = Some(last),
             None => return Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use cocoon_openai::Endpoint;
+
+    use super::*;
+
+    #[test]
+    fn a_key_can_be_for_any_endpoint_that_there_is() {
+        for endpoint in Endpoint::ALL {
+            assert!(cocoon_access::is_endpoint(endpoint.name()), "{endpoint}");
+        }
+    }
+
+    #[tokio::test]
+    async fn usage_is_kept_for_its_time_and_then_goes() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = AccessConfig::new(dir.path().join("access.sqlite"));
+        config.usage_days = 30;
+        let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
+        let access = Access::open(MonotonicClock::start(), config, nowhere).unwrap();
+        let today = access.now().day();
+        let days = (0..3 * u32::try_from(PAGE).unwrap()).map(|back| today.minus(back));
+        let entries = days.map(|day| Change::Put(usage_entry(day, KeyId::NONE), b"[]".as_slice().into()));
+        access.store.write(entries.collect()).unwrap().await.unwrap();
+        access.tidy().await.unwrap();
+        let left = access.store.list(&day_prefix(None), None, 4 * PAGE).unwrap();
+        assert_eq!(left.len(), 31);
+        assert_eq!(left[0].0, usage_entry(today.minus(30), KeyId::NONE));
     }
 }

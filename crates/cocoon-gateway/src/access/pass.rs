@@ -52,9 +52,10 @@ impl Pass {
         let prompt = (prepared.body.len() as u64).div_ceil(BYTES_PER_TOKEN);
         let tokens = prompt.saturating_add(u64::try_from(prepared.completion_bound).unwrap_or(0));
         let model = &prepared.model;
-        access.desk().start(&mut self.ticket, model, tokens, access.now()).map_err(|refused| {
-            error_of(&refused, self.ticket.endpoint, model, access.seconds_to_midnight())
-        })
+        access
+            .desk()
+            .start(&mut self.ticket, model, tokens, access.now())
+            .map_err(|refused| error_of(&refused, self.ticket.endpoint, model, access.seconds_to_midnight()))
     }
 
     /// Sets coins aside for an attempt: the most that it can cost.
@@ -64,7 +65,8 @@ impl Pass {
         access.hold(&self.ticket, request, at_most, order.tariff.price_per_token.get()).map_err(|refused| {
             let wait = access.seconds_to_midnight();
             let error = error_of(&refused, self.ticket.endpoint, &self.ticket.model, wait);
-            let kind = if matches!(refused, Refused::Budget { .. }) { Kind::KeyBudget } else { Kind::KeyGone };
+            let kind =
+                if matches!(refused, Refused::Budget { .. }) { Kind::KeyBudget } else { Kind::KeyGone };
             let again = error.retry_after.map(|seconds| Duration::from_secs(seconds.into()));
             Failure::new(kind, &error.message).again_after(again)
         })

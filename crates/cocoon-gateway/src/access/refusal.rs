@@ -167,9 +167,14 @@ mod tests {
 
     #[test]
     fn durations_are_written_as_clients_know_them() {
-        for (micros, text) in
-            [(0, "0ms"), (1, "1ms"), (999_000, "999ms"), (1_000_000, "1s"), (1_000_001, "2s"), (360_000_000, "6m0s")]
-        {
+        for (micros, text) in [
+            (0, "0ms"),
+            (1, "1ms"),
+            (999_000, "999ms"),
+            (1_000_000, "1s"),
+            (1_000_001, "2s"),
+            (360_000_000, "6m0s"),
+        ] {
             assert_eq!(duration(Duration::from_micros(micros)), text);
         }
     }

@@ -105,7 +105,8 @@ fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, HttpsError> {
         return Err(failed("it is not a regular file".to_owned()));
     }
     let file = File::open(path).map_err(|error| failed(error.to_string()))?;
-    let length = file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(|error| failed(error.to_string()))?;
+    let length =
+        file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(|error| failed(error.to_string()))?;
     if length as u64 > MAX_FILE_BYTES {
         return Err(failed(format!("it is over {MAX_FILE_BYTES} bytes")));
     }

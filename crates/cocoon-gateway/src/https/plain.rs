@@ -164,7 +164,10 @@ mod tests {
             let https = SocketAddr::from(([0, 0, 0, 0], port));
             place(&headers, https, target).map(|place| place.to_str().unwrap().to_owned())
         };
-        assert_eq!(led("a.example", 443, "/v1/models?x=1").as_deref(), Some("https://a.example/v1/models?x=1"));
+        assert_eq!(
+            led("a.example", 443, "/v1/models?x=1").as_deref(),
+            Some("https://a.example/v1/models?x=1")
+        );
         assert_eq!(led("a.example:80", 8443, "/").as_deref(), Some("https://a.example:8443/"));
         assert_eq!(led("[::1]:80", 443, "/").as_deref(), Some("https://[::1]/"));
         for host in ["", "a.example/evil", "a b", "user@evil.example", "a\\evil"] {

@@ -385,9 +385,7 @@ pub async fn try_start_with_tls(https: HttpsConfig) -> Result<Gateway, cocoon_ga
     start_alone(|config| config.https = Some(https)).await
 }
 
-async fn start_alone(
-    change: impl FnOnce(&mut GatewayConfig),
-) -> Result<Gateway, cocoon_gateway::StartError> {
+async fn start_alone(change: impl FnOnce(&mut GatewayConfig)) -> Result<Gateway, cocoon_gateway::StartError> {
     let dir = tempfile::tempdir().unwrap();
     let chain = Arc::new(StaticChain::from_config(RootConfig::test_mode(address(1))).unwrap());
     let mut config = config(&Plan::default(), &dir, vec!["127.0.0.1:1".to_owned()]);

@@ -70,10 +70,14 @@ impl TlsFile {
         let (cert, key) = match (&self.cert_file, &self.key_file) {
             (Some(cert), Some(key)) => (cert.clone(), key.clone()),
             (None, None) if self.http.is_none() && self.acme_dir.is_none() => return Ok(None),
-            _ => bail!("TLS for callers needs both tls.cert_file and tls.key_file (--tls-cert and --tls-key)"),
+            _ => {
+                bail!("TLS for callers needs both tls.cert_file and tls.key_file (--tls-cert and --tls-key)")
+            }
         };
         if self.acme_dir.is_some() && self.http.is_none() {
-            bail!("tls.acme_dir is served at tls.http, which is missing: challenges come without TLS, to port 80");
+            bail!(
+                "tls.acme_dir is served at tls.http, which is missing: challenges come without TLS, to port 80"
+            );
         }
         let mut https = HttpsConfig::new(cert, key);
         (https.plain, https.acme_dir) = (self.http, self.acme_dir.clone());

@@ -9,7 +9,7 @@ use anyhow::{Context as _, bail};
 use http::Method;
 use serde_json::{Map, Value, json};
 
-use crate::cli::{Expiry, Keys, KeysCommand, SettingArgs, SetKey};
+use crate::cli::{Expiry, Keys, KeysCommand, SetKey, SettingArgs};
 use crate::terminal;
 
 use reach::Reach;
@@ -65,11 +65,14 @@ pub(crate) async fn run(options: Keys) -> anyhow::Result<()> {
             reach.close()
         }
         KeysCommand::Usage(usage) => {
-            let fields = [("from", &usage.from), ("to", &usage.to), ("key", &usage.key), ("model", &usage.model)];
+            let fields =
+                [("from", &usage.from), ("to", &usage.to), ("key", &usage.key), ("model", &usage.model)];
             let fields = fields.iter().filter_map(|(name, value)| Some((*name, value.as_deref()?)));
             let format = if usage.csv { "csv" } else { "json" };
-            let query: Vec<_> =
-                fields.chain([("format", format)]).map(|(name, value)| format!("{name}={}", encoded(value))).collect();
+            let query: Vec<_> = fields
+                .chain([("format", format)])
+                .map(|(name, value)| format!("{name}={}", encoded(value)))
+                .collect();
             let reach = Reach::open(&usage.gateway).await?;
             let path = format!("/admin/usage?{}", query.join("&"));
             if usage.csv {
@@ -109,7 +112,8 @@ fn encoded(text: &str) -> String {
 fn settings(args: &SettingArgs) -> anyhow::Result<Map<String, Value>> {
     let mut fields = Map::new();
     if let Some(expires) = args.expires {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).context("the clock stands before 1970")?.as_secs();
+        let now =
+            SystemTime::now().duration_since(UNIX_EPOCH).context("the clock stands before 1970")?.as_secs();
         let at = match expires {
             Expiry::Never => Value::Null,
             Expiry::At(seconds) if seconds <= now => bail!("--expires lies in the past"),
@@ -149,7 +153,9 @@ fn changes(set: &SetKey) -> anyhow::Result<Map<String, Value>> {
         fields.insert("forgive_unsettled".to_owned(), true.into());
     }
     if fields.is_empty() {
-        bail!("nothing to change: name a setting, such as --budget or --disable; `cocoon keys set --help` lists them");
+        bail!(
+            "nothing to change: name a setting, such as --budget or --disable; `cocoon keys set --help` lists them"
+        );
     }
     Ok(fields)
 }

@@ -80,7 +80,12 @@ impl Reach {
     ///
     /// # Errors
     /// No answer came, or a refusal.
-    pub(super) async fn json(&self, method: Method, path: &str, body: Option<&Value>) -> anyhow::Result<Value> {
+    pub(super) async fn json(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> anyhow::Result<Value> {
         serde_json::from_slice(&self.bytes(method, path, body).await?).context("the answer is not JSON")
     }
 
@@ -88,7 +93,12 @@ impl Reach {
     ///
     /// # Errors
     /// As [`Self::json`].
-    pub(super) async fn bytes(&self, method: Method, path: &str, body: Option<&Value>) -> anyhow::Result<Bytes> {
+    pub(super) async fn bytes(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> anyhow::Result<Bytes> {
         let sent = body.map_or_else(Bytes::new, |body| body.to_string().into());
         let (status, body) = match self {
             Self::Running(running) => running.ask(method, path, sent).await?,
@@ -151,7 +161,8 @@ impl Running {
 
     async fn ask(&self, method: Method, path: &str, body: Bytes) -> anyhow::Result<(u16, Bytes)> {
         let base = self.base.to_string();
-        let mut bearer = HeaderValue::from_str(&format!("Bearer {}", *self.token)).context("the token is no token")?;
+        let mut bearer =
+            HeaderValue::from_str(&format!("Bearer {}", *self.token)).context("the token is no token")?;
         bearer.set_sensitive(true);
         let authority = self.base.authority().map(ToString::to_string).unwrap_or_default();
         let request = Request::builder()
@@ -162,7 +173,8 @@ impl Running {
             .header(CONTENT_TYPE, "application/json")
             .body(Full::new(body))?;
         let asking = async {
-            let answer = self.client.request(request).await.with_context(|| format!("no answer from {base}"))?;
+            let answer =
+                self.client.request(request).await.with_context(|| format!("no answer from {base}"))?;
             let status = answer.status().as_u16();
             let body = Limited::new(answer.into_body(), MAX_ANSWER_BYTES).collect().await;
             let body = body.map_err(|error| anyhow::anyhow!("the answer broke off: {error}"))?;

@@ -37,11 +37,28 @@ pub(super) fn key(key: &Value) -> String {
     line("Id", format!("{}, secret begins with {}", text(&key["id"]), text(&key["hint"])));
     line("State", text(&key["state"]));
     line("Made", time(&key["created_unix_seconds"]));
-    line("Ends", if key["expires_unix_seconds"].is_null() { "never".to_owned() } else { time(&key["expires_unix_seconds"]) });
+    line(
+        "Ends",
+        if key["expires_unix_seconds"].is_null() {
+            "never".to_owned()
+        } else {
+            time(&key["expires_unix_seconds"])
+        },
+    );
     line("Models", words(&key["models"], "all"));
     line("Endpoints", words(&key["endpoints"], "all that models answer"));
-    line("Per minute", format!("{} requests, {} tokens", limit(&key["requests_per_minute"]), limit(&key["tokens_per_minute"])));
-    line("At a time", format!("{} requests; {} under way", limit(&key["concurrent_requests"]), key["requests_under_way"]));
+    line(
+        "Per minute",
+        format!(
+            "{} requests, {} tokens",
+            limit(&key["requests_per_minute"]),
+            limit(&key["tokens_per_minute"])
+        ),
+    );
+    line(
+        "At a time",
+        format!("{} requests; {} under way", limit(&key["concurrent_requests"]), key["requests_under_way"]),
+    );
     line("Spent", of(&key["spent_nanoton"], &key["budget_nanoton"]));
     line("Spent today", of(&key["spent_today_nanoton"], &key["budget_per_day_nanoton"]));
     if key["reserved_nanoton"] != 0 {
@@ -60,7 +77,8 @@ pub(super) fn list(keys: &Value) -> String {
     if rows.is_empty() {
         return "There are no keys. `cocoon keys add NAME` makes one.\n".to_owned();
     }
-    let mut table = vec![["NAME", "STATE", "SECRET", "MODELS", "RPM", "TPM", "SPENT TODAY", "SPENT"].map(str::to_owned)];
+    let mut table =
+        vec![["NAME", "STATE", "SECRET", "MODELS", "RPM", "TPM", "SPENT TODAY", "SPENT"].map(str::to_owned)];
     for key in rows {
         table.push([
             text(&key["name"]),
@@ -78,7 +96,8 @@ pub(super) fn list(keys: &Value) -> String {
 
 /// Usage, line by line, and the sums.
 pub(super) fn usage(told: &Value) -> String {
-    let head = ["DAY", "KEY", "MODEL", "ENDPOINT", "REQUESTS", "ERRORS", "PROMPT", "CACHED", "COMPLETION", "COST"];
+    let head =
+        ["DAY", "KEY", "MODEL", "ENDPOINT", "REQUESTS", "ERRORS", "PROMPT", "CACHED", "COMPLETION", "COST"];
     let mut table = vec![head.map(str::to_owned)];
     let row = |row: &Value, day: String, key: String, model: String| {
         let count = |name: &str| row[name].to_string();

@@ -8,7 +8,9 @@ use std::sync::Arc;
 
 use cocoon_attest::Policy;
 use cocoon_chain::StaticChain;
-use cocoon_network_tests::{ADMIN_TOKEN, FixedEngine, Network, Options, gateway_with, proxy_config, root, tls};
+use cocoon_network_tests::{
+    ADMIN_TOKEN, FixedEngine, Network, Options, gateway_with, proxy_config, root, tls,
+};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() {

@@ -49,7 +49,8 @@ async fn a_key_that_is_revoked_under_load_opens_nothing_from_that_moment_on() {
     let _worker = network.worker(1, FixedEngine("hello".into())).await;
     let gateway = gateway_of(&network).await;
     let http = gateway.http_addr();
-    let (secret, other) = (make_key(http, json!({"name": "a"})).await, make_key(http, json!({"name": "b"})).await);
+    let (secret, other) =
+        (make_key(http, json!({"name": "a"})).await, make_key(http, json!({"name": "b"})).await);
     let (answered, revoked, refused) = (Cell::new(0_u64), Cell::new(false), Cell::new(0_u64));
     let load = async || {
         while refused.get() < 40 {
@@ -103,7 +104,12 @@ async fn a_budget_is_spent_to_its_end_and_never_beyond_while_many_ask() {
     until("the notices", || gateway.spent().nanoton.nano() == answered.get() * COST).await;
     let key = shown(http, "a").await;
     assert_eq!((&key["spent_nanoton"], &key["reserved_nanoton"]), (&json!(answered.get() * COST), &json!(0)));
-    assert!(answered.get() > 0 && refused.get() > 0, "{} answered, {} refused", answered.get(), refused.get());
+    assert!(
+        answered.get() > 0 && refused.get() > 0,
+        "{} answered, {} refused",
+        answered.get(),
+        refused.get()
+    );
     assert!(answered.get() * COST <= budget);
     gateway.shutdown().await;
 }

@@ -80,7 +80,8 @@ impl Access {
             match value.as_u64().filter(|seconds| name == "grace_seconds" && *seconds <= MAX_GRACE_SECONDS) {
                 Some(seconds) => grace = seconds,
                 None => {
-                    let words = format!("a rotation takes grace_seconds, 0 to {MAX_GRACE_SECONDS}, and nothing else");
+                    let words =
+                        format!("a rotation takes grace_seconds, 0 to {MAX_GRACE_SECONDS}, and nothing else");
                     return Err(refused(&ChangeError::Field(words)));
                 }
             }
@@ -99,7 +100,9 @@ impl Access {
     /// where the disk fails.
     async fn durably(self: &Arc<Self>) -> Result<(), ApiError> {
         self.flush().await.map_err(|error| {
-            let message = format!("The change is in force, but could not be stored, and will be lost at a restart: {error}");
+            let message = format!(
+                "The change is in force, but could not be stored, and will be lost at a restart: {error}"
+            );
             ApiError::new(500, "api_error", "store_failed", message)
         })
     }

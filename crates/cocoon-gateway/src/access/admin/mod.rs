@@ -50,7 +50,9 @@ impl Slowly {
         };
         let _turn = self.turn.lock().await;
         tokio::time::sleep(PAUSE).await;
-        no_key("The admin API needs the admin token as `Authorization: Bearer ...`; it is in the gateway's directory.")
+        no_key(
+            "The admin API needs the admin token as `Authorization: Bearer ...`; it is in the gateway's directory.",
+        )
     }
 }
 
@@ -69,7 +71,8 @@ impl Reply {
 
     fn into_response(self) -> Response<Body> {
         let mut response = Response::new(Body::full(self.body));
-        *response.status_mut() = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        *response.status_mut() =
+            StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(self.content_type));
         // A secret is shown once, and not by a cache.
@@ -103,7 +106,8 @@ impl Access {
     pub(super) fn is_admin_token(&self, headers: &HeaderMap) -> bool {
         let (Some(token), Some(shown)) = (&self.config.admin_token, shown_key(headers)) else { return false };
         // Of equal length, so that comparing tells nothing of the token's.
-        let [token, shown] = [token.as_bytes(), shown.as_bytes()].map(|text| <[u8; 32]>::from(Sha256::digest(text)));
+        let [token, shown] =
+            [token.as_bytes(), shown.as_bytes()].map(|text| <[u8; 32]>::from(Sha256::digest(text)));
         token.iter().zip(shown).fold(0, |differs, (a, b)| differs | (a ^ b)) == 0
     }
 

@@ -122,24 +122,33 @@ impl Access {
         let mut lines = Vec::new();
         for ((day, key), usage) in days {
             let key_name = self.desk().name(key).map(str::to_owned);
-            let rows = usage.rows().into_iter().filter(|row| {
-                wanted.model.as_ref().is_none_or(|model| row.model == *model)
-            });
+            let rows = usage
+                .rows()
+                .into_iter()
+                .filter(|row| wanted.model.as_ref().is_none_or(|model| row.model == *model));
             lines.extend(rows.map(|row| Line { day, key, key_name: key_name.clone(), row }));
             if lines.len() > MAX_LINES {
-                let words = format!("That is more than {MAX_LINES} lines; ask for fewer days, or for one key.");
+                let words =
+                    format!("That is more than {MAX_LINES} lines; ask for fewer days, or for one key.");
                 return Err(ApiError::invalid_request(Some("from"), "invalid_value", words));
             }
         }
         Ok(lines)
     }
 
-    fn stored_days(&self, wanted: &Wanted, days: &mut BTreeMap<(Day, KeyId), DayUsage>) -> Result<(), ApiError> {
+    fn stored_days(
+        &self,
+        wanted: &Wanted,
+        days: &mut BTreeMap<(Day, KeyId), DayUsage>,
+    ) -> Result<(), ApiError> {
         let all = day_prefix(None);
         // Just before the first entry of the first day.
         let mut after = day_prefix(Some(wanted.from));
         loop {
-            let page = self.store.list(&all, Some(&after), PAGE).map_err(|error: StoreError| failed(&error.to_string()))?;
+            let page = self
+                .store
+                .list(&all, Some(&after), PAGE)
+                .map_err(|error: StoreError| failed(&error.to_string()))?;
             let Some((last, _)) = page.last() else { return Ok(()) };
             after.clone_from(last);
             for (entry, value) in page {
@@ -204,6 +213,9 @@ mod tests {
         let day = "2026-11-29".parse().unwrap();
         let text = to_csv(&[Line { day, key: KeyId::NONE, key_name: None, row }]);
         assert_eq!(text.lines().next(), Some(CSV_HEAD.trim_end()));
-        assert!(text.ends_with("2026-11-29,none,\"\",\"'=1+\"\"x\"\",\n\",chat,1,0,0,0,0,0,0,7\r\n"), "{text}");
+        assert!(
+            text.ends_with("2026-11-29,none,\"\",\"'=1+\"\"x\"\",\n\",chat,1,0,0,0,0,0,0,7\r\n"),
+            "{text}"
+        );
     }
 }
