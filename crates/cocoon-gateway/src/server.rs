@@ -31,6 +31,7 @@ use crate::connection::Connection;
 use crate::https::Https;
 use crate::io::Stalling;
 use crate::models::{self, ProxyDetails};
+use crate::routes::nothing_at;
 
 /// Wait after the system could not give us a connection (out of file descriptors, for one).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -142,16 +143,18 @@ async fn respond(shared: &Arc<Shared>, mut request: Request<Incoming>) -> Respon
         return access::preflight(access, request.uri().path(), request.headers());
     }
     let head_only = request.method() == Method::HEAD;
+    let endpoint = Endpoint::from_path(request.uri().path());
     let (mut response, cors) = match access::enter(access, request.uri().path(), request.headers()) {
         Ok(visitor) => {
             request.extensions_mut().insert(visitor.clone());
-            let mut response = route(shared, &visitor, request).await.unwrap_or_else(|error| failed(&error));
+            let mut response =
+                route(shared, &visitor, request).await.unwrap_or_else(|error| failed(&error, endpoint));
             access.limits_of(&visitor).stamp(response.headers_mut());
             (response, visitor.cors)
         }
         Err(turned_away) => {
             let (error, cors) = *turned_away;
-            (failed(&error), cors)
+            (failed(&error, endpoint), cors)
         }
     };
     cors.stamp(response.headers_mut());
@@ -179,7 +182,7 @@ async fn route(
     let model = path.strip_prefix("/v1/models/");
     let node = path.strip_prefix(ATTESTATION).and_then(|rest| rest.strip_prefix('/'));
     if model.is_none() && node.is_none() && !known.contains(&path) {
-        return Err(ApiError::unknown_path(&path.chars().take(200).collect::<String>()));
+        return Err(nothing_at(path));
     }
     only(&request, &[Method::GET, Method::HEAD], "GET")?;
     if let Some(node) = node {
@@ -209,9 +212,10 @@ fn only(request: &Request<Incoming>, methods: &[Method], allowed: &str) -> Resul
     Err(ApiError::method_not_allowed(request.method().as_str(), allowed))
 }
 
-/// An error as an HTTP answer.
-fn failed(error: &ApiError) -> Response<Body> {
-    let mut response = Response::new(Body::full(error.to_json()));
+/// An error as an HTTP answer, in the shape that the endpoint's clients read.
+fn failed(error: &ApiError, endpoint: Option<Endpoint>) -> Response<Body> {
+    let body = endpoint.map_or_else(|| error.to_json(), |endpoint| error.to_json_for(endpoint));
+    let mut response = Response::new(Body::full(body));
     *response.status_mut() = StatusCode::from_u16(error.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, JSON);

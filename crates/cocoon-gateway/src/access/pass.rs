@@ -80,6 +80,7 @@ impl Pass {
             cached_tokens: tokens(usage.cached_tokens),
             completion_tokens: tokens(usage.completion_tokens),
             reasoning_tokens: tokens(usage.reasoning_tokens),
+            audio_tokens: tokens(usage.audio_prompt_tokens.saturating_add(usage.audio_completion_tokens)),
             ..Counts::default()
         };
         *self.end.lock().unwrap_or_else(PoisonError::into_inner) = RequestEnd { failed, used };
