@@ -48,10 +48,11 @@ async fn try_complete(
     started: Instant,
 ) -> Result<Response<Body>, ApiError> {
     let mut in_flight = InFlight::new(shared);
-    let mut pass = Pass::admit(shared, request.extensions().get(), endpoint)?;
+    let admitted = Pass::admit(shared, request.extensions().get(), endpoint);
     let (parts, body) = request.into_parts();
     // The body is read whatever the head says, so that the caller gets to read what is wrong with it.
     let body = read_body(&mut in_flight, endpoint, &parts.headers, body).await?;
+    let mut pass = admitted?;
     let prepared = prepare(shared, endpoint, &parts.headers, body).await?;
     let query = query(&parts.headers, &prepared);
     if query.len() > MAX_QUERY_BYTES {
