@@ -161,7 +161,9 @@ async fn serve_admin(shared: &Arc<Shared>, request: Request<Incoming>) -> Result
     let body = match read {
         Ok(Ok(body)) => body.to_bytes(),
         Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
-            return Err(ApiError::too_large(MAX_BODY_BYTES as u64));
+            let message =
+                format!("The request is larger than {MAX_BODY_BYTES} bytes, the limit of the admin API.");
+            return Err(ApiError::new(413, "invalid_request_error", "request_too_large", message));
         }
         Ok(Err(_)) | Err(_) => {
             let message = "The request's body broke off, or did not arrive in time.";
