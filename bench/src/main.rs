@@ -1,5 +1,5 @@
 //! Measures what a whole network (gateway, proxy and workers) adds to asking an engine directly; by `fees`, what its
-//! settlement costs on chain; and by `attest`, what attestation costs.
+//! settlement costs on chain; by `attest`, what attestation costs; and by `compare`, how other ways to an engine compare.
 //!
 //! A mock engine and the load generator live in this process; the network is a process of its own. Everything is
 //! measured twice in the same run, directly and through the network, in short alternating rounds, so that whatever
@@ -20,11 +20,13 @@ use network::Network;
 use report::{Report, connected};
 
 mod attest;
+mod compare;
 mod fees;
 mod load;
 mod mock;
 mod network;
 mod report;
+mod tables;
 
 /// Alternations between the direct and the whole path within one measurement.
 const ROUNDS: u32 = 5;
@@ -87,6 +89,8 @@ struct Flags {
 enum Other {
     /// Adds up what settlement costs on chain, over months of requests.
     Fees(fees::Flags),
+    /// Measures other ways to the same engine beside ours: nginx, sglang-router, LiteLLM.
+    Compare(compare::Flags),
     /// Measures what attestation costs: verifying evidence, connecting, and a connection that is up.
     Attest(attest::Flags),
 }
@@ -104,6 +108,7 @@ async fn main() -> ExitCode {
     let outcome = match &flags.other {
         Some(Other::Fees(fees)) => fees::run(fees).map(|()| true),
         Some(Other::Attest(attest)) => attest::run(attest).await.map(|()| true),
+        Some(Other::Compare(compare)) => compare::run(compare).await,
         None => run(flags).await,
     };
     match outcome {

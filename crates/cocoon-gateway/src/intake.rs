@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use cocoon_openai::{ApiError, Endpoint};
+use cocoon_openai::{ApiError, Endpoint, PreparedRequest};
 use http::header::{EXPECT, HeaderMap};
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::Shared;
 use crate::access::Pass;
@@ -29,17 +30,23 @@ pub(crate) struct InFlight {
     room: Option<OwnedSemaphorePermit>,
     /// Whose request it is.
     pass: Option<Pass>,
+    _under_way: TaskTrackerToken,
 }
 
 impl InFlight {
     pub(crate) fn new(shared: &Arc<Shared>) -> Self {
         shared.metrics.in_flight.inc();
-        Self { shared: Arc::clone(shared), room: None, pass: None }
+        Self { shared: Arc::clone(shared), room: None, pass: None, _under_way: shared.under_way.token() }
     }
 
     /// The request was let in.
     pub(crate) fn admitted(&mut self, pass: Pass) {
         self.pass = Some(pass);
+    }
+
+    /// The request is understood: whether its key may ask for this.
+    pub(crate) fn start(&mut self, prepared: &PreparedRequest) -> Result<(), ApiError> {
+        self.pass.as_mut().map_or(Ok(()), |pass| pass.start(prepared))
     }
 
     /// Whose request it is, once it was let in.

@@ -25,6 +25,7 @@ mod dispatch;
 mod exchange;
 mod failure;
 mod https;
+mod idempotency;
 mod intake;
 mod io;
 mod metrics;
@@ -36,6 +37,7 @@ mod reply;
 mod routes;
 mod server;
 mod settle;
+mod slots;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -58,6 +60,7 @@ pub use book::{BookLoadError, Spent};
 pub use cocoon_chain::settler::{Emptied, SettlementStatus, Step};
 pub use config::{GatewayConfig, GatewayLimits, RetryLimits};
 pub use https::{HttpsConfig, HttpsError};
+pub use idempotency::IdempotencyLimits;
 pub use models::{Model, ModelDetails, ModelOffer, Price, ProxyDetails};
 pub use settle::{
     ChannelReport, Channels, LeaveConfig, LeaveStep, Left, OperateError, ReadError, SettlementConfig,
@@ -70,6 +73,7 @@ use attestation::Vetting;
 use book::{Book, FLUSH_EVERY};
 use debug_log::DebugLog;
 use https::Https;
+use idempotency::Idempotency;
 use metrics::Metrics;
 use pool::{Dialler, Pool};
 use settle::Settlement;
@@ -130,6 +134,11 @@ pub(crate) struct Shared {
     /// For large bodies.
     pub(crate) room: Arc<Semaphore>,
     pub(crate) retries: Mutex<RetryBudget>,
+    pub(crate) idempotency: Arc<Idempotency>,
+    /// Cancelled when the gateway is told to stop: what is under way goes on, and new requests are refused.
+    pub(crate) draining: CancellationToken,
+    /// Requests for an engine that are under way.
+    pub(crate) under_way: TaskTracker,
 }
 
 impl std::fmt::Debug for Shared {
@@ -170,7 +179,7 @@ pub struct Gateway {
     plain: Option<SocketAddr>,
     requests: TaskTracker,
     background: TaskTracker,
-    /// No new connections and requests.
+    /// No connections that wait for a request.
     stop: CancellationToken,
     /// No requests at all.
     abort: CancellationToken,
@@ -239,6 +248,9 @@ pub async fn start(
         return Err(StartError::Access(why));
     }
     let retry = config.limits.retry;
+    let (requests, background) = (TaskTracker::new(), TaskTracker::new());
+    let (stop, abort, disconnect) =
+        (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
     let shared = Arc::new(Shared {
         limits: config.limits,
         wallet: config.wallet,
@@ -255,6 +267,9 @@ pub async fn start(
         debug_log: DebugLog::default(),
         settlement: settlement.clone(),
         room: intake::room_for_bodies(&config.limits),
+        idempotency: Arc::new(Idempotency::new(config.limits.idempotency, requests.clone(), abort.clone())),
+        draining: CancellationToken::new(),
+        under_way: TaskTracker::new(),
         retries: Mutex::new(RetryBudget::new(retry.budget_percent, retry.budget_floor, Instant::now())),
     });
     let settings = ClientSettings {
@@ -273,9 +288,6 @@ pub async fn start(
     };
     let check_proxy_hashes = config.check_proxy_hashes;
     let dialler = Dialler { tls, options: config.dial, settings, check_proxy_hashes };
-    let (requests, background) = (TaskTracker::new(), TaskTracker::new());
-    let (stop, abort, disconnect) =
-        (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
     background.spawn(attestation::run(Arc::clone(&shared), disconnect.clone()));
     background.spawn(keep_books(Arc::clone(&shared), disconnect.clone()));
     background.spawn(keep_access(Arc::clone(&shared), disconnect.clone()));
@@ -400,12 +412,23 @@ impl Gateway {
         server::all_models(&self.shared)
     }
 
-    /// Stops accepting, waits for requests under way (at most [`GatewayLimits::drain_timeout`]), disconnects, and
+    /// Begins to stop: requests under way go on, new ones are answered 503, and `/health` says so. Calling it some time
+    /// before [`Gateway::shutdown`] gives a load balancer that time to see it.
+    pub fn drain(&self) {
+        self.shared.draining.cancel();
+    }
+
+    /// Refuses new requests, waits for those under way (at most [`GatewayLimits::drain_timeout`]), disconnects, and
     /// stores what is to be stored.
     pub async fn shutdown(self) {
+        let deadline = tokio::time::Instant::now() + self.shared.limits.drain_timeout;
+        self.drain();
+        self.shared.under_way.close();
+        // Meanwhile whoever comes is told to come back, rather than met with a closed door.
+        let _ = tokio::time::timeout_at(deadline, self.shared.under_way.wait()).await;
         self.stop.cancel();
         self.requests.close();
-        if tokio::time::timeout(self.shared.limits.drain_timeout, self.requests.wait()).await.is_err() {
+        if tokio::time::timeout_at(deadline, self.requests.wait()).await.is_err() {
             tracing::warn!(requests = self.requests.len(), "giving up on requests that do not end");
             // Without proxies every answer ends, and says so to its caller.
             self.disconnect.cancel();

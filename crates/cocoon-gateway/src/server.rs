@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use cocoon_openai::{ApiError, Endpoint};
 use cocoon_session::tariff;
-use http::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -17,7 +17,6 @@ use serde::Serialize;
 use serde_json::json;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -25,18 +24,21 @@ use tokio_util::task::TaskTracker;
 use crate::Shared;
 use crate::access::{self, Access, Visitor};
 use crate::attestation;
-use crate::body::Body;
+use crate::body::{Body, Occupying};
 use crate::completion::complete;
 use crate::connection::Connection;
 use crate::https::Https;
-use crate::io::Stalling;
+use crate::io::{HalfClosed, Stalling};
 use crate::models::{self, ProxyDetails};
 use crate::routes::nothing_at;
+use crate::slots::{Slot, Slots};
 
 /// Wait after the system could not give us a connection (out of file descriptors, for one).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Read buffer of a connection; grows to hold a request's head.
 const MAX_READ_BUFFER: usize = 128 * 1024;
+/// When to come back to a gateway that shuts down, in seconds.
+const DRAINING_RETRY_SECONDS: u32 = 1;
 /// Disputes shown to people.
 const SHOWN_DISPUTES: usize = 20;
 
@@ -52,11 +54,10 @@ pub(crate) async fn serve(
     stop: CancellationToken,
     abort: CancellationToken,
 ) {
-    let slots = Arc::new(Semaphore::new(shared.limits.max_connections));
+    let slots = Slots::new(shared.limits.max_connections);
     loop {
         let accept = async {
-            // The semaphore is never closed.
-            let slot = Arc::clone(&slots).acquire_owned().await.ok();
+            let slot = slots.take().await;
             (listener.accept().await, slot)
         };
         let (accepted, slot) = tokio::select! {
@@ -67,16 +68,18 @@ pub(crate) async fn serve(
             Ok((stream, _)) => {
                 let (shared, stop, abort) = (Arc::clone(&shared), stop.clone(), abort.clone());
                 let https = https.clone();
+                slot.idles();
                 tasks.spawn(async move {
-                    let _slot = slot;
                     tokio::select! {
-                        () = greet(shared, stream, https, stop) => {}
+                        () = greet(shared, stream, https, slot, stop) => {}
                         () = abort.cancelled() => {}
                     }
                 });
             }
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection");
+                // The system may be short of what idle connections hold.
+                slots.make_room();
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
@@ -84,19 +87,25 @@ pub(crate) async fn serve(
 }
 
 /// Speaks TLS first, where that is to be.
-async fn greet(shared: Arc<Shared>, stream: TcpStream, https: Option<Arc<Https>>, stop: CancellationToken) {
+async fn greet(
+    shared: Arc<Shared>,
+    stream: TcpStream,
+    https: Option<Arc<Https>>,
+    slot: Arc<Slot>,
+    stop: CancellationToken,
+) {
     if stream.set_nodelay(true).is_err() {
         // The caller is gone already.
         return;
     }
-    let Some(https) = https else { return serve_connection(shared, stream, stop).await };
+    let Some(https) = https else { return serve_connection(shared, stream, slot, stop).await };
     let handshake = TlsAcceptor::from(Arc::clone(&https.server)).accept(stream);
     let outcome = tokio::select! {
         outcome = tokio::time::timeout(https.handshake_timeout(), handshake) => outcome,
-        () = stop.cancelled() => return,
+        () = either(&stop, slot.left()) => return,
     };
     match outcome {
-        Ok(Ok(stream)) => serve_connection(shared, stream, stop).await,
+        Ok(Ok(stream)) => serve_connection(shared, stream, slot, stop).await,
         Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake with a caller failed"),
         Err(_) => tracing::debug!("a caller was too slow with its TLS handshake"),
     }
@@ -105,18 +114,24 @@ async fn greet(shared: Arc<Shared>, stream: TcpStream, https: Option<Arc<Https>>
 async fn serve_connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     shared: Arc<Shared>,
     stream: S,
+    slot: Arc<Slot>,
     stop: CancellationToken,
 ) {
     shared.metrics.connections.inc();
     let limits = shared.limits;
     let service = {
-        let shared = Arc::clone(&shared);
-        service_fn(move |request| {
-            let shared = Arc::clone(&shared);
-            async move { Ok::<_, Infallible>(respond(&shared, request).await) }
+        let (shared, slot) = (Arc::clone(&shared), Arc::clone(&slot));
+        service_fn(move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(Arc::clone(&slot));
+            let (shared, busy) = (Arc::clone(&shared), slot.busy());
+            async move {
+                let response = respond(&shared, request).await;
+                Ok::<_, Infallible>(response.map(|body| Occupying { body, _busy: busy }))
+            }
         })
     };
-    let io = TokioIo::new(Stalling::new(stream, limits.stall_timeout));
+    let stream = HalfClosed::new(Stalling::new(stream, limits.stall_timeout), Arc::clone(&slot));
+    let io = TokioIo::new(stream);
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.header_timeout)
@@ -126,7 +141,7 @@ async fn serve_connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     tokio::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
-        () = stop.cancelled() => {
+        () = either(&stop, slot.left()) => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }
@@ -135,6 +150,13 @@ async fn serve_connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         tracing::debug!(%error, "an HTTP connection ended");
     }
     shared.metrics.connections.dec();
+}
+
+async fn either(first: &CancellationToken, second: &CancellationToken) {
+    tokio::select! {
+        () = first.cancelled() => {}
+        () = second.cancelled() => {}
+    }
 }
 
 async fn respond(shared: &Arc<Shared>, mut request: Request<Incoming>) -> Response<Body> {
@@ -158,6 +180,9 @@ async fn respond(shared: &Arc<Shared>, mut request: Request<Incoming>) -> Respon
         }
     };
     cors.stamp(response.headers_mut());
+    if shared.draining.is_cancelled() {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
     if head_only {
         *response.body_mut() = Body::EMPTY;
     }
@@ -176,6 +201,9 @@ async fn route(
     let path = request.uri().path();
     if let Some(endpoint) = Endpoint::from_path(path) {
         only(&request, &[Method::POST], "POST")?;
+        if shared.draining.is_cancelled() {
+            return Err(draining());
+        }
         return complete(shared, request, endpoint).await;
     }
     let known = ["/v1/models", ATTESTATION, "/health", "/metrics", "/jsonstats", "/request/debuglogentry"];
@@ -210,6 +238,18 @@ fn only(request: &Request<Incoming>, methods: &[Method], allowed: &str) -> Resul
         return Ok(());
     }
     Err(ApiError::method_not_allowed(request.method().as_str(), allowed))
+}
+
+/// What a request hears that comes too late.
+fn draining() -> ApiError {
+    let mut error = ApiError::new(
+        503,
+        "service_unavailable_error",
+        "gateway_draining",
+        "This gateway is shutting down and takes no new requests; send it again, to wherever it is answered next.",
+    );
+    error.retry_after = Some(DRAINING_RETRY_SECONDS);
+    error
 }
 
 /// An error as an HTTP answer, in the shape that the endpoint's clients read.
@@ -266,6 +306,7 @@ async fn one_node(shared: &Arc<Shared>, digits: &str) -> Result<Response<Body>, 
 fn health(shared: &Shared) -> Response<Body> {
     let ready = *shared.pool.ready().borrow();
     let (status, word) = match ready {
+        _ if shared.draining.is_cancelled() => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
         0 => (StatusCode::SERVICE_UNAVAILABLE, "no proxy is connected"),
         _ => (StatusCode::OK, "ok"),
     };

@@ -50,6 +50,11 @@ use crate::cli::{Cli, Command};
 use crate::signals::{Asked, Interrupted, Signals};
 use crate::tx::Undecodable;
 
+/// Streams are many small pieces of memory that one thread takes and another gives back; the system's allocator spends up to a
+/// third of the processor time on that where there are thousands.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// What a shell reports of a process ended by Ctrl-C: 128 + SIGINT.
 const EXIT_INTERRUPTED: u8 = 130;
 /// What wrong usage ends with, as of the command line itself.

@@ -20,6 +20,7 @@ use http::header::{
     ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS, AUTHORIZATION,
     HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN, VARY,
 };
+use http::request::Parts;
 use http::{Method, Response, StatusCode};
 
 use super::admin::is_admin;
@@ -35,7 +36,7 @@ const EXPOSED: HeaderValue = HeaderValue::from_static(
     "X-Cocoon-Cost-Nanoton, X-Cocoon-Tokens, X-Cocoon-Request-Id, X-Cocoon-Proxy, X-Cocoon-Worker, X-Cocoon-Proxy-Start, \
      X-Cocoon-Proxy-End, X-Cocoon-Worker-Start, X-Cocoon-Worker-End, Retry-After, X-RateLimit-Limit-Requests, \
      X-RateLimit-Limit-Tokens, X-RateLimit-Remaining-Requests, X-RateLimit-Remaining-Tokens, \
-     X-RateLimit-Reset-Requests, X-RateLimit-Reset-Tokens",
+     X-RateLimit-Reset-Requests, X-RateLimit-Reset-Tokens, Idempotency-Replayed",
 );
 
 /// Paths that tell of all callers' use; where keys are needed, a key must be for [`METRICS`] to read them.
@@ -49,6 +50,18 @@ pub(crate) struct Visitor {
     /// Whose request it is; [`KeyId::NONE`] for callers without a key.
     pub(crate) key: KeyId,
     pub(crate) cors: Cors,
+}
+
+impl Visitor {
+    /// Whoever asks, in bytes that tell callers apart: the key, or what a caller without one says of himself.
+    pub(crate) fn name(request: &Parts) -> Vec<u8> {
+        match request.extensions.get::<Self>() {
+            Some(visitor) if visitor.key != KeyId::NONE => visitor.key.to_string().into_bytes(),
+            _ => {
+                request.headers.get(AUTHORIZATION).map(|value| value.as_bytes().to_vec()).unwrap_or_default()
+            }
+        }
+    }
 }
 
 /// Which pages may read the answer.

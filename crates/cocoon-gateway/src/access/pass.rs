@@ -38,9 +38,13 @@ impl Pass {
             .desk()
             .admit(key, endpoint.name(), access.now())
             .map_err(|refused| error_of(&refused, endpoint.name(), "", access.seconds_to_midnight()))?;
-        // Who says nothing more has failed.
-        let end = RequestEnd { failed: true, ..RequestEnd::default() };
-        Ok(Self { shared: Arc::clone(shared), ticket, end: Mutex::new(end) })
+        Ok(Self { shared: Arc::clone(shared), ticket, end: Mutex::default() })
+    }
+
+    /// The request is carried out, and not answered with what is remembered: who says nothing more from here on has failed.
+    pub(crate) fn begin(&self) {
+        *self.end.lock().unwrap_or_else(PoisonError::into_inner) =
+            RequestEnd { failed: true, ..RequestEnd::default() };
     }
 
     /// The model is known, and how many tokens the request may use.
