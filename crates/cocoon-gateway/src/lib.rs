@@ -9,6 +9,7 @@
 //! not agree is kept as a dispute. Prompts and answers are never logged.
 
 mod access;
+mod affinity;
 mod answer;
 mod attempts;
 mod attestation;
@@ -28,6 +29,7 @@ mod https;
 mod idempotency;
 mod intake;
 mod io;
+mod market;
 mod metrics;
 mod models;
 mod outgoing;
@@ -133,6 +135,12 @@ pub(crate) struct Shared {
     pub(crate) settlement: Option<Arc<Settlement>>,
     /// For large bodies.
     pub(crate) room: Arc<Semaphore>,
+    /// With it the beginnings of requests are hashed: random, and never leaves the process.
+    pub(crate) affinity_key: [u8; 32],
+    /// Which proxy served which beginning.
+    pub(crate) served: affinity::Served,
+    /// Whether somebody looks at the market.
+    pub(crate) looks: market::Looks,
     pub(crate) retries: Mutex<RetryBudget>,
     pub(crate) idempotency: Arc<Idempotency>,
     /// Cancelled when the gateway is told to stop: what is under way goes on, and new requests are refused.
@@ -270,6 +278,9 @@ pub async fn start(
         idempotency: Arc::new(Idempotency::new(config.limits.idempotency, requests.clone(), abort.clone())),
         draining: CancellationToken::new(),
         under_way: TaskTracker::new(),
+        affinity_key: rand::random(),
+        served: affinity::Served::default(),
+        looks: market::Looks::default(),
         retries: Mutex::new(RetryBudget::new(retry.budget_percent, retry.budget_floor, Instant::now())),
     });
     let settings = ClientSettings {

@@ -23,6 +23,7 @@ mod http_client;
 mod keys;
 mod keys_command;
 mod logging;
+mod market_command;
 mod model_command;
 mod model_files;
 mod network;
@@ -99,6 +100,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             Command::Keys(options) => keys_command::run(options).await,
             Command::Chain(options) => chain_command::run(options, &mut stop).await,
             Command::Model(options) => model_command::run(options, &mut stop).await,
+            Command::Market(options) => market_command::run(options, &mut stop).await,
             Command::Tx(options) => tx::run(options, &mut stop).await,
             Command::Root(options) => root_command::run(options, &mut stop).await,
             Command::Wallet(options) => wallet_command::run(options, &mut stop).await,
