@@ -11,8 +11,10 @@
 mod answer;
 mod attempts;
 mod attestation;
+mod bill;
 mod body;
 mod book;
+mod charged;
 mod claims;
 mod completion;
 mod config;
@@ -30,6 +32,7 @@ mod outgoing;
 mod pool;
 mod price;
 mod reply;
+mod routes;
 mod server;
 mod settle;
 mod slots;
@@ -231,10 +234,10 @@ pub async fn start(
         metrics: Metrics::new(),
         debug_log: DebugLog::default(),
         settlement: settlement.clone(),
-        room: intake::room_for_bodies(),
         idempotency: Arc::new(Idempotency::new(config.limits.idempotency, requests.clone(), abort.clone())),
         draining: CancellationToken::new(),
         under_way: TaskTracker::new(),
+        room: intake::room_for_bodies(&config.limits),
         retries: Mutex::new(RetryBudget::new(retry.budget_percent, retry.budget_floor, Instant::now())),
     });
     let settings = ClientSettings {

@@ -12,9 +12,11 @@ mod network;
 mod raw;
 mod relay;
 
-pub use caller::{Reply, Streaming, get, post};
+pub use caller::{Reply, Streaming, get, post, send};
 pub use client::{Answer, Ask, Exchange, Notice, TestClient};
-pub use engine::{Answering, Call, FixedEngine, ScriptedEngine, chat_answer, delta, usage_event};
+pub use engine::{
+    Answering, Call, FixedEngine, SOUND, ScriptedEngine, VersatileEngine, chat_answer, delta, usage_event,
+};
 pub use fake_proxy::FakeProxy;
 pub use fleet::Fleet;
 pub use log::{Event, Log};
