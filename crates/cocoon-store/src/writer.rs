@@ -107,7 +107,7 @@ fn write(transaction: &Connection, job: &Job) -> rusqlite::Result<()> {
     Ok(())
 }
 
-fn put(transaction: &Transaction<'_>, key: &str, value: &[u8]) -> rusqlite::Result<()> {
+fn put(transaction: &Connection, key: &str, value: &[u8]) -> rusqlite::Result<()> {
     let mut upsert = transaction.prepare_cached("INSERT OR REPLACE INTO entries VALUES (?1, ?2)")?;
     upsert.execute((key, value)).map(drop)
 }
