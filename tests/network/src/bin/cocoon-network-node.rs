@@ -33,10 +33,11 @@ async fn main() {
             (worker.http_addr(), Box::new(worker))
         }
         "gateway" => {
-            let gateway = gateway_with(&[port(3)], dir, chain, |config| {
+            let proxies = [port(3)];
+            let gateway = gateway_with(&proxies, dir, chain, |config| {
                 config.access.admin_token = Some(ADMIN_TOKEN.to_owned().into());
-            });
-            let gateway = gateway.await;
+            })
+            .await;
             gateway.ready().await;
             (gateway.http_addr(), Box::new(gateway))
         }
