@@ -12,6 +12,7 @@ use http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
 
 use crate::Shared;
+use crate::affinity::beginnings;
 use crate::body::Body;
 use crate::dispatch::Asked;
 use crate::idempotency;
@@ -98,7 +99,9 @@ async fn answer(
         (None, None) => shared.limits.retry.hedge_after,
         (None, wanted) => wanted.filter(|after| !after.is_zero()),
     };
-    let asked = Asked { shared, prepared, query, model: base_model, started, hedge, in_flight };
+    // Callers are told apart by this gateway's wallet alone.
+    let affinity = beginnings(&shared.affinity_key, b"", &base_model, &prepared.body);
+    let asked = Asked { shared, prepared, query, model: base_model, started, hedge, affinity, in_flight };
     match asked.send().await {
         Ok((exchange, head, sent)) => asked.answer(exchange, head, sent).await,
         Err(failure) => {

@@ -22,6 +22,7 @@ mod home;
 mod http_client;
 mod keys;
 mod logging;
+mod market_command;
 mod model_command;
 mod model_files;
 mod network;
@@ -96,6 +97,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             Command::Worker(options) => roles::run_worker(&options.load()?, &mut stop).await,
             Command::Chain(options) => chain_command::run(options, &mut stop).await,
             Command::Model(options) => model_command::run(options, &mut stop).await,
+            Command::Market(options) => market_command::run(options, &mut stop).await,
             Command::Tx(options) => tx::run(options, &mut stop).await,
             Command::Root(options) => root_command::run(options, &mut stop).await,
             Command::Wallet(options) => wallet_command::run(options, &mut stop).await,

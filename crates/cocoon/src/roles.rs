@@ -306,6 +306,7 @@ pub(crate) async fn start_worker(
         model,
         model_files,
         coefficient: file.coefficient,
+        follow_load: file.price.follow()?,
         max_active: file.max_active,
         root_address,
         is_test: file.root.is_test,
