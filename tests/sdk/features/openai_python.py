@@ -161,6 +161,8 @@ def _(at):
     Solution.model_validate_json(strict.choices[0].message.content)
     parsed = client(at).chat.completions.parse(model=at.model, messages=user("solve"), response_format=Solution)
     assert isinstance(parsed.choices[0].message.parsed, Solution), parsed
+    beta = client(at).beta.chat.completions.parse(model=at.model, messages=user("solve"), response_format=Solution)
+    equal(beta.choices[0].message.parsed, parsed.choices[0].message.parsed, "by its older name")
     with client(at).chat.completions.stream(model=at.model, messages=user("solve"), response_format=Solution) as stream:
         final = stream.get_final_completion()
     equal(final.choices[0].message.parsed, parsed.choices[0].message.parsed, "streamed")
@@ -419,6 +421,17 @@ def _(at):
         results.append(raises(openai.BadRequestError, asked).param)
     raises(openai.NotFoundError, lambda: client(at).chat.completions.create(model="no-such-model", messages=user("x")))
     return results
+
+
+@case("errors", "what is not offered is a 404, and what is too large a 413, whatever the size of what was sent")
+def _(at):
+    for asked in (lambda: client(at).files.list(), lambda: client(at).batches.list(), lambda: client(at).vector_stores.list(),
+                  lambda: client(at).responses.retrieve("resp_1"), lambda: client(at).fine_tuning.jobs.list(),
+                  lambda: client(at).post("/no-such-thing", body={"text": "x" * 4_000_000}, cast_to=object)):
+        raises(openai.NotFoundError, asked)
+    if at.network:
+        error = raises(openai.APIStatusError, lambda: chat(at, "x" * 40_000_000))
+        equal(error.status_code, 413, "status")
 
 
 @case("errors", "a stream that breaks raises and never looks complete")
