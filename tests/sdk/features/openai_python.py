@@ -183,7 +183,8 @@ def _(at):
     assert answer.choices[0].message.model_extra["reasoning_content"].startswith("Let me think"), answer
     assert answer.usage.completion_tokens_details.reasoning_tokens > 0, answer.usage
     chunks = list(chat(at, "think", reasoning_effort="low", stream=True, stream_options={"include_usage": True}))
-    text = "".join((choice.delta.model_extra or {}).get("reasoning_content", "") for chunk in chunks for choice in chunk.choices)
+    deltas = [choice.delta.model_extra or {} for chunk in chunks for choice in chunk.choices]
+    text = "".join(delta.get("reasoning_content", "") for delta in deltas)
     equal(text, answer.choices[0].message.model_extra["reasoning_content"], "streamed reasoning")
     equal(chunks[-1].usage.completion_tokens, answer.usage.completion_tokens, "completion tokens")
     return [answer, chunks]
@@ -425,7 +426,8 @@ def _(at):
 
 @case("errors", "what is not offered is a 404, and what is too large a 413, whatever the size of what was sent")
 def _(at):
-    for asked in (lambda: client(at).files.list(), lambda: client(at).batches.list(), lambda: client(at).vector_stores.list(),
+    for asked in (lambda: client(at).files.list(), lambda: client(at).batches.list(),
+                  lambda: client(at).vector_stores.list(),
                   lambda: client(at).responses.retrieve("resp_1"), lambda: client(at).fine_tuning.jobs.list(),
                   lambda: client(at).post("/no-such-thing", body={"text": "x" * 4_000_000}, cast_to=object)):
         raises(openai.NotFoundError, asked)
