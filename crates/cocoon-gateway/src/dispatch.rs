@@ -16,6 +16,7 @@ use cocoon_wire::tl::http as wire;
 use crate::Shared;
 use crate::answer::claim_of;
 use crate::attempts::{Plan, RetryBudget, Step, Why};
+use crate::charged::End;
 use crate::connection::Connection;
 use crate::exchange::{Ending, Event, Exchange};
 use crate::failure::{Failure, Kind, engine_is_unwell, refusal, retry_after, words_of};
@@ -272,8 +273,8 @@ impl Asked<'_> {
             max_tokens: self.prepared.completion_bound,
             timeout,
             enable_debug: self.prepared.enable_debug,
-            needs: 0,
-            preference: Preference::Balanced,
+            needs: self.prepared.needs,
+            preference: Preference::from_wire(self.prepared.preference.to_wire()),
             affinity: Vec::new(),
             trace: None,
         }
@@ -308,8 +309,7 @@ impl Asked<'_> {
     ) -> Result<(), Failure> {
         let success = (200..300).contains(&head.status_code);
         let streamed = self.prepared.stream && success;
-        let collected =
-            !success || BodyKind::detect(content_type(head).as_deref(), streamed) == BodyKind::Json;
+        let collected = !success || BodyKind::detect(content_type(head).as_deref(), streamed).is_whole();
         let enough = if collected { self.shared.limits.max_answer_bytes } else { 1 };
         let mut seen = 0;
         while seen < enough {
@@ -320,7 +320,7 @@ impl Asked<'_> {
                     if seen == 0 {
                         self.dispute_claim(connection, *exchange.request(), &info.unwrap_or_default());
                     }
-                    self.shared.metrics.ended("broken", self.started.elapsed());
+                    self.shared.metrics.ended(End::Broken, self.started.elapsed());
                     return Err(Failure::from(&failure));
                 }
             }

@@ -1,4 +1,7 @@
 //! The request as it goes to the worker: which of the caller's headers pass, and how it is written.
+//!
+//! Headers that wish something of the network (`X-Cocoon-*`) end here, too: what a caller would pay at most is nothing for
+//! a worker to know.
 
 use bytes::Bytes;
 use cocoon_openai::PreparedRequest;
@@ -8,7 +11,7 @@ use http::header::{CONNECTION, HeaderMap};
 
 /// Request headers that end here: hop by hop (RFC 9110 §7.6.1), set anew, credentials, and where the caller comes
 /// from. `accept-encoding` too: a compressed answer could not be metered.
-const KEPT_BACK: [&str; 33] = [
+const KEPT_BACK: [&str; 32] = [
     "accept-encoding",
     "api-key",
     "authorization",
@@ -37,7 +40,6 @@ const KEPT_BACK: [&str; 33] = [
     "user-agent",
     "via",
     "x-api-key",
-    "x-cocoon-hedge",
     "x-forwarded-for",
     "x-forwarded-host",
     "x-forwarded-proto",
@@ -62,10 +64,11 @@ pub(crate) fn query(headers: &HeaderMap, prepared: &PreparedRequest) -> Bytes {
         KEPT_BACK.binary_search(&name).is_err()
             && !name.starts_with("sec-")
             && !name.starts_with("access-control-")
+            && !name.starts_with("x-cocoon-")
             && !named.iter().any(|other| other == name)
     };
     let mut passed = vec![
-        header("Content-Type", b"application/json"),
+        header("Content-Type", prepared.content_type.as_bytes()),
         header("Content-Length", prepared.body.len().to_string().as_bytes()),
     ];
     passed.extend(
@@ -109,6 +112,7 @@ mod tests {
             ("x-hop", "secret"),
             ("accept-encoding", "gzip"),
             ("content-length", "7"),
+            ("x-cocoon-max-price", "7"),
             ("x-custom", "kept"),
             ("accept", "*/*"),
         ] {

@@ -200,6 +200,9 @@ async fn serve(
     // Who changed price or pause since they were read above did not see this link yet.
     link.run(shared, |session, _| {
         session.set_coefficient(shared.coefficient.load(Ordering::Relaxed));
+        if let Some(abilities) = shared.abilities() {
+            session.set_abilities(abilities);
+        }
     });
     link.steer(shared);
     let SecureStream { io, renewal, .. } = stream;

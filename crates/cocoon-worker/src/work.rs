@@ -7,7 +7,8 @@ use bytes::Bytes;
 use cocoon_engine::{EngineError, EngineRequest, EngineResponse};
 use cocoon_ledger::{Adjusted, Coefficient, Tariff, TokenCounts, adjust_exact};
 use cocoon_openai::{
-    AnswerMeter, ArrivingRequest, BodyKind, BodyLimits, CostFields, CostFn, Endpoint, Usage, estimate_usage,
+    AnswerMeter, ArrivingBody, BodyKind, BodyLimits, CostFields, CostFn, Endpoint, RequestBasis, Usage,
+    estimate_usage,
 };
 use cocoon_session::worker::Work;
 use cocoon_session::{ErrorCode, RequestFailure};
@@ -99,11 +100,12 @@ async fn serve(shared: &Arc<Shared>, link: &Link, work: Work, running: &Running)
         Ok(pricing) => pricing,
         Err(why) => return End::failed(ErrorCode::PROTOCOL, why),
     };
-    let (request, stream) = match engine_request(shared, &work) {
+    let (request, arriving) = match engine_request(shared, &work) {
         Ok(request) => request,
         Err(why) => return End::failed(ErrorCode::PROTOCOL, why),
     };
-    let asked = request.body.clone();
+    let stream = arriving.stream();
+    let asked = Arc::new(arriving.into_basis());
     let asking = running.cancelled.run_until_cancelled(shared.engine.call(request));
     let response = match asking.await {
         None => return End::cancelled(running),
@@ -127,11 +129,12 @@ async fn answer(
     running: &Running,
     pricing: &Pricing,
     stream: bool,
-    asked: &Bytes,
+    asked: &Arc<RequestBasis>,
 ) -> End {
     let succeeded = response.status.is_success();
     let kind = body_kind(&response, stream);
-    let mut meter = AnswerMeter::new(kind, BodyLimits::default(), cost(pricing));
+    let limits = BodyLimits::of(asked.endpoint());
+    let mut meter = AnswerMeter::new(asked.endpoint(), kind, limits, cost(pricing, asked));
     // The head waits for the first bytes to pass on (of a JSON object, which is worth nothing before it is whole, for all of
     // them): where the answer breaks off before, the proxy can still try another worker.
     let mut head = Some(wire_head(&response));
@@ -204,9 +207,9 @@ fn body_kind(response: &EngineResponse, stream: bool) -> BodyKind {
     if encoded { BodyKind::Opaque } else { BodyKind::detect(text(http::header::CONTENT_TYPE), stream) }
 }
 
-fn cost(pricing: &Pricing) -> CostFn {
-    let pricing = pricing.clone();
-    Box::new(move |usage| pricing.cost(usage))
+fn cost(pricing: &Pricing, asked: &Arc<RequestBasis>) -> CostFn {
+    let (pricing, asked) = (pricing.clone(), Arc::clone(asked));
+    Box::new(move |usage| pricing.cost(&asked.hold(usage)))
 }
 
 fn wire_head(response: &EngineResponse) -> wire_http::Response {
@@ -225,22 +228,31 @@ fn wire_head(response: &EngineResponse) -> wire_http::Response {
     }
 }
 
-/// What the engine is asked, and whether a stream is wanted. Only the endpoints that are metered are open: an engine may
+/// What the engine is asked, and what was read of it. Only the endpoints that are metered are open: an engine may
 /// have others that steer it.
-fn engine_request(shared: &Shared, work: &Work) -> Result<(EngineRequest, bool), String> {
+fn engine_request(shared: &Shared, work: &Work) -> Result<(EngineRequest, ArrivingBody), String> {
     let request = &work.request;
     let path = request.url.to_str().ok_or("the URL is not text")?;
     let bare = path.split_once('?').map_or(path, |(bare, _)| bare);
-    if Endpoint::from_path(bare).is_none() {
-        return Err("only /v1/chat/completions and /v1/completions are served".into());
-    }
+    let endpoint = Endpoint::from_path(bare).ok_or("this path is not served")?;
     if request.method.as_bytes() != b"POST" {
         return Err("only POST is served".into());
     }
-    let arriving = ArrivingRequest::parse(request.payload.clone()).map_err(|error| error.message)?;
-    if arriving.model != shared.model() && arriving.model != shared.config.model {
+    let content_type = request
+        .headers
+        .iter()
+        .find(|header| header.name.as_bytes().eq_ignore_ascii_case(b"content-type"))
+        .and_then(|header| header.value.to_str());
+    let mut arriving = ArrivingBody::new(endpoint, content_type).map_err(|error| error.message)?;
+    let mut pieces = arriving.push(request.payload.clone()).map_err(|error| error.message)?;
+    pieces.extend(arriving.finish().map_err(|error| error.message)?);
+    if !arriving.model().is_some_and(|model| model == shared.model() || model == shared.config.model) {
         return Err(format!("model name mismatch: this worker serves {}", shared.model()));
     }
+    let body = match pieces.len() {
+        1 => pieces.swap_remove(0),
+        _ => pieces.concat().into(),
+    };
     let mut headers = HeaderMap::new();
     for header in &request.headers {
         let name = HeaderName::from_bytes(header.name.as_bytes());
@@ -251,8 +263,8 @@ fn engine_request(shared: &Shared, work: &Work) -> Result<(EngineRequest, bool),
             headers.append(name, value);
         }
     }
-    let request = EngineRequest { method: Method::POST, path: path.to_owned(), headers, body: arriving.body };
-    Ok((request, arriving.stream))
+    let request = EngineRequest { method: Method::POST, path: path.to_owned(), headers, body };
+    Ok((request, arriving))
 }
 
 /// From the engine's tokens to adjusted ones, and their price.

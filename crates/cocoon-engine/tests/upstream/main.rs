@@ -4,6 +4,7 @@
 
 mod answers;
 mod connections;
+mod explore;
 mod server;
 
 use bytes::{Bytes, BytesMut};

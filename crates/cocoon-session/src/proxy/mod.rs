@@ -36,6 +36,7 @@ use cocoon_ledger::{ClientId, Ledger, Record, RestoreError, Tariff, WorkerId};
 use cocoon_market::Observed;
 use cocoon_ton::address::Address;
 use cocoon_ton::root::RootConfig;
+use cocoon_trace::TraceContext;
 use cocoon_wire::tl::{client, http};
 use ed25519_dalek::SigningKey;
 use sha2::{Digest as _, Sha256};
@@ -174,6 +175,18 @@ pub struct RequestEnd {
     pub took: Duration,
     /// Workers that were tried.
     pub attempts: usize,
+    /// When the query came.
+    pub started: Time,
+    /// Where its sender stands in a trace, by its word.
+    pub parent: Option<TraceContext>,
+}
+
+impl RequestEnd {
+    /// Our place in the trace, as the worker was told it.
+    #[must_use]
+    pub fn span(&self) -> Option<TraceContext> {
+        self.parent.map(|parent| request::span_of(&parent, &self.request))
+    }
 }
 
 #[derive(Debug)]

@@ -282,6 +282,7 @@ impl Proxy {
         let held = bound.hold(&claimed, &self.settings.tariff);
         let (charged, overrun) = self.settle(&request, held.accepted);
         let overrun = overrun.0.saturating_add(held.excess.0);
+        let parent = request.parent();
         let failure = request.failure.or(failure);
         match failure {
             None => self.stats.succeeded += 1,
@@ -291,6 +292,8 @@ impl Proxy {
         self.stats.overrun = self.stats.overrun.saturating_add(overrun);
         self.events.push_back(ProxyEvent::Ended(RequestEnd {
             request: request.id,
+            started: request.started,
+            parent,
             model: request.model,
             worker: Some(request.worker),
             failure,

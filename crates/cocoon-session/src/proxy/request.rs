@@ -4,6 +4,7 @@ use bytes::Bytes;
 use cocoon_ledger::{Coefficient, RequestId, ReserveError, reservation};
 use cocoon_market::{Candidate, NoWorker, choose};
 use cocoon_ton::payment::OrderKind;
+use cocoon_trace::{SpanId, TraceContext};
 use cocoon_wire::codec::Message as _;
 use cocoon_wire::frame::MAX_FRAME_PAYLOAD;
 use cocoon_wire::tl::{ClientToProxy, client, ext, proxy};
@@ -70,6 +71,19 @@ pub(super) struct Request {
     /// Bytes that left for the client and for which the worker gets credit.
     pub(super) grant: usize,
     pub(super) failure: Option<RequestFailure>,
+}
+
+impl Request {
+    /// Where its sender stands in a trace.
+    pub(super) fn parent(&self) -> Option<TraceContext> {
+        self.options.trace.as_ref().and_then(|trace| TraceContext::parse(trace.as_bytes()))
+    }
+}
+
+/// Our own place in a trace, of which workers are told: named by the request's id, which is random.
+pub(super) fn span_of(parent: &TraceContext, request: &[u8; 32]) -> TraceContext {
+    let [a, b, c, d, e, f, g, h, ..] = *request;
+    TraceContext { span: SpanId::from_random(u64::from_be_bytes([a, b, c, d, e, f, g, h])), ..*parent }
 }
 
 impl Proxy {
@@ -307,7 +321,8 @@ impl Proxy {
         };
         let attempt = request.attempt;
         // Of no interest to a worker is how it was chosen.
-        let options = Options { trace: request.options.trace.clone(), ..Options::default() };
+        let trace = request.parent().map(|parent| span_of(&parent, &request.id).to_traceparent());
+        let options = Options { trace, ..Options::default() };
         let announced =
             (worker_extensions && options != Options::default()).then(|| options.to_wire(attempt));
         if let Some(worker) = self.worker_mut(conn) {

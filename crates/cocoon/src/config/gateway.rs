@@ -12,6 +12,7 @@ use super::RoleFile;
 use super::attestation::{CollateralFile, GatewayAttestation, Shown};
 use super::money::{ChainFile, GatewayMoney};
 use super::shared::{DialPow, Root, address_text};
+use crate::telemetry::TelemetryFile;
 
 /// The gateway's configuration as written.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -44,6 +45,8 @@ pub(crate) struct GatewayFile {
     pub(crate) attestation: GatewayAttestation,
     /// Where to fetch what verifying takes.
     pub(crate) collateral: CollateralFile,
+    /// Where traces go.
+    pub(crate) telemetry: TelemetryFile,
     /// Work for peers.
     pub(crate) pow: DialPow,
     /// Limits on requests and connections.
@@ -55,6 +58,9 @@ pub(crate) struct GatewayFile {
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Limits {
     max_body_bytes: usize,
+    max_conversation_bytes: usize,
+    max_upload_bytes: usize,
+    max_held_bytes: usize,
     max_header_bytes: usize,
     max_answer_bytes: usize,
     max_connections: usize,
@@ -78,6 +84,9 @@ impl Default for Limits {
         let limits = GatewayLimits::default();
         Self {
             max_body_bytes: limits.max_body_bytes,
+            max_conversation_bytes: limits.max_conversation_bytes,
+            max_upload_bytes: limits.max_upload_bytes,
+            max_held_bytes: limits.max_held_bytes,
             max_header_bytes: limits.max_header_bytes,
             max_answer_bytes: limits.max_answer_bytes,
             max_connections: limits.max_connections,
@@ -101,6 +110,9 @@ impl From<Limits> for GatewayLimits {
     fn from(limits: Limits) -> Self {
         Self {
             max_body_bytes: limits.max_body_bytes,
+            max_conversation_bytes: limits.max_conversation_bytes,
+            max_upload_bytes: limits.max_upload_bytes,
+            max_held_bytes: limits.max_held_bytes,
             max_header_bytes: limits.max_header_bytes,
             max_answer_bytes: limits.max_answer_bytes,
             max_connections: limits.max_connections,
@@ -139,6 +151,7 @@ impl Default for GatewayFile {
             money: GatewayMoney::default(),
             attestation: GatewayAttestation::default(),
             collateral: CollateralFile::default(),
+            telemetry: TelemetryFile::default(),
             pow: DialPow::default(),
             limits: Limits::default(),
         }
