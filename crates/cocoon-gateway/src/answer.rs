@@ -186,8 +186,8 @@ impl AnswerBody {
         let end = if failure.is_some() { End::Broken } else { End::Complete };
         let bill = self.answering.settle(report, ending, end);
         self.state = State::Ended;
-        self.complete = failure.is_none() && !report.saw_error;
         let (endpoint, kind) = (self.answering.request.endpoint(), self.answering.kind);
+        self.complete = failure.is_none() && !report.saw_error;
         match failure {
             None => {
                 // An error is the engine's own word and passes as it is.

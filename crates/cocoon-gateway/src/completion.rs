@@ -12,6 +12,7 @@ use http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
 
 use crate::Shared;
+use crate::affinity::beginnings;
 use crate::body::Body;
 use crate::dispatch::Asked;
 use crate::idempotency;
@@ -91,14 +92,16 @@ async fn answer(
         let message = format!("No model has a name of more than {MAX_MODEL_BYTES} bytes.");
         return Err(ApiError::invalid_request(Some("model"), "invalid_value", message));
     }
-    // The caller's word goes before the operator's; 0 means that nothing is sent twice. Whoever sends a key wants one
-    // execution, and a second one beside it would be another.
-    let hedge = match prepared.hedge {
-        _ if idempotency::key_of(headers)?.is_some() => None,
-        None => shared.limits.retry.hedge_after,
-        wanted => wanted.filter(|after| !after.is_zero()),
+    // Whoever sends a key wants one execution; a second one beside it would be another. Otherwise the caller's word goes
+    // before the operator's; 0 means that nothing is sent twice.
+    let hedge = match (idempotency::key_of(headers)?, prepared.hedge) {
+        (Some(_), _) => None,
+        (None, None) => shared.limits.retry.hedge_after,
+        (None, wanted) => wanted.filter(|after| !after.is_zero()),
     };
-    let asked = Asked { shared, prepared, query, model: base_model, started, hedge, in_flight };
+    // Callers are told apart by this gateway's wallet alone.
+    let affinity = beginnings(&shared.affinity_key, b"", &base_model, &prepared.body);
+    let asked = Asked { shared, prepared, query, model: base_model, started, hedge, affinity, in_flight };
     match asked.send().await {
         Ok((exchange, head, sent)) => asked.answer(exchange, head, sent).await,
         Err(failure) => {

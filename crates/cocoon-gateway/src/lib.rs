@@ -8,6 +8,7 @@
 //! way, and is answered chunk by chunk as the engine writes. Its price is recomputed from what was received; what does
 //! not agree is kept as a dispute. Prompts and answers are never logged.
 
+mod affinity;
 mod answer;
 mod attempts;
 mod attestation;
@@ -26,6 +27,7 @@ mod failure;
 mod idempotency;
 mod intake;
 mod io;
+mod market;
 mod metrics;
 mod models;
 mod outgoing;
@@ -120,6 +122,12 @@ pub(crate) struct Shared {
     pub(crate) settlement: Option<Arc<Settlement>>,
     /// For large bodies.
     pub(crate) room: Arc<Semaphore>,
+    /// With it the beginnings of requests are hashed: random, and never leaves the process.
+    pub(crate) affinity_key: [u8; 32],
+    /// Which proxy served which beginning.
+    pub(crate) served: affinity::Served,
+    /// Whether somebody looks at the market.
+    pub(crate) looks: market::Looks,
     pub(crate) retries: Mutex<RetryBudget>,
     pub(crate) idempotency: Arc<Idempotency>,
     /// Cancelled when the gateway is told to stop: what is under way goes on, and new requests are refused.
@@ -234,10 +242,13 @@ pub async fn start(
         metrics: Metrics::new(),
         debug_log: DebugLog::default(),
         settlement: settlement.clone(),
+        room: intake::room_for_bodies(&config.limits),
         idempotency: Arc::new(Idempotency::new(config.limits.idempotency, requests.clone(), abort.clone())),
         draining: CancellationToken::new(),
         under_way: TaskTracker::new(),
-        room: intake::room_for_bodies(&config.limits),
+        affinity_key: rand::random(),
+        served: affinity::Served::default(),
+        looks: market::Looks::default(),
         retries: Mutex::new(RetryBudget::new(retry.budget_percent, retry.budget_floor, Instant::now())),
     });
     let settings = ClientSettings {

@@ -9,8 +9,9 @@ use cocoon_openai::{ApiError, Endpoint};
 use cocoon_session::tariff;
 use http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
-    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS, ALLOW, CONNECTION,
-    CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER, VARY,
+    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS, ALLOW,
+    CACHE_CONTROL, CONNECTION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderMap, HeaderValue,
+    REFERRER_POLICY, RETRY_AFTER, VARY, X_CONTENT_TYPE_OPTIONS,
 };
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
@@ -29,6 +30,7 @@ use crate::body::{Body, Occupying};
 use crate::completion::complete;
 use crate::connection::Connection;
 use crate::io::{HalfClosed, Stalling};
+use crate::market;
 use crate::models::{self, ProxyDetails};
 use crate::routes::nothing_at;
 use crate::slots::{Slot, Slots};
@@ -48,6 +50,11 @@ const EXPOSED: HeaderValue = HeaderValue::from_static(
 );
 /// Where callers see who serves them, and on what evidence.
 const ATTESTATION: &str = "/v1/attestation";
+/// Where callers see what is on offer, and where people do.
+const MARKET: &str = "/v1/market";
+const MARKET_PAGE: &str = "/market";
+/// How long a list of models waits for what proxies tell of their workers' abilities.
+const MARKET_PATIENCE: Duration = Duration::from_millis(300);
 const ANY: HeaderValue = HeaderValue::from_static("*");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
@@ -167,7 +174,16 @@ async fn route(shared: &Arc<Shared>, request: Request<Incoming>) -> Result<Respo
         }
         return complete(shared, request, endpoint).await;
     }
-    let known = ["/v1/models", ATTESTATION, "/health", "/metrics", "/jsonstats", "/request/debuglogentry"];
+    let known = [
+        "/v1/models",
+        MARKET,
+        MARKET_PAGE,
+        ATTESTATION,
+        "/health",
+        "/metrics",
+        "/jsonstats",
+        "/request/debuglogentry",
+    ];
     let model = path.strip_prefix("/v1/models/");
     let node = path.strip_prefix(ATTESTATION).and_then(|rest| rest.strip_prefix('/'));
     if model.is_none() && node.is_none() && !known.contains(&path) {
@@ -178,8 +194,14 @@ async fn route(shared: &Arc<Shared>, request: Request<Incoming>) -> Result<Respo
         return one_node(shared, node).await;
     }
     match (path, model) {
-        (_, Some(id)) => one_model(shared, id),
+        (_, Some(id)) => {
+            market::warm(shared, MARKET_PATIENCE).await;
+            one_model(shared, id)
+        }
+        (MARKET, _) => Ok(json_response(StatusCode::OK, &market::look(shared).await)),
+        (MARKET_PAGE, _) => Ok(market_page(shared).await),
         ("/v1/models", _) => {
+            market::warm(shared, MARKET_PATIENCE).await;
             Ok(json_response(StatusCode::OK, &json!({"object": "list", "data": all_models(shared)})))
         }
         (ATTESTATION, _) => {
@@ -275,6 +297,19 @@ async fn one_node(shared: &Arc<Shared>, digits: &str) -> Result<Response<Body>, 
             Err(ApiError::new(404, "invalid_request_error", "not_found", message))
         }
     }
+}
+
+/// What is on offer, for people.
+async fn market_page(shared: &Shared) -> Response<Body> {
+    let (page, policy) = market::html(&market::look(shared).await);
+    let mut response = Response::new(Body::full(page.into()));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
+    headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(policy));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
 }
 
 fn health(shared: &Shared) -> Response<Body> {

@@ -23,11 +23,12 @@ use zeroize::Zeroizing;
 
 use crate::answer::{ERROR_HEADER, TIME_SHARE, sanitize, take_worker};
 use crate::link::{Link, LinkEvent, Side};
+use crate::market::Walk;
 use crate::options::Options;
 use crate::terms::{ProxyClaims, check_proxy, words};
 use crate::workers::{Progress, Workers};
 use crate::{
-    AllowError, ErrorCode, FinalInfo, INITIAL_CREDIT_BYTES, MAX_HELD_BYTES, MAX_PROTO_VERSION,
+    AllowError, ErrorCode, FinalInfo, INITIAL_CREDIT_BYTES, KnownMarket, MAX_HELD_BYTES, MAX_PROTO_VERSION,
     MIN_PROTO_VERSION, PaymentCounters, Preference, ProxyTerms, RequestFailure, Time, Violation,
     WorkerEvidence, WorkerList,
 };
@@ -57,6 +58,7 @@ const MODELS: &str = "client.getWorkerTypesV2";
 const REFUND: &str = "client.requestRefund";
 const WORKERS: &str = "cocoon.getWorkers";
 const EVIDENCE: &str = "cocoon.getEvidence";
+const MARKET: &str = "cocoon.getMarket";
 
 /// Who the client is, and what it works with.
 #[derive(Debug, Clone)]
@@ -239,6 +241,8 @@ pub enum ClientEvent {
         /// `None`: the proxy does not know it, or no longer.
         evidence: Option<WorkerEvidence>,
     },
+    /// What is on offer, as asked for by [`ClientSession::ask_market`].
+    Market(Arc<KnownMarket>),
     /// The account is closed for good. This signed order makes the client contract pay back what is left; it is not
     /// verified here.
     RefundGranted {
@@ -285,6 +289,7 @@ pub struct ClientSession {
     workers: Workers,
     /// As `models_asked`.
     workers_asked: bool,
+    market: Walk,
 }
 
 impl ClientSession {
@@ -304,6 +309,7 @@ impl ClientSession {
             refund_asked: false,
             workers: Workers::default(),
             workers_asked: false,
+            market: Walk::default(),
         }
     }
 
@@ -322,6 +328,7 @@ impl ClientSession {
                 LinkEvent::Answer { what, data } => self.on_answer(what, data, now)?,
                 LinkEvent::Refused { what: MODELS, .. } => self.models_asked = false,
                 LinkEvent::Refused { what: STATUS, .. } => {}
+                LinkEvent::Refused { what: MARKET, .. } => self.market.refused(),
                 LinkEvent::Refused { what: REFUND, .. } => {
                     self.refund_asked = false;
                     self.events.push_back(ClientEvent::RefundRejected { active_queries: 0 });
@@ -395,6 +402,7 @@ impl ClientSession {
             (MODELS, Stage::Ready(_)) => self.on_models(data),
             (WORKERS, Stage::Ready(_)) => self.on_workers(data, now),
             (EVIDENCE, Stage::Ready(_)) => self.on_evidence(data, now),
+            (MARKET, Stage::Ready(_)) => self.on_market(data, now),
             (REFUND, Stage::Ready(_)) => {
                 self.refund_asked = false;
                 let answer = from_boxed(data).map_err(Violation::message("refund answer"))?;
@@ -535,6 +543,29 @@ impl ClientSession {
         if self.extensions() && !std::mem::replace(&mut self.workers_asked, true) {
             let query = self.workers.begin_walk();
             self.link.query(WORKERS, &query, now, STATUS_WITHIN)?;
+        }
+        Ok(())
+    }
+
+    fn on_market(&mut self, data: Bytes, now: Time) -> Result<(), Violation> {
+        let page: tl::market::Market = from_boxed(data).map_err(Violation::message("market"))?;
+        match self.market.take(page) {
+            Ok(next) => self.link.query(MARKET, &next, now, STATUS_WITHIN)?,
+            Err(known) => self.events.push_back(ClientEvent::Market(known)),
+        }
+        Ok(())
+    }
+
+    /// Asks a proxy of ours what is on offer, with how its workers have done; it comes as an event. A published proxy is
+    /// not asked, nor one that was asked and has not answered.
+    ///
+    /// # Errors
+    /// The connection must be closed.
+    pub fn ask_market(&mut self, now: Time) -> Result<(), Violation> {
+        if self.extensions()
+            && let Some(query) = self.market.begin()
+        {
+            self.link.query(MARKET, &query, now, STATUS_WITHIN)?;
         }
         Ok(())
     }

@@ -20,12 +20,15 @@ pub mod proxy;
 pub mod worker;
 
 mod answer;
+mod market;
 mod options;
 mod terms;
 mod time;
 mod workers;
 
 pub use cocoon_wire::tl::ext::{MAX_AFFINITY, MAX_PART_BYTES, MAX_TRACE_BYTES, ability};
+pub use cocoon_wire::tl::market::MarketOffer;
+pub use market::{KnownMarket, MAX_KNOWN_OFFERS};
 pub use options::Preference;
 pub use terms::{ErrorCode, FinalInfo, PaymentCounters, ProxyTerms, RequestFailure, Violation, tariff};
 pub use time::Time;

@@ -2,15 +2,14 @@
 
 use bytes::Bytes;
 use cocoon_ledger::{Coefficient, RequestId, ReserveError, reservation};
-use cocoon_market::{Candidate, NoWorker, choose};
 use cocoon_ton::payment::OrderKind;
 use cocoon_trace::{SpanId, TraceContext};
 use cocoon_wire::codec::Message as _;
-use cocoon_wire::frame::MAX_FRAME_PAYLOAD;
 use cocoon_wire::tl::{ClientToProxy, client, ext, proxy};
 
 use super::account::ACCOUNT_CLOSING;
 use super::account::Credit;
+use super::choice::{Begun, no_worker};
 use super::reply::LastWord;
 use super::{
     ConnId, DRAIN_TIME, MAX_ATTEMPTS, MAX_QUERY_BYTES_HELD, MAX_REQUESTS, MAX_REQUESTS_PER_CLIENT, Proxy,
@@ -26,9 +25,6 @@ pub(super) type Rejection = (i32, &'static str, String);
 /// What a client is told that uses faster than its use is charged.
 const BEING_CHARGED: &str =
     "what was used is being charged on chain; try again soon, or raise the client contract's stake";
-
-/// The kind of the failure where there are workers, but none that the client lets see its requests.
-const NO_ATTESTED_WORKER: &str = "no_attested_worker";
 
 /// Where a request stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +60,8 @@ pub(super) struct Request {
     pub(super) phase: Phase,
     pub(super) started: Time,
     pub(super) asked: Time,
+    /// How the answer began.
+    pub(super) begun: Option<Begun>,
     pub(super) deadline: Time,
     pub(super) tried: Vec<ConnId>,
     pub(super) coefficient: Coefficient,
@@ -188,7 +186,7 @@ impl Proxy {
         }
         let model = query.model_name.to_lossy().into_owned();
         let worker = self
-            .choose_worker(conn, &model, max_coefficient.get(), &[])
+            .choose_worker(conn, &model, max_coefficient.get(), &options, &[])
             .map_err(|why| no_worker(why, &model))?;
         let query_bytes = query.query.len() as u64;
         let Some(amount) = reservation(max_tokens, query_bytes, max_coefficient, &self.settings.tariff)
@@ -233,6 +231,7 @@ impl Proxy {
             phase: Phase::Asked,
             started: now,
             asked: now,
+            begun: None,
             deadline,
             tried: Vec::new(),
             coefficient: Coefficient::ONE,
@@ -267,35 +266,6 @@ impl Proxy {
             Some(hold) => unavailable(&hold.message),
             None => Ok(()),
         }
-    }
-
-    /// A worker for a request of this client, with regard to what it allows now.
-    fn choose_worker(
-        &self,
-        client: ConnId,
-        model: &str,
-        max_coefficient: u32,
-        tried: &[ConnId],
-    ) -> Result<ConnId, NoWorker> {
-        // A client that is gone allows nothing any more, and waits for nothing.
-        let Some(client) = self.client(client) else { return Err(NoWorker::None) };
-        let workers = self.models.get(model).into_iter().flatten();
-        let candidates = workers.filter_map(|&conn| {
-            let worker = self.worker(conn)?;
-            // One more large query on top of these could make it look as if it did not read.
-            let full = self.conns.get(&conn)?.link.unsent() > MAX_FRAME_PAYLOAD;
-            Some(Candidate {
-                key: conn,
-                coefficient: worker.coefficient,
-                in_flight: u32::try_from(worker.work.len()).unwrap_or(u32::MAX),
-                limit: if full { 0 } else { worker.limit },
-                ready: !worker.paused && !worker.suspect,
-                tried: tried.contains(&conn),
-                allowed: Self::is_allowed(client.allowed.as_ref(), worker),
-                observed: worker.observed,
-            })
-        });
-        choose(candidates, max_coefficient)
     }
 
     /// Gives a request to a worker.
@@ -337,6 +307,7 @@ impl Proxy {
             }
             link.packet(&message);
         }
+        self.tell_market(conn);
     }
 
     /// Takes a request away from its worker and gives it to another. `false` where no other is left.
@@ -350,13 +321,17 @@ impl Proxy {
         if self.conns.get(&request.client).is_none_or(|conn| conn.leaving.is_some()) {
             return false;
         }
-        let Ok(conn) =
-            self.choose_worker(request.client, &request.model, request.max_coefficient, &request.tried)
-        else {
+        let Ok(conn) = self.choose_worker(
+            request.client,
+            &request.model,
+            request.max_coefficient,
+            &request.options,
+            &request.tried,
+        ) else {
             return false;
         };
         self.stats.retries += 1;
-        self.take_from_worker(key, Some(true));
+        self.take_from_worker(key, Some(true), now);
         if let Some(request) = self.requests.get_mut(&key) {
             request.attempt = attempt;
         }
@@ -366,15 +341,16 @@ impl Proxy {
 
     /// The worker no longer has this request; late words of its are ignored. `failed` is `None` where the end says nothing
     /// about the worker.
-    pub(super) fn take_from_worker(&mut self, key: RequestKey, failed: Option<bool>) {
+    pub(super) fn take_from_worker(&mut self, key: RequestKey, failed: Option<bool>, now: Time) {
         let Some(request) = self.requests.get(&key) else { return };
         let (conn, attempt) = (request.worker, request.attempt);
         if let Some(worker) = self.worker_mut(conn) {
             worker.work.remove(&attempt);
-            if let Some(failed) = failed {
-                worker.observed.ended(failed);
-            }
         }
+        if let Some(failed) = failed {
+            self.market.ended(conn, failed, now.0);
+        }
+        self.tell_market(conn);
     }
 
     /// Tells a worker of ours to stop.
@@ -424,8 +400,8 @@ impl Proxy {
         }
         let silent = request.phase == Phase::Asked && now.since(request.asked) >= super::BLAME_AFTER;
         let conn = request.worker;
-        if silent && let Some(worker) = self.worker_mut(conn) {
-            worker.observed.ended(true);
+        if silent {
+            self.market.ended(conn, true, now.0);
         }
         let failure = RequestFailure::new(ErrorCode::TIMEOUT, "the worker did not answer in time");
         self.end_for_client(key, Some(failure.clone()), &LastWord::none(), now);
@@ -444,21 +420,6 @@ impl Proxy {
         let (conn, client_request) = (request.client, request.client_request);
         if let Some(client) = self.client_mut(conn) {
             client.requests.remove(&client_request);
-        }
-    }
-}
-
-fn no_worker(why: NoWorker, model: &str) -> (i32, &'static str, String) {
-    match why {
-        NoWorker::None => (404, "model_not_found", format!("unknown model {model}")),
-        NoWorker::NotReady => (503, "service_unavailable", format!("no ready workers for model {model}")),
-        NoWorker::NotAllowed => {
-            let words = format!("no worker for model {model} has evidence that this client accepts");
-            (503, NO_ATTESTED_WORKER, words)
-        }
-        NoWorker::Busy => (429, "rate_limit_exceeded", format!("all workers for model {model} are busy")),
-        NoWorker::TooDear { cheapest } => {
-            (503, "price_cap_too_low", format!("can run this query with coefficient={cheapest}"))
         }
     }
 }

@@ -63,7 +63,7 @@ pub(crate) struct Limits {
     max_held_bytes: usize,
     max_header_bytes: usize,
     max_answer_bytes: usize,
-    max_connections: usize,
+    pub(crate) max_connections: usize,
     header_timeout_seconds: u64,
     body_timeout_seconds: u64,
     stall_timeout_seconds: u64,
