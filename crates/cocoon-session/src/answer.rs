@@ -31,6 +31,15 @@ pub(crate) const WORKER_HEADER: &str = "X-Cocoon-Worker";
 /// The header by which a gateway names the proxy; nobody else has a say in it.
 pub(crate) const PROXY_HEADER: &str = "X-Cocoon-Proxy";
 
+/// The header by which a proxy tells a client of ours that a request failed before its first byte, at no charge, and that
+/// the proxy could not give it to another worker itself because it no longer had the body: worth sending anew.
+pub const RESEND_HEADER: &str = "X-Cocoon-Resend";
+
+/// Says that a request is worth sending anew.
+pub(crate) fn resend_header() -> http::Header {
+    header(RESEND_HEADER, "1".into())
+}
+
 /// Names a worker, in lower-case hexadecimal digits.
 pub(crate) fn worker_header(fingerprint: &[u8; 32]) -> http::Header {
     header(WORKER_HEADER, fingerprint.iter().map(|byte| format!("{byte:02x}")).collect())
@@ -108,6 +117,7 @@ pub(crate) fn reason(status: i32) -> &'static str {
         400 => "Bad Request",
         402 => "Payment Required",
         404 => "Not Found",
+        413 => "Content Too Large",
         429 => "Too Many Requests",
         499 => "Client Closed Request",
         502 => "Bad Gateway",

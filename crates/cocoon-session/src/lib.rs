@@ -6,6 +6,7 @@
 //!
 //! - [`link`]: one framed connection: opening, pings, time-outs, query/answer correlation.
 //! - [`outbox`]: answers on their way out, shared fairly between the requests of one connection.
+//! - `body`: request bodies that stream.
 //! - [`client`]: the gateway's side of a connection to a proxy.
 //! - [`worker`]: the worker's side of a connection to a proxy.
 //! - [`proxy`]: a whole proxy: all its connections, requests, reservations and payment notices.
@@ -20,11 +21,14 @@ pub mod proxy;
 pub mod worker;
 
 mod answer;
+mod body;
 mod options;
 mod terms;
 mod time;
 mod workers;
 
+pub use answer::RESEND_HEADER;
+pub use body::{DEFAULT_MAX_BODY_BYTES, FIRST_BODY_BYTES, WHOLE_BODY_BYTES, split_body};
 pub use cocoon_wire::tl::ext::{MAX_AFFINITY, MAX_PART_BYTES, MAX_TRACE_BYTES, ability};
 pub use options::Preference;
 pub use terms::{ErrorCode, FinalInfo, PaymentCounters, ProxyTerms, RequestFailure, Violation, tariff};
