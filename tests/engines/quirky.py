@@ -133,8 +133,11 @@ class Request:
 
 
 class Connection:
-    def __init__(self, state, reader, writer):
+    """One connection; `request` and `answer` are the classes that read and serve what comes over it."""
+
+    def __init__(self, state, reader, writer, request=None, answer=None):
         self.state, self.reader, self.writer = state, reader, writer
+        self.request_class, self.answer_class = request or Request, answer or Answer
         self.keep = True
 
     # Reading.
@@ -162,7 +165,7 @@ class Connection:
             body = await self.reader.readexactly(length)
         connection = lower.get("connection", "").lower()
         self.keep = "close" not in connection if first[2] == "HTTP/1.1" else "keep-alive" in connection
-        return Request(first[0], first[1], first[2], headers, body)
+        return self.request_class(first[0], first[1], first[2], headers, body)
 
     async def read_chunked(self):
         body = bytearray()
@@ -229,7 +232,7 @@ class Connection:
         state.active += 1
         state.peak_active = max(state.peak_active, state.active)
         try:
-            await Answer(self, request).run()
+            await self.answer_class(self, request).run()
             state.finished += 1
             return self.keep
         except CallerLeft:
@@ -566,23 +569,28 @@ class Answer:
         await self.break_off()
 
 
+async def serve(port, connect):
+    """Serves on 127.0.0.1 for ever; `connect(reader, writer)` makes the Connection of each caller."""
+
+    async def handle(reader, writer):
+        try:
+            await connect(reader, writer).serve()
+        except asyncio.CancelledError:
+            writer.close()
+
+    server = await asyncio.start_server(handle, "127.0.0.1", port, limit=MAX_HEAD_BYTES, backlog=512)
+    print(f"PORT {server.sockets[0].getsockname()[1]}", flush=True)
+    async with server:
+        await server.serve_forever()
+
+
 async def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--port", type=int, default=0, help="port on 127.0.0.1; 0 picks a free one")
     parser.add_argument("--model", default="quirky", help="the one model that is served")
     arguments = parser.parse_args()
     state = State(arguments.model)
-
-    async def handle(reader, writer):
-        try:
-            await Connection(state, reader, writer).serve()
-        except asyncio.CancelledError:
-            writer.close()
-
-    server = await asyncio.start_server(handle, "127.0.0.1", arguments.port, limit=MAX_HEAD_BYTES, backlog=512)
-    print(f"PORT {server.sockets[0].getsockname()[1]}", flush=True)
-    async with server:
-        await server.serve_forever()
+    await serve(arguments.port, lambda reader, writer: Connection(state, reader, writer))
 
 
 if __name__ == "__main__":

@@ -76,12 +76,12 @@ def log_tail(log_path, lines=25):
 
 
 @contextlib.contextmanager
-def quirky(directory, model="quirky"):
-    """The engine of tests/engines/quirky.py; yields its URL."""
-    log_path = pathlib.Path(directory) / "quirky.log"
-    command = [sys.executable, ROOT / "tests/engines/quirky.py", "--port", "0", "--model", model]
+def engine(directory, name, *options):
+    """An engine of tests/engines/, which serves a model of its own name; yields its URL."""
+    log_path = pathlib.Path(directory) / f"{name}.log"
+    command = [sys.executable, ROOT / f"tests/engines/{name}.py", "--port", "0", "--model", name, *options]
     with process(command, log_path):
-        port = wait_until("quirky.py", lambda: log_path.read_text().partition("PORT ")[2].split("\n")[0].strip())
+        port = wait_until(f"{name}.py", lambda: log_path.read_text().partition("PORT ")[2].split("\n")[0].strip())
         yield f"http://127.0.0.1:{port}"
 
 

@@ -47,17 +47,19 @@ class Tally:
         print(f"{'pass' if passed else 'FAIL'} {label}: {text}", flush=True)
 
     def run(self, label, command):
-        """Runs one client and counts the lines that it prints."""
+        """Runs one client and counts the lines that it prints; what it says for a table is returned."""
         child = subprocess.Popen([str(part) for part in command], stdout=subprocess.PIPE, text=True, cwd=HERE)
         watchdog = threading.Timer(CLIENT_LIMIT_S, child.kill)
         watchdog.start()
-        failed_before, lines = self.failed, 0
+        failed_before, lines, tables = self.failed, 0, []
         try:
             for line in child.stdout:
                 word, _, text = line.rstrip("\n").partition(" ")
                 if word in ("pass", "FAIL"):
                     self.count(label, word == "pass", text)
                     lines += 1
+                elif word == "table":
+                    tables.append(text)
                 elif line.strip():
                     print(f"     {label}: {line.rstrip()}", flush=True)
         finally:
@@ -65,6 +67,7 @@ class Tally:
         status = child.wait()
         if lines == 0 or (status != 0 and self.failed == failed_before):
             self.count(label, False, f"the client ended with {status} after {lines} checks")
+        return tables
 
 
 def clients(tally, arguments, python, label, gateway, model, engine=None, direct=False):
@@ -94,7 +97,7 @@ def check_all(arguments, tally):
     python = network.venv("sdk-venv", HERE / "requirements.txt")
     if not arguments.skip_js:
         install_js()
-    with network.temporary_directory() as directory, network.quirky(directory) as engine:
+    with network.temporary_directory() as directory, network.engine(directory, "quirky") as engine:
         if arguments.direct:
             clients(tally, arguments, python, "direct", engine, "quirky", engine, direct=True)
             return

@@ -8,6 +8,7 @@ use cocoon_net::DialOptions;
 use cocoon_openai::{DEFAULT_MAX_COEFFICIENT, DEFAULT_MAX_TOKENS, DEFAULT_TIMEOUT_SECONDS, RequestDefaults};
 use cocoon_session::client::MAX_QUERY_BYTES;
 use cocoon_ton::Address;
+use cocoon_trace::Tracing;
 use zeroize::Zeroizing;
 
 use crate::attestation::WorkerDemands;
@@ -49,6 +50,8 @@ pub struct GatewayConfig {
     pub settlement: Option<SettlementConfig>,
     /// Limits on requests and connections.
     pub limits: GatewayLimits,
+    /// Where to write down what becomes of requests. `None`: nowhere.
+    pub tracing: Option<Tracing>,
 }
 
 impl GatewayConfig {
@@ -248,6 +251,7 @@ mod tests {
         let key = SigningKey::from_bytes(&[0xab; 32]);
         let wallet = Wallet::cocoon(key.verifying_key().to_bytes(), Address::basechain([1; 32]));
         let good = GatewayConfig {
+            tracing: None,
             http: ([127, 0, 0, 1], 0).into(),
             proxies: Vec::new(),
             wallet: wallet.address(),

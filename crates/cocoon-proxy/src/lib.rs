@@ -75,6 +75,8 @@ pub struct ProxyConfig {
     pub settlement: Option<SettlementConfig>,
     /// Limits on connections, and the proof of work asked for.
     pub listener: ListenerOptions,
+    /// Where to write down what becomes of requests. `None`: nowhere.
+    pub tracing: Option<cocoon_trace::Tracing>,
 }
 
 /// Why a proxy did not start.

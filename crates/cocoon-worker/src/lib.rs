@@ -88,6 +88,8 @@ pub struct WorkerConfig {
     pub settlement: Option<SettlementConfig>,
     /// Whether to start without taking requests.
     pub paused: bool,
+    /// Where to write down what becomes of requests. `None`: nowhere.
+    pub tracing: Option<cocoon_trace::Tracing>,
 }
 
 /// Why a worker did not start.

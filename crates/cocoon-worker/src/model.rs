@@ -115,6 +115,7 @@ mod tests {
     async fn worker(place: &std::path::Path, files: CheckedModel) -> Result<Worker, StartError> {
         let address = Address::basechain([1; 32]);
         let config = WorkerConfig {
+            tracing: None,
             http: "127.0.0.1:0".parse().unwrap(),
             proxies: Vec::new(),
             owner: address,

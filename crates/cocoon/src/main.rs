@@ -31,6 +31,7 @@ mod root_command;
 mod sending;
 mod signals;
 mod sse;
+mod telemetry;
 mod terminal;
 mod treasury;
 mod tx;

@@ -28,6 +28,7 @@ use crate::doctor;
 use crate::keys;
 use crate::model_files;
 use crate::signals::{Asked, Signals};
+use crate::telemetry::Telemetry;
 
 /// The key of a node's certificate, by which peers know it.
 const NODE_KEY: &str = "node-key.hex";
@@ -48,12 +49,14 @@ pub(crate) struct Running<T> {
     pub(crate) role: T,
     _dir: StateDir,
     _rotation: tokio_util::task::AbortOnDropHandle<()>,
+    telemetry: Option<Telemetry>,
 }
 
 impl Running<Gateway> {
     /// Ends it in order.
     pub(crate) async fn shutdown(self) {
         self.role.shutdown().await;
+        finish(self.telemetry).await;
     }
 }
 
@@ -61,6 +64,7 @@ impl Running<Proxy> {
     /// Ends it in order.
     pub(crate) async fn shutdown(self) {
         self.role.shutdown().await;
+        finish(self.telemetry).await;
     }
 }
 
@@ -68,6 +72,15 @@ impl Running<Worker> {
     /// Ends it in order.
     pub(crate) async fn shutdown(self) {
         self.role.shutdown().await;
+        finish(self.telemetry).await;
+    }
+}
+
+/// Sends the last spans.
+async fn finish(telemetry: Option<Telemetry>) {
+    if let Some(telemetry) = telemetry {
+        // It fails only where the runtime is ending, too.
+        let _ = tokio::task::spawn_blocking(move || telemetry.finish()).await;
     }
 }
 
@@ -81,7 +94,7 @@ pub(crate) async fn run_gateway(file: &GatewayFile, signals: &mut Signals) -> an
     let address = gateway.role.http_addr();
     tracing::info!(http = %address, openai_base_url = %format!("http://{address}/v1"), "the gateway is listening");
     wait(signals, &chain).await;
-    signals.unless_stopped(gateway.role.shutdown()).await
+    signals.unless_stopped(gateway.shutdown()).await
 }
 
 /// Runs a proxy until a signal ends it.
@@ -98,7 +111,7 @@ pub(crate) async fn run_proxy(file: &ProxyFile, signals: &mut Signals) -> anyhow
         () = wait(signals, &chain) => None,
         why = proxy.role.stopped() => Some(why),
     };
-    signals.unless_stopped(proxy.role.shutdown()).await?;
+    signals.unless_stopped(proxy.shutdown()).await?;
     match failure {
         Some(why) => bail!("the proxy stopped: {why}"),
         None => Ok(()),
@@ -119,7 +132,7 @@ pub(crate) async fn run_worker(file: &WorkerFile, signals: &mut Signals) -> anyh
     let worker = signals.unless_stopped(start_worker(file, &chain, engine)).await??;
     tracing::info!(http = %worker.role.http_addr(), "the worker is listening");
     wait(signals, &chain).await;
-    signals.unless_stopped(worker.role.shutdown()).await
+    signals.unless_stopped(worker.shutdown()).await
 }
 
 /// Starts a gateway.
@@ -144,6 +157,7 @@ pub(crate) async fn start_gateway(file: &GatewayFile, backend: &Backend) -> anyh
     let (wallet, key) = wallet(&dir, owner(file.owner, Some(&tls), &file.root, backend)?)?;
     let address = wallet.address();
     let settlement = backend.settles.then(|| gateway_settlement(file, backend, wallet, key));
+    let telemetry = Telemetry::start(GatewayFile::ROLE, &file.telemetry)?;
     let config = GatewayConfig {
         http: file.http,
         proxies: file.proxies.clone(),
@@ -159,12 +173,13 @@ pub(crate) async fn start_gateway(file: &GatewayFile, backend: &Backend) -> anyh
         store: dir.path().join(LEDGER),
         settlement,
         limits: file.limits.into(),
+        tracing: telemetry.as_ref().map(Telemetry::tracing),
     };
     let settings = tls.settings(shown.require, Whom::Proxy)?;
     let role = cocoon_gateway::start(config, settings, Arc::clone(&backend.chain))
         .await
         .context("cannot start the gateway")?;
-    Ok(Running { role, _dir: dir, _rotation: tls.rotate() })
+    Ok(Running { role, _dir: dir, _rotation: tls.rotate(), telemetry })
 }
 
 /// What a gateway demands of workers itself; `None` where it leaves them to its proxies.
@@ -205,13 +220,15 @@ pub(crate) async fn start_proxy(file: &ProxyFile, backend: &Backend) -> anyhow::
         Some(dir.path()),
     )?;
     let tls = Tls::open(file, &dir, judging)?;
-    let config = proxy_config(file, &dir, Some(&tls), backend)?;
+    let telemetry = Telemetry::start(ProxyFile::ROLE, &file.telemetry)?;
+    let mut config = proxy_config(file, &dir, Some(&tls), backend)?;
+    config.tracing = telemetry.as_ref().map(Telemetry::tracing);
     let worker_tls = tls.settings(shown.require_of_workers, Whom::Worker)?;
     let client_tls = tls.settings(shown.require_of_clients, Whom::Client)?;
     let chain = Arc::clone(&backend.chain);
     let role =
         cocoon_proxy::start(config, worker_tls, client_tls, chain).await.context("cannot start the proxy")?;
-    Ok(Running { role, _dir: dir, _rotation: tls.rotate() })
+    Ok(Running { role, _dir: dir, _rotation: tls.rotate(), telemetry })
 }
 
 fn proxy_config(
@@ -246,6 +263,7 @@ fn proxy_config(
         store: dir.path().join(LEDGER),
         settlement,
         listener: file.listener(),
+        tracing: None,
     })
 }
 
@@ -279,6 +297,7 @@ pub(crate) async fn start_worker(
     let owner = owner(file.owner, Some(&tls), &file.root, backend)?;
     let (wallet, key) = wallet(&dir, owner)?;
     let settlement = backend.settles.then(|| worker_settlement(file, wallet, key));
+    let telemetry = Telemetry::start(WorkerFile::ROLE, &file.telemetry)?;
     let config = WorkerConfig {
         http: file.http,
         proxies: file.proxies.clone(),
@@ -296,12 +315,13 @@ pub(crate) async fn start_worker(
         store: dir.path().join(LEDGER),
         settlement,
         paused: file.paused,
+        tracing: telemetry.as_ref().map(Telemetry::tracing),
     };
     let settings = tls.settings(shown.require, Whom::Proxy)?;
     let chain = Arc::clone(&backend.chain);
     let role =
         cocoon_worker::start(config, settings, chain, engine).await.context("cannot start the worker")?;
-    Ok(Running { role, _dir: dir, _rotation: tls.rotate() })
+    Ok(Running { role, _dir: dir, _rotation: tls.rotate(), telemetry })
 }
 
 /// A worker's evidence speaks for its own machine: an engine on another one sees every prompt, and nothing proves what it

@@ -120,6 +120,7 @@ pub fn tls_with(identity: Arc<NodeIdentity>, policy: Policy, clock: Arc<dyn Cloc
 /// An ordinary proxy's configuration.
 pub fn proxy_config(store: &Path, options: &Options) -> ProxyConfig {
     ProxyConfig {
+        tracing: None,
         http: local(),
         workers: local(),
         clients: local(),
@@ -162,6 +163,7 @@ pub async fn gateway_with_tls(
     change: impl FnOnce(&mut GatewayConfig),
 ) -> Gateway {
     let mut config = GatewayConfig {
+        tracing: None,
         http: local(),
         proxies: proxies.iter().map(SocketAddr::to_string).collect(),
         wallet: wallet(11),
@@ -219,6 +221,7 @@ impl Network {
     /// The same for any proxy and directory.
     pub fn worker_config_for(proxy: SocketAddr, dir: &Path, number: u8) -> WorkerConfig {
         WorkerConfig {
+            tracing: None,
             http: local(),
             proxies: vec![proxy.to_string()],
             owner: wallet(100 + number),

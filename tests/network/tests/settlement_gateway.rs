@@ -127,6 +127,7 @@ impl World {
 
     async fn gateway_with(&self, settlement: cocoon_gateway::SettlementConfig) -> Gateway {
         let config = GatewayConfig {
+            tracing: None,
             http: local(),
             proxies: vec![self.proxy.clients_addr().to_string()],
             wallet: settlement.wallet.address(),

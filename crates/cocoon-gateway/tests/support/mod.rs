@@ -223,6 +223,7 @@ impl Network {
         let mut workers = Vec::new();
         for (number, engine) in engines.into_iter().enumerate() {
             let config = WorkerConfig {
+                tracing: None,
                 http: "127.0.0.1:0".parse().unwrap(),
                 proxies: proxies
                     .iter()
@@ -331,6 +332,7 @@ async fn proxy_at(
     let number = u8::try_from(number).unwrap();
     let accept = AcceptOptions { difficulty: 2, timeout: Duration::from_secs(20) };
     let config = ProxyConfig {
+        tracing: None,
         http: "127.0.0.1:0".parse().unwrap(),
         workers: workers.parse().unwrap(),
         clients: clients.parse().unwrap(),
@@ -356,6 +358,7 @@ async fn gateway(plan: &Plan, dir: &TempDir, proxies: &[Proxy], chain: &Arc<Stat
     let unreachable = vec!["127.0.0.1:1".to_owned()];
     let addresses: Vec<_> = proxies.iter().map(|proxy| proxy.clients_addr().to_string()).collect();
     let config = GatewayConfig {
+        tracing: None,
         http: "127.0.0.1:0".parse().unwrap(),
         proxies: match plan.proxies_from_root {
             true => Vec::new(),

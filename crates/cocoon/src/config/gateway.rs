@@ -12,6 +12,7 @@ use super::RoleFile;
 use super::attestation::{CollateralFile, GatewayAttestation, Shown};
 use super::money::{ChainFile, GatewayMoney};
 use super::shared::{DialPow, Root, address_text};
+use crate::telemetry::TelemetryFile;
 
 /// The gateway's configuration as written.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -44,6 +45,8 @@ pub(crate) struct GatewayFile {
     pub(crate) attestation: GatewayAttestation,
     /// Where to fetch what verifying takes.
     pub(crate) collateral: CollateralFile,
+    /// Where traces go.
+    pub(crate) telemetry: TelemetryFile,
     /// Work for peers.
     pub(crate) pow: DialPow,
     /// Limits on requests and connections.
@@ -139,6 +142,7 @@ impl Default for GatewayFile {
             money: GatewayMoney::default(),
             attestation: GatewayAttestation::default(),
             collateral: CollateralFile::default(),
+            telemetry: TelemetryFile::default(),
             pow: DialPow::default(),
             limits: Limits::default(),
         }

@@ -11,6 +11,7 @@ use super::RoleFile;
 use super::attestation::{CollateralFile, ProxyAttestation, Shown};
 use super::money::{ChainFile, ProxyMoney};
 use super::shared::{Root, address_text};
+use crate::telemetry::TelemetryFile;
 
 /// Bits of work asked of peers where nobody but this machine can connect: a formality.
 pub(crate) const LOOPBACK_DIFFICULTY: u8 = 4;
@@ -46,6 +47,8 @@ pub(crate) struct ProxyFile {
     pub(crate) attestation: ProxyAttestation,
     /// Where to fetch what verifying takes.
     pub(crate) collateral: CollateralFile,
+    /// Where traces go.
+    pub(crate) telemetry: TelemetryFile,
     /// Work that peers do.
     pub(crate) pow: AcceptPow,
     /// Limits on connections, for each of the two ports.
@@ -100,6 +103,7 @@ impl Default for ProxyFile {
             money: ProxyMoney::default(),
             attestation: ProxyAttestation::default(),
             collateral: CollateralFile::default(),
+            telemetry: TelemetryFile::default(),
             pow: AcceptPow::default(),
             limits: ConnectionLimits::default(),
         }

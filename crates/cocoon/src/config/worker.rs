@@ -10,6 +10,7 @@ use super::RoleFile;
 use super::attestation::{Attestation, CollateralFile, Shown};
 use super::money::{ChainFile, WorkerMoney};
 use super::shared::{DialPow, Root, address_text};
+use crate::telemetry::TelemetryFile;
 
 /// The worker's configuration as written.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -50,6 +51,8 @@ pub(crate) struct WorkerFile {
     pub(crate) attestation: Attestation,
     /// Where to fetch what verifying takes.
     pub(crate) collateral: CollateralFile,
+    /// Where traces go.
+    pub(crate) telemetry: TelemetryFile,
     /// Work for peers.
     pub(crate) pow: DialPow,
 }
@@ -84,6 +87,7 @@ impl Default for WorkerFile {
             money: WorkerMoney::default(),
             attestation: Attestation::default(),
             collateral: CollateralFile::default(),
+            telemetry: TelemetryFile::default(),
             pow: DialPow::default(),
         }
     }

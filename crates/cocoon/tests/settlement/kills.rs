@@ -220,6 +220,7 @@ async fn wind_up(fleet: &Fleet, chain: Arc<dyn Chain>) {
     let identity = &fleet.proxy;
     let any = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
     let config = ProxyConfig {
+        tracing: None,
         http: any,
         workers: any,
         clients: any,

@@ -247,6 +247,7 @@ impl World {
     pub(crate) async fn gateway(&self, proxy: SocketAddr, deposit: u64, budget: u64) -> Gateway {
         let settlement = Self::gateway_settlement(deposit, budget);
         let config = GatewayConfig {
+            tracing: None,
             http: local(),
             proxies: vec![proxy.to_string()],
             wallet: settlement.wallet.address(),

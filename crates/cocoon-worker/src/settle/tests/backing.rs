@@ -32,6 +32,7 @@ impl Pair {
     /// With what is on chain now. The worker looks every so often by itself.
     async fn of(town: Town, change: impl FnOnce(&mut SettlementConfig)) -> Self {
         let config = ProxyConfig {
+            tracing: None,
             http: "127.0.0.1:0".parse().unwrap(),
             workers: "127.0.0.1:0".parse().unwrap(),
             clients: "127.0.0.1:0".parse().unwrap(),

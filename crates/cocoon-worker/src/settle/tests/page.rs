@@ -31,6 +31,7 @@ pub(super) async fn worker_of(
     proxies: Vec<String>,
 ) -> Worker {
     let config = WorkerConfig {
+        tracing: None,
         http: "127.0.0.1:0".parse().unwrap(),
         proxies,
         owner: OWNER,
