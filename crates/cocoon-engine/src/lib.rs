@@ -8,10 +8,13 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 
+mod body;
 pub mod builtin;
 pub mod upstream;
 
-/// One request to an engine. The body is complete and has already been checked by the worker.
+pub use body::{BodyBroken, BodyStream};
+
+/// One request to an engine. What is there of the body has already been checked by the worker.
 #[derive(Debug, Clone)]
 pub struct EngineRequest {
     /// HTTP method, `POST` for completions.
@@ -20,8 +23,10 @@ pub struct EngineRequest {
     pub path: String,
     /// End-to-end headers; hop-by-hop ones and `Content-Length` are the engine's own business.
     pub headers: http::HeaderMap,
-    /// The whole request body.
+    /// The whole request body, or its first bytes.
     pub body: Bytes,
+    /// The bytes that follow those, as they come.
+    pub rest: Option<BodyStream>,
 }
 
 /// The body of an answer, as it comes. An error means that the answer is incomplete.

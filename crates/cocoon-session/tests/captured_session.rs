@@ -472,6 +472,7 @@ fn our_worker_stands_in_for_the_captured_one() {
         root: keys.root(),
         root_address: keys.address("/root_contract_address"),
         extensions: true,
+        max_body_bytes: cocoon_session::DEFAULT_MAX_BODY_BYTES,
     };
     let mut now = support::START;
     let mut session = WorkerSession::new(settings, now, 42);

@@ -24,7 +24,6 @@ fn options(id: u8) -> ext::RequestOptions {
         preference: 2,
         affinity: vec![1, -1],
         trace: Bytes::from_static(TRACE.as_bytes()),
-        body: Bytes::new(),
         body_bytes: -1,
     }
 }
@@ -42,6 +41,7 @@ fn submission(id: u8) -> Submission {
         preference: Preference::Fastest,
         affinity: vec![1, u64::MAX],
         trace: Some(TRACE.into()),
+        body: Bytes::new(),
     }
 }
 

@@ -41,10 +41,10 @@ pub use request::MAX_BODY_BYTES;
 pub use summary::{MAX_COMPARED_SENTENCES, MAX_SUMMARY_SENTENCES};
 pub use tokens::{MAX_TOKEN_CHARS, count_tokens};
 
-use crate::{Engine, EngineBody, EngineError, EngineHealth, EngineRequest, EngineResponse};
-use bytes::Bytes;
+use crate::{BodyStream, Engine, EngineBody, EngineError, EngineHealth, EngineRequest, EngineResponse};
+use bytes::{Bytes, BytesMut};
 use futures_util::future::BoxFuture;
-use futures_util::stream;
+use futures_util::stream::{self, StreamExt as _};
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use reply::Reply;
@@ -93,9 +93,12 @@ impl ExtractiveSummary {
                 return Ok(refusal(&ApiError::new(StatusCode::NOT_FOUND, message)));
             }
         };
+        let Some(body) = read_whole(&request).await? else {
+            return Ok(refusal(&ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "the text is too long")));
+        };
         let cancel = CancelOnDrop::default();
         let flag = Arc::clone(&cancel.0);
-        let work = tokio::task::spawn_blocking(move || summarise(endpoint, &request.body, &flag));
+        let work = tokio::task::spawn_blocking(move || summarise(endpoint, &body, &flag));
         let done =
             work.await.map_err(|_| EngineError::Broken("the summary's thread ended early".to_owned()))?;
         Ok(match done {
@@ -115,6 +118,21 @@ impl Engine for ExtractiveSummary {
         let models = vec![EXTRACTIVE_SUMMARY_MODEL.to_owned()];
         Box::pin(std::future::ready(EngineHealth { ready: true, models, detail: None }))
     }
+}
+
+/// The whole body; `None` where it is larger than any that is read.
+async fn read_whole(request: &EngineRequest) -> Result<Option<Bytes>, EngineError> {
+    let Some(mut rest) = request.rest.as_ref().and_then(BodyStream::take) else {
+        return Ok(Some(request.body.clone()));
+    };
+    let mut body = BytesMut::from(request.body.as_ref());
+    while let Some(data) = rest.next().await {
+        body.extend_from_slice(&data.map_err(|broken| EngineError::Broken(broken.to_string()))?);
+        if body.len() > MAX_BODY_BYTES {
+            return Ok(None);
+        }
+    }
+    Ok(Some(body.freeze()))
 }
 
 /// Tells the blocking work to stop when the future that waits for it is dropped.
