@@ -5,6 +5,7 @@
 //! server-sent events) is not an engine's business: see `cocoon-openai`.
 
 use bytes::Bytes;
+use cocoon_openai::ability;
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 
@@ -77,4 +78,13 @@ pub trait Engine: Send + Sync + 'static {
 
     /// Asks whether the engine is ready; never fails, and ends within a few seconds.
     fn probe(&self) -> BoxFuture<'_, EngineHealth>;
+
+    /// Finds out what the engine can do with a model, as bits of [`cocoon_openai::ability`]. `known` is what was found
+    /// before, which holds for what can't be told now. Never fails, and ends within a few minutes.
+    ///
+    /// An engine that says nothing of itself counts as one for chats and completions.
+    fn explore<'a>(&'a self, model: &'a str, known: u32) -> BoxFuture<'a, u32> {
+        let _ = (model, known);
+        Box::pin(std::future::ready(ability::UNTOLD))
+    }
 }

@@ -23,6 +23,7 @@ use tokio::time::timeout;
 use crate::body::Sending;
 use crate::{Engine, EngineBody, EngineError, EngineHealth, EngineRequest, EngineResponse};
 
+mod explore;
 mod headers;
 mod pool;
 mod probe;
@@ -51,6 +52,9 @@ pub struct HttpEngineOptions {
     /// How long an idle connection is kept. Below the 5 s of uvicorn (vLLM, SGLang), so that it is seldom ours that
     /// is closed under a request.
     pub pool_idle_timeout: Duration,
+    /// What the server can do, as bits of [`cocoon_openai::ability`], where somebody says so. `None`: it is found out by
+    /// asking the server for the least of each.
+    pub abilities: Option<u32>,
 }
 
 impl Default for HttpEngineOptions {
@@ -64,6 +68,7 @@ impl Default for HttpEngineOptions {
             max_head_bytes: 64 << 10,
             max_headers: 128,
             pool_idle_timeout: Duration::from_secs(4),
+            abilities: None,
         }
     }
 }
@@ -168,6 +173,13 @@ impl Engine for HttpEngine {
 
     fn probe(&self) -> BoxFuture<'_, EngineHealth> {
         probe::probe(self).boxed()
+    }
+
+    fn explore<'a>(&'a self, model: &'a str, known: u32) -> BoxFuture<'a, u32> {
+        match self.pool.options.abilities {
+            Some(stated) => std::future::ready(stated).boxed(),
+            None => explore::explore(self, model, known).boxed(),
+        }
     }
 }
 

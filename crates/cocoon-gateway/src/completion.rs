@@ -1,26 +1,30 @@
-//! A request for a completion: read, sent to a proxy (to a second one where the first cannot serve it), answered.
+//! A request for an engine: read, sent to a proxy (to a second one where the first cannot serve it), answered.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use cocoon_openai::{ApiError, Endpoint, PreparedRequest};
+use bytes::Bytes;
+use cocoon_openai::{ApiError, Endpoint, PreparedRequest, RequestForm, Wishes};
 use cocoon_session::client::MAX_QUERY_BYTES;
-use http::{HeaderMap, Request, Response};
+use cocoon_session::tariff;
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap};
+use http::{Request, Response};
 use hyper::body::Incoming;
 
 use crate::Shared;
 use crate::body::Body;
 use crate::dispatch::Asked;
-use crate::intake::{InFlight, read_body};
+use crate::intake::{InFlight, read_body, too_large};
 use crate::models;
 use crate::outgoing::query;
+use crate::price::coefficient_within;
 
-/// By this header a caller says after how many milliseconds without an answer its request is sent a second time.
-const HEDGE: &str = "x-cocoon-hedge";
 /// Longest name of a model, in bytes.
 const MAX_MODEL_BYTES: usize = 512;
+/// A body above this is read on a thread for blocking work: it takes milliseconds.
+const LARGE_BODY_BYTES: usize = 256 * 1024;
 
-/// Answers a request for a completion.
+/// Answers a request for an engine.
 pub(crate) async fn complete(
     shared: &Arc<Shared>,
     request: Request<Incoming>,
@@ -44,20 +48,24 @@ async fn try_complete(
 ) -> Result<Response<Body>, ApiError> {
     let mut in_flight = InFlight::new(shared);
     let (parts, body) = request.into_parts();
-    let body = read_body(&mut in_flight, &parts.headers, body).await?;
-    let prepared = PreparedRequest::parse_with(&body, endpoint, &shared.limits.request_defaults())?;
-    drop(body);
-    let query = query(&parts.headers, &prepared);
+    // The body is read whatever the head says, so that the caller gets to read what is wrong with it.
+    let body = read_body(&mut in_flight, endpoint, &parts.headers, body).await?;
+    let prepared = prepare(shared, endpoint, &parts.headers, body).await?;
+    let (query, body) = query(&parts.headers, &prepared);
     if query.len() > MAX_QUERY_BYTES {
-        return Err(ApiError::too_large(shared.limits.max_body_bytes as u64));
+        return Err(too_large(endpoint, shared.limits.body_bytes(endpoint)));
     }
     let base_model = prepared.model.split('@').next().unwrap_or_default().to_owned();
     if base_model.len() > MAX_MODEL_BYTES {
         let message = format!("No model has a name of more than {MAX_MODEL_BYTES} bytes.");
         return Err(ApiError::invalid_request(Some("model"), "invalid_value", message));
     }
-    let hedge = hedge_after(shared, &parts.headers)?;
-    let asked = Asked { shared, prepared, query, model: base_model, started, hedge, in_flight };
+    // The caller's word goes before the operator's; 0 means that nothing is sent twice.
+    let hedge = match prepared.hedge {
+        None => shared.limits.retry.hedge_after,
+        wanted => wanted.filter(|after| !after.is_zero()),
+    };
+    let asked = Asked { shared, prepared, query, body, model: base_model, started, hedge, in_flight };
     match asked.send().await {
         Ok((exchange, head, sent)) => asked.answer(exchange, head, sent).await,
         Err(failure) => {
@@ -72,17 +80,40 @@ async fn try_complete(
     }
 }
 
-/// When a request is sent a second time: as its caller says, else as the operator does.
-fn hedge_after(shared: &Shared, headers: &HeaderMap) -> Result<Option<Duration>, ApiError> {
-    let Some(wanted) = headers.get(HEDGE) else { return Ok(shared.limits.retry.hedge_after) };
-    let millis = wanted.to_str().ok().and_then(|text| text.trim().parse::<u32>().ok());
-    match millis {
-        // It asks for none.
-        Some(0) => Ok(None),
-        Some(millis) => Ok(Some(Duration::from_millis(millis.into()))),
-        None => {
-            let message = "X-Cocoon-Hedge is a number of milliseconds; 0 means that nothing is sent twice.";
-            Err(ApiError::invalid_request(Some("X-Cocoon-Hedge"), "invalid_value", message))
-        }
+/// Reads what the caller asks and wishes.
+async fn prepare(
+    shared: &Shared,
+    endpoint: Endpoint,
+    headers: &HeaderMap,
+    body: Bytes,
+) -> Result<PreparedRequest, ApiError> {
+    refuse_encoded(headers)?;
+    let content_type = headers.get(CONTENT_TYPE).map(|value| value.to_str().unwrap_or("unreadable bytes"));
+    let form = RequestForm::of(endpoint, content_type)?;
+    let wishes = Wishes::from_headers(headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())))?;
+    let defaults = shared.limits.request_defaults();
+    let large = body.len() > LARGE_BODY_BYTES;
+    let read = move || PreparedRequest::read(&form, &body, endpoint, wishes, &defaults);
+    let prepared = if large {
+        let reading = tokio::task::spawn_blocking(read).await;
+        reading.map_err(|_| ApiError::engine_failed("The gateway could not read the request."))?
+    } else {
+        read()
+    };
+    let mut prepared = prepared?;
+    if let Some(price) = prepared.max_price {
+        let cap = coefficient_within(price, &tariff(&shared.root.borrow()));
+        prepared.max_coefficient = prepared.max_coefficient.min(cap);
     }
+    Ok(prepared)
+}
+
+/// A compressed body could hold anything of any size, and no worker's engine need know how to read it.
+fn refuse_encoded(headers: &HeaderMap) -> Result<(), ApiError> {
+    let plain = |value: &http::HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"identity");
+    if headers.get_all(CONTENT_ENCODING).iter().all(plain) {
+        return Ok(());
+    }
+    let message = "Send the body as it is: a Content-Encoding (compression) is not taken in requests.";
+    Err(ApiError::new(415, "invalid_request_error", "unsupported_encoding", message))
 }

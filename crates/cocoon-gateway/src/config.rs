@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use cocoon_net::DialOptions;
-use cocoon_openai::{DEFAULT_MAX_COEFFICIENT, DEFAULT_MAX_TOKENS, DEFAULT_TIMEOUT_SECONDS, RequestDefaults};
+use cocoon_openai::{
+    BodyForm, DEFAULT_MAX_COEFFICIENT, DEFAULT_MAX_TOKENS, DEFAULT_TIMEOUT_SECONDS, Endpoint, RequestDefaults,
+};
 use cocoon_session::client::MAX_QUERY_BYTES;
 use cocoon_ton::Address;
 use cocoon_trace::Tracing;
@@ -16,6 +18,10 @@ use crate::settle::{MIN_SECRET_BYTES, SettlementConfig};
 
 /// Bytes of a request that are left for its headers and framing beside the body.
 pub(crate) const HEADER_ALLOWANCE_BYTES: usize = 64 * 1024;
+/// The most that a limit on bodies can be set to, in bytes.
+const LARGEST_BODY_BYTES: usize = 1 << 30;
+/// The most that `max_held_bytes` can be set to: a semaphore counts it.
+const LARGEST_HELD_BYTES: usize = 1 << 40;
 
 /// What a gateway needs to know.
 #[derive(Clone)]
@@ -101,12 +107,19 @@ impl std::fmt::Debug for GatewayConfig {
 /// Limits on requests and connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct GatewayLimits {
-    /// Largest request body, in bytes; 8 MiB. A request over it gets 413. Must leave 64 KiB below what one frame to a
-    /// proxy takes (just under 16 MiB).
+    /// Largest request body, in bytes; 8 MiB. A request over it gets 413. Conversations and forms have limits of their own.
     pub max_body_bytes: usize,
+    /// Largest request body of chat, responses and messages, in bytes; 32 MiB, because of images and sound in it.
+    pub max_conversation_bytes: usize,
+    /// Largest form with files, in bytes; 64 MiB.
+    pub max_upload_bytes: usize,
+    /// Bodies above 64 KiB of all requests under way together, in bytes; 256 MiB. Beyond that, large requests get 429. A
+    /// body is held up to three times while it is passed on.
+    pub max_held_bytes: usize,
     /// Largest request head, in bytes; 32 KiB, at least 8 KiB. A larger one gets 431.
     pub max_header_bytes: usize,
-    /// Largest answer that is not streamed, in bytes; 16 MiB. It is held in memory until its price is known.
+    /// Largest answer that is held in memory until its price is known, in bytes; 16 MiB. A larger one that is not streamed
+    /// passes unread, without its price.
     pub max_answer_bytes: usize,
     /// HTTP connections at a time; 4096. More wait in the system's queue.
     pub max_connections: usize,
@@ -162,6 +175,9 @@ impl Default for GatewayLimits {
     fn default() -> Self {
         Self {
             max_body_bytes: 8 << 20,
+            max_conversation_bytes: 32 << 20,
+            max_upload_bytes: 64 << 20,
+            max_held_bytes: 256 << 20,
             max_header_bytes: 32 << 10,
             max_answer_bytes: 16 << 20,
             max_connections: 4096,
@@ -180,9 +196,23 @@ impl Default for GatewayLimits {
 impl GatewayLimits {
     /// Says which limit makes no sense.
     pub(crate) fn check(&self) -> Result<(), String> {
-        let largest = MAX_QUERY_BYTES - HEADER_ALLOWANCE_BYTES;
-        if self.max_body_bytes == 0 || self.max_body_bytes > largest {
-            return Err(format!("max_body_bytes must be 1 to {largest}, not {}", self.max_body_bytes));
+        for (name, limit) in [
+            ("max_body_bytes", self.max_body_bytes),
+            ("max_conversation_bytes", self.max_conversation_bytes),
+            ("max_upload_bytes", self.max_upload_bytes),
+        ] {
+            if limit == 0 || limit > LARGEST_BODY_BYTES {
+                return Err(format!("{name} must be 1 to {LARGEST_BODY_BYTES}, not {limit}"));
+            }
+            if limit > self.max_held_bytes {
+                return Err(format!("{name} must be at most max_held_bytes, {}", self.max_held_bytes));
+            }
+        }
+        if self.max_held_bytes > LARGEST_HELD_BYTES {
+            return Err(format!(
+                "max_held_bytes must be at most {LARGEST_HELD_BYTES}, not {}",
+                self.max_held_bytes
+            ));
         }
         if self.max_header_bytes < 8 << 10 || self.max_header_bytes > HEADER_ALLOWANCE_BYTES / 2 {
             let largest = HEADER_ALLOWANCE_BYTES / 2;
@@ -211,6 +241,15 @@ impl GatewayLimits {
         Ok(())
     }
 
+    /// Largest body of a request to an endpoint, in bytes.
+    pub(crate) fn body_bytes(&self, endpoint: Endpoint) -> usize {
+        match endpoint {
+            Endpoint::Chat | Endpoint::Responses | Endpoint::Messages => self.max_conversation_bytes,
+            _ if endpoint.form() == BodyForm::Multipart => self.max_upload_bytes,
+            _ => self.max_body_bytes,
+        }
+    }
+
     pub(crate) fn request_defaults(&self) -> RequestDefaults {
         RequestDefaults {
             max_tokens: i32::try_from(self.default_max_tokens).unwrap_or(i32::MAX),
@@ -236,7 +275,9 @@ mod tests {
             change(&mut limits);
             limits.check().unwrap_err()
         };
-        assert!(refused(|limits| limits.max_body_bytes = MAX_QUERY_BYTES).contains("max_body_bytes"));
+        assert!(refused(|limits| limits.max_upload_bytes = (1 << 30) + 1).contains("max_upload_bytes"));
+        assert!(refused(|limits| limits.max_conversation_bytes = 0).contains("max_conversation_bytes"));
+        assert!(refused(|limits| limits.max_held_bytes = 1 << 20).contains("max_held_bytes"));
         assert!(refused(|limits| limits.max_body_bytes = 0).contains("max_body_bytes"));
         assert!(refused(|limits| limits.max_header_bytes = 1).contains("max_header_bytes"));
         assert!(refused(|limits| limits.max_connections = 0).contains("max_connections"));
@@ -244,6 +285,27 @@ mod tests {
         assert!(refused(|limits| limits.retry.budget_percent = 1001).contains("retry_budget_percent"));
         assert!(refused(|limits| limits.default_max_tokens = u32::MAX).contains("default_max_tokens"));
         assert!(refused(|limits| limits.default_timeout = Duration::ZERO).contains("default_timeout"));
+    }
+
+    #[test]
+    fn each_kind_of_request_has_its_own_limit() {
+        let limits = GatewayLimits {
+            max_body_bytes: 1,
+            max_conversation_bytes: 2,
+            max_upload_bytes: 3,
+            ..GatewayLimits::default()
+        };
+        for (endpoint, bytes) in [
+            (Endpoint::Embeddings, 1),
+            (Endpoint::Completions, 1),
+            (Endpoint::Chat, 2),
+            (Endpoint::Messages, 2),
+            (Endpoint::Responses, 2),
+            (Endpoint::Transcriptions, 3),
+            (Endpoint::ImageEdits, 3),
+        ] {
+            assert_eq!(limits.body_bytes(endpoint), bytes, "{endpoint}");
+        }
     }
 
     #[test]

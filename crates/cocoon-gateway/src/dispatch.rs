@@ -16,6 +16,7 @@ use cocoon_wire::tl::http as wire;
 use crate::Shared;
 use crate::answer::claim_of;
 use crate::attempts::{Plan, RetryBudget, Step, Why};
+use crate::charged::End;
 use crate::connection::Connection;
 use crate::exchange::{Ending, Event, Exchange};
 use crate::failure::{Failure, Kind, engine_is_unwell, refusal, retry_after, words_of};
@@ -36,6 +37,8 @@ pub(crate) struct Asked<'a> {
     pub(crate) shared: &'a Arc<Shared>,
     pub(crate) prepared: PreparedRequest,
     pub(crate) query: Bytes,
+    /// The bytes of a large body that follow the query.
+    pub(crate) body: Bytes,
     /// The model's name without `@...`.
     pub(crate) model: String,
     pub(crate) started: Instant,
@@ -268,12 +271,13 @@ impl Asked<'_> {
             id: rand::random(),
             model: self.model.clone(),
             query: self.query.clone(),
+            body: self.body.clone(),
             max_coefficient: self.prepared.max_coefficient,
             max_tokens: self.prepared.completion_bound,
             timeout,
             enable_debug: self.prepared.enable_debug,
-            needs: 0,
-            preference: Preference::Balanced,
+            needs: self.prepared.needs,
+            preference: Preference::from_wire(self.prepared.preference.to_wire()),
             affinity: Vec::new(),
             trace: None,
         }
@@ -308,8 +312,7 @@ impl Asked<'_> {
     ) -> Result<(), Failure> {
         let success = (200..300).contains(&head.status_code);
         let streamed = self.prepared.stream && success;
-        let collected =
-            !success || BodyKind::detect(content_type(head).as_deref(), streamed) == BodyKind::Json;
+        let collected = !success || BodyKind::detect(content_type(head).as_deref(), streamed).is_whole();
         let enough = if collected { self.shared.limits.max_answer_bytes } else { 1 };
         let mut seen = 0;
         while seen < enough {
@@ -320,7 +323,7 @@ impl Asked<'_> {
                     if seen == 0 {
                         self.dispute_claim(connection, *exchange.request(), &info.unwrap_or_default());
                     }
-                    self.shared.metrics.ended("broken", self.started.elapsed());
+                    self.shared.metrics.ended(End::Broken, self.started.elapsed());
                     return Err(Failure::from(&failure));
                 }
             }
@@ -364,7 +367,7 @@ impl Asked<'_> {
 
     pub(crate) fn order(&self, connection: &Connection) -> Order {
         Order {
-            query_bytes: self.query.len() as u64,
+            query_bytes: (self.query.len() + self.body.len()) as u64,
             max_tokens: u64::try_from(self.prepared.completion_bound).unwrap_or(0),
             max_coefficient: Coefficient::from_wire(self.prepared.max_coefficient.into())
                 .unwrap_or(Coefficient::MAX),

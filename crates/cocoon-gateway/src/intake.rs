@@ -3,24 +3,24 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use cocoon_openai::ApiError;
+use cocoon_openai::{ApiError, Endpoint};
 use http::header::{EXPECT, HeaderMap};
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::Shared;
+use crate::config::GatewayLimits;
 use crate::failure::BUSY_RETRY_SECONDS;
 
 /// Bytes over the limit that are read and dropped, so that the caller gets to read why.
 const MAX_DRAINED_BYTES: usize = 64 << 20;
 /// Bodies up to this size are always read: `max_connections` of them are no burden.
 const SMALL_BODY_BYTES: usize = 64 * 1024;
-/// Larger bodies of all requests under way together; beyond that, large requests get 429. Each is held up to three
-/// times while it is passed on.
-const MAX_LARGE_BODIES_BYTES: usize = 256 << 20;
-/// The unit in which that is counted.
+/// The unit in which room for larger ones is counted.
 const ROOM_UNIT_BYTES: usize = 1024;
+/// Room is taken in steps of so many bytes where it is not known how long a body gets.
+const ROOM_STEP_BYTES: usize = 1 << 20;
 
 /// Counts a request as under way while it lives, and keeps its place among the large ones.
 pub(crate) struct InFlight {
@@ -34,13 +34,20 @@ impl InFlight {
         Self { shared: Arc::clone(shared), room: None }
     }
 
-    /// Takes room for a body of so many bytes, once. Without it, the body must not be kept.
+    /// Takes room for a body of so many bytes, on top of what it has. Without it, the body must not be kept.
     fn make_room(&mut self, bytes: usize) -> bool {
-        if self.room.is_none() {
-            let units = u32::try_from(bytes.div_ceil(ROOM_UNIT_BYTES)).unwrap_or(u32::MAX);
-            self.room = Arc::clone(&self.shared.room).try_acquire_many_owned(units).ok();
+        let had = self.room.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        let more = bytes.div_ceil(ROOM_UNIT_BYTES).saturating_sub(had);
+        if more == 0 {
+            return true;
         }
-        self.room.is_some()
+        let units = u32::try_from(more).unwrap_or(u32::MAX);
+        let Ok(taken) = Arc::clone(&self.shared.room).try_acquire_many_owned(units) else { return false };
+        match &mut self.room {
+            Some(room) => room.merge(taken),
+            room => *room = Some(taken),
+        }
+        true
     }
 }
 
@@ -51,25 +58,31 @@ impl Drop for InFlight {
 }
 
 /// Room for the large bodies of all requests under way.
-pub(crate) fn room_for_bodies() -> Arc<Semaphore> {
-    Arc::new(Semaphore::new(MAX_LARGE_BODIES_BYTES / ROOM_UNIT_BYTES))
+pub(crate) fn room_for_bodies(limits: &GatewayLimits) -> Arc<Semaphore> {
+    let units = limits.max_held_bytes.div_ceil(ROOM_UNIT_BYTES);
+    Arc::new(Semaphore::new(units.min(Semaphore::MAX_PERMITS)))
+}
+
+/// 413, with the limit and what it is on.
+pub(crate) fn too_large(endpoint: Endpoint, limit: usize) -> ApiError {
+    let message = format!("The request is larger than {limit} bytes, the limit for {}.", endpoint.path());
+    ApiError::new(413, "invalid_request_error", "request_too_large", message)
 }
 
 pub(crate) async fn read_body(
     in_flight: &mut InFlight,
+    endpoint: Endpoint,
     headers: &HeaderMap,
     mut body: Incoming,
 ) -> Result<Bytes, ApiError> {
     let limits = in_flight.shared.limits;
-    let limit = limits.max_body_bytes;
+    let limit = limits.body_bytes(endpoint);
     let reading = async {
         let announced =
             body.size_hint().exact().map_or(0, |size| usize::try_from(size).unwrap_or(usize::MAX));
         if announced > limit && headers.contains_key(EXPECT) {
-            return Err(ApiError::too_large(limit as u64));
+            return Err(too_large(endpoint, limit));
         }
-        // How long a chunked body gets is not known.
-        let expected = if announced == 0 { limit } else { announced };
         let mut kept = true;
         let mut first = Bytes::new();
         let mut joined: Vec<u8> = Vec::new();
@@ -85,7 +98,9 @@ pub(crate) async fn read_body(
             }
             kept &= received <= limit
                 && announced <= limit
-                && (received <= SMALL_BODY_BYTES || in_flight.make_room(expected));
+                && (received <= SMALL_BODY_BYTES
+                    || in_flight
+                        .make_room(announced.max(received.next_multiple_of(ROOM_STEP_BYTES).min(limit))));
             if !kept {
                 // What was kept so far goes, the rest is read and dropped, so that the caller gets to read why.
                 (first, joined) = Default::default();
@@ -103,7 +118,7 @@ pub(crate) async fn read_body(
             joined.extend_from_slice(&data);
         }
         if received > limit {
-            return Err(ApiError::too_large(limit as u64));
+            return Err(too_large(endpoint, limit));
         }
         if !kept {
             let message = "Too many large requests are under way; try again in a moment.";

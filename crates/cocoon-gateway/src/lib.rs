@@ -11,8 +11,10 @@
 mod answer;
 mod attempts;
 mod attestation;
+mod bill;
 mod body;
 mod book;
+mod charged;
 mod claims;
 mod completion;
 mod config;
@@ -29,6 +31,7 @@ mod outgoing;
 mod pool;
 mod price;
 mod reply;
+mod routes;
 mod server;
 mod settle;
 
@@ -219,7 +222,7 @@ pub async fn start(
         metrics: Metrics::new(),
         debug_log: DebugLog::default(),
         settlement: settlement.clone(),
-        room: intake::room_for_bodies(),
+        room: intake::room_for_bodies(&config.limits),
         retries: Mutex::new(RetryBudget::new(retry.budget_percent, retry.budget_floor, Instant::now())),
     });
     let settings = ClientSettings {

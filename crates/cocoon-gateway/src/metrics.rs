@@ -11,6 +11,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::charged::{Charged, End};
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RequestLabels {
     endpoint: &'static str,
@@ -25,6 +27,12 @@ struct ReasonLabel {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct EndLabel {
     end: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct UsageLabels {
+    endpoint: &'static str,
+    class: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -46,8 +54,10 @@ pub(crate) struct Metrics {
     pub(crate) hedges_won: Counter,
     pub(crate) budget_refusals: Counter,
     pub(crate) breakers_open: Gauge,
-    pub(crate) tokens: Counter,
-    pub(crate) cost: Counter,
+    tokens: Counter,
+    cost: Counter,
+    usage: Family<UsageLabels, Counter>,
+    estimated: Counter,
     disputes: Family<ReasonLabel, Counter>,
     pub(crate) counter_faults: Counter,
     pub(crate) store_faults: Counter,
@@ -79,6 +89,8 @@ impl Metrics {
             breakers_open: Gauge::default(),
             tokens: Counter::default(),
             cost: Counter::default(),
+            usage: Family::default(),
+            estimated: Counter::default(),
             disputes: Family::default(),
             counter_faults: Counter::default(),
             store_faults: Counter::default(),
@@ -136,6 +148,16 @@ impl Metrics {
         registry.register("tokens", "Adjusted tokens of answers, as told to callers", self.tokens.clone());
         registry.register("cost_nanoton", "Cost of answers, as told to callers", self.cost.clone());
         registry.register(
+            "engine_tokens",
+            "Tokens as engines count them, by endpoint and class; those of sound are counted in both classes",
+            self.usage.clone(),
+        );
+        registry.register(
+            "estimated_answers",
+            "Answers whose final count no engine told",
+            self.estimated.clone(),
+        );
+        registry.register(
             "disputes",
             "Charges that do not agree with what was received",
             self.disputes.clone(),
@@ -188,10 +210,32 @@ impl Metrics {
         self.first_byte.observe(to_head.as_secs_f64());
     }
 
-    /// An answer ended: `complete`, `broken` or `cancelled`.
-    pub(crate) fn ended(&self, end: &'static str, took: Duration) {
-        self.ends.get_or_create(&EndLabel { end }).inc();
+    /// An answer ended, be it that nobody saw a byte of it.
+    pub(crate) fn ended(&self, end: End, took: Duration) {
+        self.ends.get_or_create(&EndLabel { end: end.name() }).inc();
         self.duration.observe(took.as_secs_f64());
+    }
+
+    /// What an answer came to that its caller saw.
+    pub(crate) fn charged(&self, charged: &Charged<'_>) {
+        self.ended(charged.end, charged.took);
+        self.tokens.inc_by(charged.tokens);
+        self.cost.inc_by(charged.costs.total_cost);
+        self.estimated.inc_by(charged.estimated.into());
+        let usage = &charged.usage;
+        for (class, tokens) in [
+            ("prompt", usage.prompt_tokens - usage.cached_tokens),
+            ("cached", usage.cached_tokens),
+            ("completion", usage.completion_tokens - usage.reasoning_tokens),
+            ("reasoning", usage.reasoning_tokens),
+            ("audio_prompt", usage.audio_prompt_tokens),
+            ("audio_completion", usage.audio_completion_tokens),
+        ] {
+            if let Ok(tokens @ 1..) = u64::try_from(tokens) {
+                let labels = UsageLabels { endpoint: charged.endpoint.name(), class };
+                self.usage.get_or_create(&labels).inc_by(tokens);
+            }
+        }
     }
 
     pub(crate) fn disputed(&self, reason: DisputeReason) {
@@ -232,18 +276,35 @@ impl Metrics {
 
 #[cfg(test)]
 mod tests {
+    use cocoon_openai::{CostFields, Endpoint, Usage};
+
     use super::*;
 
     #[test]
     fn names_and_units_are_prometheus_own() {
         let metrics = Metrics::new();
         metrics.request("chat", 200, Duration::from_millis(3));
-        metrics.ended("complete", Duration::from_millis(5));
+        let usage = Usage { cached_tokens: 2, audio_prompt_tokens: 3, ..Usage::new(9, 4) };
+        metrics.charged(&Charged {
+            endpoint: Endpoint::Chat,
+            model: "m",
+            usage,
+            tokens: 13,
+            costs: CostFields { prompt_total_cost: 9, completion_total_cost: 4, total_cost: 13 },
+            estimated: true,
+            end: End::Complete,
+            took: Duration::from_millis(5),
+        });
         metrics.disputed(DisputeReason::UsageDiffers);
         let text = metrics.text(1, &crate::Spent::default(), None);
         for line in [
             "cocoon_gateway_requests_total{endpoint=\"chat\",status=\"200\"} 1",
             "cocoon_gateway_answers_total{end=\"complete\"} 1",
+            "cocoon_gateway_cost_nanoton_total 13",
+            "cocoon_gateway_estimated_answers_total 1",
+            "cocoon_gateway_engine_tokens_total{endpoint=\"chat\",class=\"prompt\"} 7",
+            "cocoon_gateway_engine_tokens_total{endpoint=\"chat\",class=\"cached\"} 2",
+            "cocoon_gateway_engine_tokens_total{endpoint=\"chat\",class=\"audio_prompt\"} 3",
             "cocoon_gateway_disputes_total{reason=\"usage_differs\"} 1",
             "cocoon_gateway_request_duration_seconds_count 1",
             "cocoon_gateway_proxies_ready 1",

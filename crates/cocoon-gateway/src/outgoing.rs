@@ -1,14 +1,18 @@
 //! The request as it goes to the worker: which of the caller's headers pass, and how it is written.
+//!
+//! Headers that wish something of the network (`X-Cocoon-*`) end here, too: what a caller would pay at most is nothing for
+//! a worker to know.
 
 use bytes::Bytes;
 use cocoon_openai::PreparedRequest;
-use cocoon_wire::codec::{ByteStr, to_boxed};
+use cocoon_session::split_body;
+use cocoon_wire::codec::ByteStr;
 use cocoon_wire::tl::http as wire;
 use http::header::{CONNECTION, HeaderMap};
 
 /// Request headers that end here: hop by hop (RFC 9110 §7.6.1), set anew, credentials, and where the caller comes
 /// from. `accept-encoding` too: a compressed answer could not be metered.
-const KEPT_BACK: [&str; 33] = [
+const KEPT_BACK: [&str; 32] = [
     "accept-encoding",
     "api-key",
     "authorization",
@@ -37,15 +41,14 @@ const KEPT_BACK: [&str; 33] = [
     "user-agent",
     "via",
     "x-api-key",
-    "x-cocoon-hedge",
     "x-forwarded-for",
     "x-forwarded-host",
     "x-forwarded-proto",
     "x-real-ip",
 ];
 
-/// The boxed `http.request` for the worker.
-pub(crate) fn query(headers: &HeaderMap, prepared: &PreparedRequest) -> Bytes {
+/// The boxed `http.request` for the worker, and the bytes of a large body that follow it.
+pub(crate) fn query(headers: &HeaderMap, prepared: &PreparedRequest) -> (Bytes, Bytes) {
     let header = |name: &str, value: &[u8]| wire::Header {
         name: name.to_owned().into(),
         value: ByteStr(Bytes::copy_from_slice(value)),
@@ -62,10 +65,11 @@ pub(crate) fn query(headers: &HeaderMap, prepared: &PreparedRequest) -> Bytes {
         KEPT_BACK.binary_search(&name).is_err()
             && !name.starts_with("sec-")
             && !name.starts_with("access-control-")
+            && !name.starts_with("x-cocoon-")
             && !named.iter().any(|other| other == name)
     };
     let mut passed = vec![
-        header("Content-Type", b"application/json"),
+        header("Content-Type", prepared.content_type.as_bytes()),
         header("Content-Length", prepared.body.len().to_string().as_bytes()),
     ];
     passed.extend(
@@ -74,7 +78,7 @@ pub(crate) fn query(headers: &HeaderMap, prepared: &PreparedRequest) -> Bytes {
             .filter(|(name, _)| passes(name.as_str()))
             .map(|(name, value)| header(name.as_str(), value.as_bytes())),
     );
-    to_boxed(&wire::Request {
+    split_body(wire::Request {
         method: ByteStr::from_static("POST"),
         url: ByteStr::from_static(prepared.endpoint.path()),
         http_version: ByteStr::from_static("HTTP/1.1"),
@@ -109,6 +113,7 @@ mod tests {
             ("x-hop", "secret"),
             ("accept-encoding", "gzip"),
             ("content-length", "7"),
+            ("x-cocoon-max-price", "7"),
             ("x-custom", "kept"),
             ("accept", "*/*"),
         ] {
@@ -116,7 +121,7 @@ mod tests {
         }
         let body = br#"{"model":"m","messages":[1]}"#;
         let prepared = PreparedRequest::parse(body, Endpoint::Chat, 5).unwrap();
-        let request: wire::Request = from_boxed(query(&headers, &prepared)).unwrap();
+        let request: wire::Request = from_boxed(query(&headers, &prepared).0).unwrap();
         let names: Vec<_> = request.headers.iter().map(|header| header.name.to_lossy()).collect();
         assert_eq!(names, ["Content-Type", "Content-Length", "x-custom", "accept"]);
         assert_eq!(request.headers[1].value.to_lossy(), prepared.body.len().to_string());

@@ -7,13 +7,14 @@
 //! whose usage contradicts the bytes received, is disputed. Nothing is held back for it: a dispute is a record.
 //!
 //! Where the usage never came, the rule of [`estimate_usage`] says what to expect. A stream that broke may have lost
-//! bytes on the way that were worked for: its claim is only held to the request's limit.
+//! bytes on the way that were worked for: its claim is only held to the request's limit. So is the claim for an answer that
+//! was too large to be read here: the worker may have read it.
 
 use cocoon_ledger::{
     Adjusted, AdjustedTokens, ClaimBound, Coefficient, DisputeReason, Tariff, TokenCounts, accepts_published,
     adjust_exact, clamp_claim, reservation,
 };
-use cocoon_openai::{CostFields, MeterReport, estimate_usage};
+use cocoon_openai::{CostFields, Endpoint, MeterReport, RequestBasis, Usage, estimate_usage};
 
 /// Completion tokens that are believed on top of two per byte received (markers that an engine counts but does not
 /// show: ends of messages, tool syntax).
@@ -44,8 +45,8 @@ impl Order {
 /// What came of it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Received<'a> {
-    /// The request's body, as forwarded.
-    pub(crate) request_body: &'a [u8],
+    /// The request, as forwarded.
+    pub(crate) request: &'a RequestBasis,
     /// Bytes of the answer's body.
     pub(crate) bytes: u64,
     pub(crate) report: MeterReport,
@@ -64,6 +65,8 @@ pub(crate) struct Assessment {
     pub(crate) claimed: Adjusted,
     /// What our own computation gives.
     pub(crate) expected: Adjusted,
+    /// The engine's tokens, as it told them, or else by the rule.
+    pub(crate) usage: Usage,
     /// What will be charged, as far as can be known before the notice.
     pub(crate) charged: AdjustedTokens,
     /// The price that explains the claim.
@@ -88,6 +91,15 @@ impl Assessment {
     }
 }
 
+/// The highest coefficient at which a million completion tokens cost at most so many nanoton.
+pub(crate) fn coefficient_within(nanoton_per_million: u64, tariff: &Tariff) -> i32 {
+    // coefficient / 1000 x multiplier / 10,000 x price x 1,000,000
+    let per_coefficient = u128::from(tariff.completion.get()) * u128::from(tariff.price_per_token.get());
+    let most = (u128::from(nanoton_per_million) * 10).checked_div(per_coefficient);
+    let most = most.unwrap_or(u128::MAX).min(Coefficient::MAX.get().into());
+    i32::try_from(most).unwrap_or(i32::MAX)
+}
+
 /// Holds a claim (the wire's five numbers) against what was received. `offered`: coefficients that were on offer.
 pub(crate) fn assess(
     order: &Order,
@@ -100,20 +112,16 @@ pub(crate) fn assess(
         return Assessment {
             claimed,
             expected: Adjusted::ZERO,
+            usage: Usage::default(),
             charged: charge(order, received, &claimed, order.max_coefficient).0,
             coefficient: None,
             estimated: false,
             dispute: (claimed.total().0 > 0).then_some(DisputeReason::NoAnswer),
         };
     }
-    let metered = estimate_usage(&received.report, received.request_body);
+    let metered = estimate_usage(&received.report, received.request);
     let usage = metered.usage;
-    let counts = TokenCounts::from_usage(
-        usage.prompt_tokens,
-        usage.cached_tokens,
-        usage.completion_tokens,
-        usage.reasoning_tokens,
-    );
+    let counts = counts_of(&usage);
     let coefficient = explain(order, offered, claim, &counts);
     let within_cap = coefficient.filter(|coefficient| *coefficient <= order.max_coefficient);
     let priced_at = within_cap.unwrap_or(dearest(order, offered));
@@ -123,10 +131,12 @@ pub(crate) fn assess(
     let estimated = metered.estimated || !received.completed;
     let exceeds =
         claimed.classes().iter().zip(expected.classes()).any(|(claimed, expected)| *claimed > expected);
-    let visible = counts.completion.0;
+    let report = &received.report;
+    let shown = report.content_bytes.saturating_mul(2).saturating_add(report.media_bytes);
     let unseen = received.readable
-        && !received.report.gave_up
-        && visible > received.report.content_bytes.saturating_mul(2).saturating_add(UNSEEN_TOKENS);
+        && !report.gave_up
+        && shows_its_tokens(received.request.endpoint())
+        && counts.completion.0 > shown.saturating_add(UNSEEN_TOKENS);
     let total = claim[..4].iter().fold(0_i64, |sum, class| sum.saturating_add(*class));
     let dispute = if total != claim[4] {
         Some(DisputeReason::TotalDiffers)
@@ -134,14 +144,56 @@ pub(crate) fn assess(
         Some(DisputeReason::ExceedsLimit)
     } else if !received.completed {
         None
-    } else if within_cap.is_none() && exceeds {
+    } else if within_cap.is_none() && exceeds && !report.gave_up {
         Some(if metered.estimated { DisputeReason::ExceedsDelivered } else { DisputeReason::UsageDiffers })
     } else if unseen && !metered.estimated && claimed.total().0 > 0 {
         Some(DisputeReason::ExceedsDelivered)
     } else {
         None
     };
-    Assessment { claimed, expected, charged, coefficient: within_cap, estimated, dispute }
+    Assessment { claimed, expected, usage, charged, coefficient: within_cap, estimated, dispute }
+}
+
+/// What an honest worker will claim, at the dearest price that may be in force, for an answer of which no claim is told.
+pub(crate) fn expect(order: &Order, offered: &[u32], received: &Received<'_>) -> Assessment {
+    let (usage, expected) = if received.success && received.bytes > 0 {
+        let usage = estimate_usage(&received.report, received.request).usage;
+        let adjusted = adjust_exact(counts_of(&usage), dearest(order, offered), &order.tariff);
+        (usage, adjusted.unwrap_or(Adjusted::ZERO))
+    } else {
+        (Usage::default(), Adjusted::ZERO)
+    };
+    Assessment {
+        claimed: expected,
+        expected,
+        usage,
+        charged: charge(order, received, &expected, order.max_coefficient).0,
+        coefficient: None,
+        estimated: true,
+        dispute: None,
+    }
+}
+
+fn counts_of(usage: &Usage) -> TokenCounts {
+    TokenCounts::from_usage(
+        usage.prompt_tokens,
+        usage.cached_tokens,
+        usage.completion_tokens,
+        usage.reasoning_tokens,
+    )
+}
+
+/// Whether every completion token that is not called reasoning shows in the answer. Anthropic's usage has no word for
+/// reasoning, and engines need not show it; images and sound have no tokens that could be seen.
+fn shows_its_tokens(endpoint: Endpoint) -> bool {
+    matches!(
+        endpoint,
+        Endpoint::Chat
+            | Endpoint::Completions
+            | Endpoint::Responses
+            | Endpoint::Transcriptions
+            | Endpoint::Translations
+    )
 }
 
 /// What will be charged of a claim, and whether the claim was over what the request allows.

@@ -9,7 +9,8 @@ use cocoon_wire::tl::http as wire;
 use http::header::{CACHE_CONTROL, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
 
-use crate::answer::{AnswerBody, Answering, Bill, Timing, collect};
+use crate::answer::{AnswerBody, Answering, Collected, Timing, collect};
+use crate::bill::Bill;
 use crate::body::Body;
 use crate::dispatch::Asked;
 use crate::exchange::Exchange;
@@ -79,7 +80,7 @@ impl Asked<'_> {
             exchange,
             order,
             model: self.model,
-            request_body: self.prepared.body,
+            request: self.prepared.basis(),
             offers: connection.models(),
             kind,
             success,
@@ -90,19 +91,23 @@ impl Asked<'_> {
             bytes: 0,
             _in_flight: self.in_flight,
         };
-        let body = if success && kind != BodyKind::Json {
+        // What has a price only at its end is held where it is text of a bounded size. Sound and other bytes flow.
+        let held = !success || kind.is_whole();
+        let body = if held {
+            match collect(answering).await? {
+                Collected::Whole(body, Bill { costs, tokens, .. }) => {
+                    set(&mut headers, COST, costs.total_cost.to_string());
+                    set(&mut headers, TOKENS, tokens.to_string());
+                    headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
+                    Body::full(body)
+                }
+                Collected::Flowing(body) => Body::Answer(body),
+            }
+        } else {
             if kind == BodyKind::Sse && !headers.contains_key(CACHE_CONTROL) {
                 headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
             }
             Body::Answer(Box::new(AnswerBody::new(answering)))
-        } else {
-            let (body, bill) = collect(answering).await?;
-            if let Some(Bill { costs, tokens, .. }) = bill {
-                set(&mut headers, COST, costs.total_cost.to_string());
-                set(&mut headers, TOKENS, tokens.to_string());
-            }
-            headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
-            Body::full(body)
         };
         let mut response = Response::new(body);
         *response.status_mut() = status;

@@ -31,6 +31,7 @@ use crate::completion::complete;
 use crate::connection::Connection;
 use crate::io::Stalling;
 use crate::models::{self, ProxyDetails};
+use crate::routes::nothing_at;
 
 /// Wait after the system could not give us a connection (out of file descriptors, for one).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -127,7 +128,8 @@ async fn respond(shared: &Arc<Shared>, request: Request<Incoming>) -> Response<B
     let mut response = if preflight {
         allow_all(request.headers())
     } else {
-        route(shared, request).await.unwrap_or_else(|error| failed(&error))
+        let endpoint = Endpoint::from_path(request.uri().path());
+        route(shared, request).await.unwrap_or_else(|error| failed(&error, endpoint))
     };
     let headers = response.headers_mut();
     headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, ANY);
@@ -148,7 +150,7 @@ async fn route(shared: &Arc<Shared>, request: Request<Incoming>) -> Result<Respo
     let model = path.strip_prefix("/v1/models/");
     let node = path.strip_prefix(ATTESTATION).and_then(|rest| rest.strip_prefix('/'));
     if model.is_none() && node.is_none() && !known.contains(&path) {
-        return Err(ApiError::unknown_path(&path.chars().take(200).collect::<String>()));
+        return Err(nothing_at(path));
     }
     only(&request, &[Method::GET, Method::HEAD], "GET")?;
     if let Some(node) = node {
@@ -178,9 +180,10 @@ fn only(request: &Request<Incoming>, methods: &[Method], allowed: &str) -> Resul
     Err(ApiError::method_not_allowed(request.method().as_str(), allowed))
 }
 
-/// An error as an HTTP answer.
-fn failed(error: &ApiError) -> Response<Body> {
-    let mut response = Response::new(Body::full(error.to_json()));
+/// An error as an HTTP answer, in the shape that the endpoint's clients read.
+fn failed(error: &ApiError, endpoint: Option<Endpoint>) -> Response<Body> {
+    let body = endpoint.map_or_else(|| error.to_json(), |endpoint| error.to_json_for(endpoint));
+    let mut response = Response::new(Body::full(body));
     *response.status_mut() = StatusCode::from_u16(error.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, JSON);

@@ -64,7 +64,7 @@ async fn an_unknown_model_is_answered_with_what_there_is() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_body_over_the_limit_is_refused_and_one_at_the_limit_is_not() {
-    let limits = GatewayLimits { max_body_bytes: 100_000, ..GatewayLimits::default() };
+    let limits = GatewayLimits { max_conversation_bytes: 100_000, ..GatewayLimits::default() };
     let network = Network::start(Plan { limits, ..Plan::default() }, vec![answers()]).await;
     let sized = |size: usize| {
         let empty = ask(&json!({"user": ""})).to_string().len();

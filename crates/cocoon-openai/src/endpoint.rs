@@ -137,15 +137,16 @@ impl Endpoint {
         Self::Detokenize,
     ];
 
-    /// The endpoint of a path (a query after `?` is left aside), where it is served.
+    /// The endpoint of a path (a query after `?` is left aside).
     #[must_use]
     pub fn from_path(path: &str) -> Option<Self> {
         let path = path.split('?').next().unwrap_or_default();
-        Some(match path {
-            "/v1/chat/completions" => Self::Chat,
-            "/v1/completions" => Self::Completions,
-            _ => return None,
-        })
+        match path {
+            "/rerank" => Some(Self::Rerank),
+            "/v1/tokenize" => Some(Self::Tokenize),
+            "/v1/detokenize" => Some(Self::Detokenize),
+            _ => Self::ALL.into_iter().find(|endpoint| endpoint.path() == path),
+        }
     }
 
     /// The path of the endpoint at an engine, and the first of its paths at a gateway.
@@ -244,11 +245,12 @@ mod tests {
     }
 
     #[test]
-    fn a_path_that_is_served_leads_to_its_endpoint() {
+    fn every_path_leads_to_its_endpoint() {
         for endpoint in Endpoint::ALL {
-            let found = Endpoint::from_path(endpoint.path());
-            assert!(found.is_none_or(|found| found == endpoint), "{endpoint}");
+            assert_eq!(Endpoint::from_path(endpoint.path()), Some(endpoint));
         }
+        assert_eq!(Endpoint::from_path("/v1/tokenize"), Some(Endpoint::Tokenize));
+        assert_eq!(Endpoint::from_path("/rerank"), Some(Endpoint::Rerank));
         assert_eq!(Endpoint::from_path("/v1/completions?x=1"), Some(Endpoint::Completions));
         for path in ["", "/", "/v1/chat/completions/", "/v1/Completions", "v1/completions"] {
             assert_eq!(Endpoint::from_path(path), None, "{path}");

@@ -1,9 +1,11 @@
-//! Errors in the shape that OpenAI's clients read.
+//! Errors in the shape that clients read: OpenAI's, and Anthropic's where its API was asked.
 
 use bytes::Bytes;
-use serde_json::json;
+use serde_json::{Value, json};
 
-/// An error for the caller: an HTTP status, and a JSON body of OpenAI's shape.
+use crate::endpoint::Endpoint;
+
+/// An error for the caller: an HTTP status, and a JSON body of the shape that the endpoint's clients read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{status} {kind}: {message}")]
 pub struct ApiError {
@@ -70,26 +72,11 @@ impl ApiError {
         }
     }
 
-    /// 404: there is nothing at this path.
-    #[must_use]
-    pub fn unknown_path(path: &str) -> Self {
-        let served = "the API is POST /v1/chat/completions, POST /v1/completions and GET /v1/models";
-        let message = format!("Nothing is served at {path}; {served}. A client's base URL ends in /v1.");
-        Self::new(404, "invalid_request_error", "unknown_url", message)
-    }
-
     /// 405: the path is right, the method is not.
     #[must_use]
     pub fn method_not_allowed(method: &str, allowed: &str) -> Self {
         let message = format!("{method} is not allowed here; use {allowed}.");
         Self::new(405, "invalid_request_error", "method_not_allowed", message)
-    }
-
-    /// 413: the request is over the limit, in bytes.
-    #[must_use]
-    pub fn too_large(limit_bytes: u64) -> Self {
-        let message = format!("The request is larger than the limit of {limit_bytes} bytes.");
-        Self::new(413, "invalid_request_error", "request_too_large", message)
     }
 
     /// 429: every worker of the model is busy.
@@ -122,22 +109,73 @@ impl ApiError {
         Self::new(504, "timeout_error", "timeout", message)
     }
 
-    /// The body: `{"error":{"message","type","param","code"}}`.
+    /// The body in OpenAI's shape: `{"error":{"message","type","param","code"}}`.
     #[must_use]
     pub fn to_json(&self) -> Bytes {
-        let error = json!({
+        json!({ "error": self.openai() }).to_string().into()
+    }
+
+    /// The body in the shape of an endpoint: Anthropic's, `{"type":"error","error":{"type","message"}}`, for its messages;
+    /// else OpenAI's, as [`Self::to_json`].
+    #[must_use]
+    pub fn to_json_for(&self, endpoint: Endpoint) -> Bytes {
+        match endpoint {
+            Endpoint::Messages => self.anthropic().to_string().into(),
+            _ => self.to_json(),
+        }
+    }
+
+    /// The server-sent event that ends a broken stream of an endpoint; clients raise it as an error.
+    ///
+    /// `next_sequence` numbers it where events are numbered ([`crate::MeterReport::next_sequence`]). The responses API has an event of its own for
+    /// errors, with the fields beside its type; they are written into an `error` as well, because it is by that field that
+    /// OpenAI's clients raise.
+    #[must_use]
+    pub fn to_event(&self, endpoint: Endpoint, next_sequence: Option<u64>) -> Bytes {
+        let text = match endpoint {
+            Endpoint::Messages => format!("event: error\ndata: {}\n\n", self.anthropic()),
+            Endpoint::Responses => {
+                let mut event = json!({
+                    "type": "error",
+                    "code": self.code,
+                    "message": self.message,
+                    "param": self.param,
+                    "error": self.openai(),
+                });
+                if let Some(number) = next_sequence {
+                    event["sequence_number"] = number.into();
+                }
+                format!("event: error\ndata: {event}\n\n")
+            }
+            _ => format!("data: {}\n\n", json!({ "error": self.openai() })),
+        };
+        text.into()
+    }
+
+    fn openai(&self) -> Value {
+        json!({
             "message": self.message,
             "type": self.kind,
             "param": self.param,
             "code": self.code,
-        });
-        json!({ "error": error }).to_string().into()
+        })
     }
 
-    /// A server-sent event that ends a broken stream; clients raise it as an error.
-    #[must_use]
-    pub fn to_sse_event(&self) -> Bytes {
-        [b"data: ", self.to_json().as_ref(), b"\n\n"].concat().into()
+    /// Anthropic has no codes and fewer types, one for each status.
+    fn anthropic(&self) -> Value {
+        let kind = match self.status {
+            401 => "authentication_error",
+            402 => "billing_error",
+            403 => "permission_error",
+            404 => "not_found_error",
+            413 => "request_too_large",
+            429 => "rate_limit_error",
+            503 | 529 => "overloaded_error",
+            504 => "timeout_error",
+            400..500 => "invalid_request_error",
+            _ => "api_error",
+        };
+        json!({ "type": "error", "error": { "type": kind, "message": self.message } })
     }
 }
 
@@ -158,9 +196,42 @@ mod tests {
 
     #[test]
     fn the_event_is_one_line_of_data() {
-        let event = ApiError::engine_failed("broke\nin two").to_sse_event();
+        let event = ApiError::engine_failed("broke\nin two").to_event(Endpoint::Chat, Some(7));
         assert!(event.starts_with(b"data: {\"error\":{") && event.ends_with(b"}}\n\n"));
         assert_eq!(event.iter().filter(|&&byte| byte == b'\n').count(), 2);
+    }
+
+    #[test]
+    fn each_api_has_its_own_shape_of_errors() {
+        let error = ApiError::no_worker("none\nnow");
+        let parse = |bytes: &[u8]| serde_json::from_slice::<Value>(bytes).unwrap();
+        let anthropic =
+            json!({"type": "error", "error": {"type": "overloaded_error", "message": "none\nnow"}});
+        assert_eq!(parse(&error.to_json_for(Endpoint::Messages)), anthropic);
+        assert_eq!(error.to_json_for(Endpoint::Embeddings), error.to_json());
+        let event = error.to_event(Endpoint::Messages, None);
+        assert_eq!(parse(event.strip_prefix(b"event: error\ndata: ").unwrap()), anthropic);
+        let event = error.to_event(Endpoint::Responses, Some(4));
+        let event = parse(event.strip_prefix(b"event: error\ndata: ").unwrap());
+        assert_eq!((&event["type"], &event["sequence_number"]), (&json!("error"), &json!(4)));
+        assert_eq!((&event["code"], &event["error"]["code"]), (&json!("no_worker"), &json!("no_worker")));
+        for (status, kind) in [
+            (400, "invalid_request_error"),
+            (401, "authentication_error"),
+            (402, "billing_error"),
+            (403, "permission_error"),
+            (404, "not_found_error"),
+            (405, "invalid_request_error"),
+            (413, "request_too_large"),
+            (429, "rate_limit_error"),
+            (500, "api_error"),
+            (502, "api_error"),
+            (503, "overloaded_error"),
+            (504, "timeout_error"),
+        ] {
+            let error = ApiError::new(status, "x", "x", "x");
+            assert_eq!(parse(&error.to_json_for(Endpoint::Messages))["error"]["type"], kind, "{status}");
+        }
     }
 
     #[test]

@@ -1,23 +1,31 @@
 //! What an answer is billed for when the engine's own count never came (it was cut, cancelled, or does not count).
 //!
-//! The rule, the same for every party, and a pure function of bytes that each of them has seen:
-//! - **Answer**: the last running usage if the engine gave one, but at least one token per content delta. An answer
-//!   that was not streamed has no deltas: one token per [`BYTES_PER_TOKEN`] bytes of its text, rounded up.
+//! The rule, the same for every party, and a pure function of bytes that each of them has seen (of the request, what a
+//! [`RequestSummary`] holds):
+//! - **Text** (chat, completions, responses, messages): the last running usage if the engine gave one, but at least one
+//!   token per content delta. An answer that was not streamed has no deltas: one token per [`BYTES_PER_TOKEN`] bytes of
+//!   its text, rounded up, and one per [`BYTES_PER_FILE_TOKEN`] bytes of sound. Never more than the limit in the request.
 //!   An engine that sends a token per delta, as is usual, is thus billed in full for all that was delivered: leaving
 //!   just before the end saves the caller no more than the token that marks the end. One that packs several tokens
 //!   into a delta should give running usage.
-//! - **Prompt**: the running usage's, else one token per [`BYTES_PER_TOKEN`] bytes of UTF-8 text (messages, prompts,
-//!   tool calls and the JSON of tools), rounded up, plus [`TOKENS_PER_MESSAGE`] per message for the template around
-//!   it, plus [`TOKENS_PER_MEDIA_PART`] per image, sound or file. Prompts given as token numbers are counted.
+//! - **Its prompt**: the running usage's, else one token per [`BYTES_PER_TOKEN`] bytes of UTF-8 text (messages, prompts,
+//!   instructions, tool calls and the JSON of tools), rounded up, plus [`TOKENS_PER_MESSAGE`] per message for the template
+//!   around it, plus [`TOKENS_PER_MEDIA_PART`] per image, sound or file. Prompts given as token numbers are counted.
 //!   Four bytes are about one token in English, and, because UTF-8 takes two or three bytes for a letter where
 //!   tokens are shorter in letters, in most other languages too.
+//! - **Transcriptions**: one prompt token per [`BYTES_PER_FILE_TOKEN`] bytes of the file, unless the engine tells the
+//!   length of the sound; the text as above, by its bytes, streamed or not.
+//! - **Speech and images**: by the request alone, see [`RequestSummary::completion_tokens`].
+//! - **Embeddings, rankings, moderations, tokens**: the text that was sent; nothing for the answer.
 //! - **Nothing** where the answer is an error and no content was delivered. (Whether an answer whose HTTP status is
 //!   an error is billed at all is the caller's decision; it should not be.)
+//!
+//! No estimate exceeds what a proxy lets a worker claim: bytes of the body plus [`TEMPLATE_TOKENS`], and the limit that
+//! was reserved.
 
-use serde_json::value::RawValue;
-
-use crate::object::{RawObject, string_of};
+use crate::endpoint::Endpoint;
 use crate::observe::MeterReport;
+use crate::summary::{RequestBasis, RequestSummary};
 use crate::usage::Usage;
 
 /// Bytes of UTF-8 text that are counted as one token.
@@ -26,6 +34,16 @@ pub const BYTES_PER_TOKEN: u64 = 4;
 pub const TOKENS_PER_MESSAGE: u64 = 4;
 /// Tokens counted for one part of a message that is not text.
 pub const TOKENS_PER_MEDIA_PART: u64 = 256;
+/// Bytes of a sound that are counted as one token: a second of plain speech (16,000 samples of 16 bits) has 50, as many as
+/// [`crate::TOKENS_PER_SECOND`].
+pub const BYTES_PER_FILE_TOKEN: u64 = 640;
+/// Tokens on top of the bytes of a query that a proxy lets a worker claim as prompt, for templates.
+pub const TEMPLATE_TOKENS: u64 = 1024;
+/// The most tokens that the transcript of an empty file is counted as.
+pub const TRANSCRIPT_BASE_TOKENS: u64 = 4096;
+/// Bytes of a sound that allow one more token of its transcript: the densest common format has 750 in a second, in which
+/// nobody says more than ten tokens.
+pub const TRANSCRIPT_BYTES_PER_TOKEN: u64 = 64;
 
 /// Usage to bill, and whether it is the engine's final word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,129 +54,81 @@ pub struct MeteredUsage {
     pub estimated: bool,
 }
 
-/// The usage to bill for an answer, from its report and the request's body.
+/// The usage to bill for an answer, from its report and the request.
 #[must_use]
-pub fn estimate_usage(report: &MeterReport, request_body: &[u8]) -> MeteredUsage {
+pub fn estimate_usage(report: &MeterReport, request: &RequestBasis) -> MeteredUsage {
     if let (Some(usage), true) = (report.usage, report.complete) {
-        return MeteredUsage { usage, estimated: false };
+        return MeteredUsage { usage: request.hold(&usage), estimated: false };
     }
-    if report.saw_error && report.usage.is_none() && report.content_bytes == 0 {
+    let delivered_nothing = report.content_bytes == 0 && report.media_bytes == 0;
+    if report.saw_error && report.usage.is_none() && delivered_nothing {
         return MeteredUsage { usage: Usage::default(), estimated: true };
     }
-    let delivered = match report.content_deltas {
-        0 => report.content_bytes.div_ceil(BYTES_PER_TOKEN),
-        deltas => deltas,
-    };
-    let delivered = to_count(delivered);
+    let summary = request.summary();
+    let bound = summary.completion_bound().unwrap_or(Usage::MAX_COUNT);
+    let delivered = delivered(report, summary).min(bound);
     let usage = match report.usage {
         Some(running) => {
             let completion_tokens = running.completion_tokens.max(delivered);
             let total_tokens = running.total_tokens.max(running.prompt_tokens + completion_tokens);
-            Usage { completion_tokens, total_tokens, ..running }
+            request.hold(&Usage { completion_tokens, total_tokens, ..running })
         }
-        None => Usage::new(estimate_prompt_tokens(request_body), delivered),
+        None => of_rule(request.endpoint(), summary.prompt_tokens(), delivered),
     };
     MeteredUsage { usage, estimated: true }
 }
 
-/// The tokens that a request's prompt is counted as; see the module. A body that can't be read counts by its size.
+/// The tokens that the prompt of a JSON body is counted as; see the module.
 #[must_use]
-pub fn estimate_prompt_tokens(request_body: &[u8]) -> i64 {
-    let Ok(body) = RawObject::parse(request_body) else {
-        return to_count((request_body.len() as u64).div_ceil(BYTES_PER_TOKEN));
+pub fn estimate_prompt_tokens(endpoint: Endpoint, request_body: &[u8]) -> i64 {
+    RequestSummary::of_json(endpoint, request_body).prompt_tokens()
+}
+
+/// Tokens of the answer, by what came of it.
+fn delivered(report: &MeterReport, summary: &RequestSummary) -> i64 {
+    if let Some(ruled) = summary.completion_tokens() {
+        return ruled;
+    }
+    let by_bytes =
+        report.content_bytes.div_ceil(BYTES_PER_TOKEN) + report.media_bytes.div_ceil(BYTES_PER_FILE_TOKEN);
+    let tokens = match (summary.endpoint(), report.content_deltas) {
+        (Endpoint::Transcriptions | Endpoint::Translations, _) | (_, 0) => by_bytes,
+        (_, deltas) => deltas,
     };
-    let mut count = Count::default();
-    for message in body.get_set("messages").map(elements).unwrap_or_default() {
-        count.message(message.get());
-    }
-    if let Some(prompt) = body.get_set("prompt") {
-        count.prompt(prompt);
-    }
-    for field in ["suffix", "tools", "functions", "response_format"] {
-        count.text_bytes += body.get_set(field).map_or(0, json_bytes);
-    }
-    to_count(count.text_bytes.div_ceil(BYTES_PER_TOKEN) + count.tokens)
+    i64::try_from(tokens).unwrap_or(Usage::MAX_COUNT)
 }
 
-#[derive(Default)]
-struct Count {
-    text_bytes: u64,
-    tokens: u64,
-}
-
-impl Count {
-    fn message(&mut self, json: &str) {
-        self.tokens += TOKENS_PER_MESSAGE;
-        let Ok(message) = RawObject::parse(json.as_bytes()) else {
-            self.text_bytes += json_bytes(json);
-            return;
-        };
-        for field in ["name", "tool_calls", "function_call", "reasoning_content"] {
-            self.text_bytes += message.get_set(field).map_or(0, json_bytes);
-        }
-        match message.get_set("content") {
-            None => {}
-            Some(parts) if parts.starts_with('[') => {
-                elements(parts).iter().for_each(|part| self.part(part.get()))
-            }
-            Some(text) => self.text_bytes += json_bytes(text),
-        }
+fn of_rule(endpoint: Endpoint, prompt: i64, completion: i64) -> Usage {
+    let usage = Usage::new(prompt, completion);
+    match endpoint {
+        Endpoint::Transcriptions | Endpoint::Translations => Usage { audio_prompt_tokens: prompt, ..usage },
+        Endpoint::Speech => Usage { audio_completion_tokens: completion, ..usage },
+        _ => usage,
     }
-
-    fn part(&mut self, json: &str) {
-        match RawObject::parse(json.as_bytes()).ok().and_then(|part| Some(json_bytes(part.get_set("text")?)))
-        {
-            Some(bytes) => self.text_bytes += bytes,
-            None if json.starts_with('"') => self.text_bytes += json_bytes(json),
-            None => self.tokens += TOKENS_PER_MEDIA_PART,
-        }
-    }
-
-    /// A text, an array of texts, an array of token numbers, or an array of such arrays.
-    fn prompt(&mut self, json: &str) {
-        if json.starts_with('"') {
-            self.text_bytes += json_bytes(json);
-            return;
-        }
-        for element in elements(json) {
-            match element.get() {
-                text if text.starts_with('"') => self.text_bytes += json_bytes(text),
-                numbers if numbers.starts_with('[') => self.tokens += elements(numbers).len() as u64,
-                _ => self.tokens += 1,
-            }
-        }
-    }
-}
-
-fn elements(json: &str) -> Vec<&RawValue> {
-    serde_json::from_str(json).unwrap_or_default()
-}
-
-/// Bytes of a text, or of the JSON of anything else.
-fn json_bytes(json: &str) -> u64 {
-    string_of(json).map_or(json.len(), |text| text.len()) as u64
-}
-
-fn to_count(count: u64) -> i64 {
-    i64::try_from(count).unwrap_or(Usage::MAX_COUNT).min(Usage::MAX_COUNT)
 }
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
+
+    fn estimate(report: &MeterReport, body: &'static str) -> MeteredUsage {
+        estimate_usage(report, &RequestBasis::json(Endpoint::Chat, Bytes::from_static(body.as_bytes())))
+    }
 
     #[test]
     fn a_final_count_is_billed_as_it_is() {
         let usage = Usage::new(7, 9);
         let report =
             MeterReport { usage: Some(usage), complete: true, content_deltas: 50, ..Default::default() };
-        assert_eq!(estimate_usage(&report, b"{}"), MeteredUsage { usage, estimated: false });
+        assert_eq!(estimate(&report, "{}"), MeteredUsage { usage, estimated: false });
     }
 
     #[test]
     fn a_cut_stream_is_billed_by_its_deltas() {
         let report = MeterReport { content_deltas: 12, content_bytes: 400, ..Default::default() };
-        let metered = estimate_usage(&report, br#"{"messages":[{"role":"user","content":"12345"}]}"#);
+        let metered = estimate(&report, r#"{"messages":[{"role":"user","content":"12345"}]}"#);
         assert!(metered.estimated);
         assert_eq!((metered.usage.prompt_tokens, metered.usage.completion_tokens), (2 + 4, 12));
     }
@@ -167,7 +137,7 @@ mod tests {
     fn running_usage_counts_but_never_less_than_was_delivered() {
         let running = Usage { cached_tokens: 3, ..Usage::new(10, 4) };
         let report = MeterReport { usage: Some(running), content_deltas: 6, ..Default::default() };
-        let usage = estimate_usage(&report, b"{}").usage;
+        let usage = estimate(&report, "{}").usage;
         assert_eq!((usage.prompt_tokens, usage.completion_tokens, usage.total_tokens), (10, 6, 16));
         assert_eq!(usage.cached_tokens, 3);
     }
@@ -175,34 +145,40 @@ mod tests {
     #[test]
     fn an_error_instead_of_an_answer_costs_nothing() {
         let report = MeterReport { saw_error: true, complete: true, ..Default::default() };
-        assert_eq!(estimate_usage(&report, br#"{"prompt":"12345678"}"#).usage, Usage::default());
+        assert_eq!(estimate(&report, r#"{"prompt":"12345678"}"#).usage, Usage::default());
         let cut_by_error =
             MeterReport { saw_error: true, content_deltas: 3, content_bytes: 9, ..Default::default() };
-        assert_eq!(estimate_usage(&cut_by_error, br#"{"prompt":"12345678"}"#).usage, Usage::new(2, 3));
+        assert_eq!(estimate(&cut_by_error, r#"{"prompt":"12345678"}"#).usage, Usage::new(2, 3));
     }
 
     #[test]
     fn a_whole_answer_without_usage_is_billed_by_its_bytes() {
-        let report = MeterReport { content_bytes: 9, complete: true, ..Default::default() };
-        assert_eq!(estimate_usage(&report, b"{}").usage.completion_tokens, 3);
+        let report = MeterReport { content_bytes: 9, media_bytes: 641, complete: true, ..Default::default() };
+        assert_eq!(estimate(&report, "{}").usage.completion_tokens, 3 + 2);
     }
 
     #[test]
-    fn prompts_are_counted_by_the_stated_rule() {
-        let image = r#"{"messages":[{"content":[{"type":"text","text":"1234"},
-            {"type":"image_url","image_url":{"url":"data:image/png;base64,AAAAAAAAAAAAAAAAAAAA"}}]}]}"#;
-        let cases = [
-            (r#"{"prompt":"12345678"}"#, 2),
-            (r#"{"prompt":["1234","5678"]}"#, 2),
-            (r#"{"prompt":[5,6,7]}"#, 3),
-            (r#"{"prompt":[[5,6],[7]]}"#, 3),
-            (r#"{"messages":[{"role":"user","content":null}]}"#, 4),
-            (r#"{"messages":[{"content":"\u0436\u0436"},{"content":"x"}]}"#, 2 + 8),
-            (image, 1 + 4 + 256),
-            ("not JSON", 2),
-        ];
-        for (body, tokens) in cases {
-            assert_eq!(estimate_prompt_tokens(body.as_bytes()), tokens, "{body}");
-        }
+    fn no_estimate_exceeds_the_limit_in_the_request() {
+        let report = MeterReport { content_bytes: 400, complete: true, ..Default::default() };
+        assert_eq!(estimate(&report, r#"{"max_tokens":7}"#).usage.completion_tokens, 7);
+    }
+
+    #[test]
+    fn what_is_spoken_drawn_or_heard_has_its_own_rule() {
+        let report =
+            MeterReport { content_bytes: 8, content_deltas: 50, complete: true, ..Default::default() };
+        let speech = RequestBasis::json(Endpoint::Speech, Bytes::from_static(br#"{"input":"say this"}"#));
+        let expected = Usage { audio_completion_tokens: 8, ..Usage::new(2, 8) };
+        assert_eq!(estimate_usage(&report, &speech), MeteredUsage { usage: expected, estimated: true });
+        let mut sound = RequestSummary::new(Endpoint::Transcriptions);
+        sound.add_file_bytes(6400);
+        sound.add_body_bytes(6500);
+        let expected = Usage { audio_prompt_tokens: 10, ..Usage::new(10, 2) };
+        assert_eq!(estimate_usage(&report, &sound.into()).usage, expected);
+        let image =
+            RequestBasis::json(Endpoint::ImageGenerations, Bytes::from_static(br#"{"prompt":"cat"}"#));
+        assert_eq!(estimate_usage(&report, &image).usage, Usage::new(1, 4096));
+        let embedded = RequestBasis::json(Endpoint::Embeddings, Bytes::from_static(br#"{"input":"cats"}"#));
+        assert_eq!(estimate_usage(&report, &embedded).usage, Usage::new(1, 0));
     }
 }

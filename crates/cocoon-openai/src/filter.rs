@@ -1,47 +1,66 @@
 //! The gateway's view of an answer: shows the caller what was asked for, and adds the `cocoon` object.
 //!
-//! The engine is always asked for usage. A caller who did not ask for it gets the stream without: the chunk that
-//! carries only usage (no choices) is left out, and from other chunks the `usage` field, `null` included, is taken
-//! away. (An engine that sends usage unasked loses it too: the two can't be told apart.) All else passes byte for
-//! byte, at once.
+//! The engine is always asked for usage. A caller of chat or completions who did not ask for it gets the stream without:
+//! the chunk that carries only usage (no choices) is left out, and from other chunks the `usage` field, `null` included,
+//! is taken away. (An engine that sends usage unasked loses it too: the two can't be told apart.) All else passes byte
+//! for byte, at once, and so does every answer of another endpoint.
 //!
-//! Held back until the price is known are only the chunk that carries nothing but usage, and the `[DONE]` event;
-//! what follows `[DONE]`, comments apart, is no part of the answer and is left out. Where the caller sees no such
-//! chunk, the price goes into a comment before `[DONE]`: `: cocoon {...}`; clients skip comments. Lines of JSON
-//! have no comments: there it is left out.
+//! Held back until the price is known is only what closes a stream: the chunk that carries nothing but usage and the
+//! `[DONE]` event; `response.completed` and its like; `message_delta` with usage and `message_stop`; `*.done` and
+//! `*.completed` of sound and images. There the `cocoon` object is added: to the chunk or event, or to the `response` in
+//! it. Where nothing was held that could take it, the price goes into a comment before the end: `: cocoon {...}`; clients
+//! skip comments. Lines of JSON have no comments: there it is left out. What follows `[DONE]` of a chat, comments apart,
+//! is no part of the answer and is left out.
+
+use std::ops::Range;
 
 use bytes::Bytes;
 use serde_json::value::RawValue;
 
+use crate::endpoint::Endpoint;
 use crate::kind::{BodyKind, BodyLimits};
 use crate::object::{ObjectError, RawObject, splice};
-use crate::observe::{MeterReport, Observer};
+use crate::observe::{MeterReport, Observer, Role};
 use crate::units::{Piece, Unit, UnitReader};
 use crate::usage::Usage;
+
+/// Pieces that are held behind a stream's end; more of them are let go.
+const MAX_TAIL: usize = 16;
 
 /// Filters one answer on its way to the caller, and meters it for checking.
 #[derive(Debug)]
 pub struct AnswerFilter {
+    endpoint: Endpoint,
     kind: BodyKind,
     show_usage: bool,
     reader: UnitReader,
     observer: Observer,
-    usage: Option<Unit>,
-    done: Option<Bytes>,
+    closing: Option<Closing>,
+    /// The end mark, and what follows it.
+    tail: Vec<Bytes>,
     finished: bool,
 }
 
+/// A piece that closes an answer, and where in its data the object lies that is to hold the price.
+#[derive(Debug)]
+struct Closing {
+    unit: Unit,
+    object: Range<usize>,
+}
+
 impl AnswerFilter {
-    /// A filter for one answer; `show_usage`: the caller asked for usage in the stream.
+    /// A filter for one answer of `endpoint`; `show_usage`: the caller asked for usage in the stream. It matters for chat
+    /// and completions alone: other streams have their usage always.
     #[must_use]
-    pub fn new(kind: BodyKind, limits: BodyLimits, show_usage: bool) -> Self {
+    pub fn new(endpoint: Endpoint, kind: BodyKind, limits: BodyLimits, show_usage: bool) -> Self {
         Self {
+            endpoint,
             kind,
-            show_usage,
+            show_usage: show_usage || !has_choices(endpoint),
             reader: UnitReader::new(kind, limits),
-            observer: Observer::new(kind),
-            usage: None,
-            done: None,
+            observer: Observer::new(endpoint, kind),
+            closing: None,
+            tail: Vec::new(),
             finished: false,
         }
     }
@@ -66,7 +85,7 @@ impl AnswerFilter {
         match self.reader.finish() {
             Some(Piece::Unit(unit)) if self.kind == BodyKind::Json => {
                 self.observer.observe(&unit);
-                self.usage = Some(unit);
+                self.closing = Some(Closing { object: 0..unit.data().len(), unit });
             }
             Some(piece) => self.pass(piece, &mut out),
             None => {}
@@ -77,22 +96,36 @@ impl AnswerFilter {
 
     /// The answer has ended: what was held back, with the `cocoon` object where there is one. Calls [`Self::finish`].
     ///
-    /// `estimate` is the usage to show where it is to be shown and the engine told none.
+    /// `estimate` is the usage to show where it is to be shown and the engine told none (of a chat, completion or
+    /// embedding). After an engine's own error, which is the last word of a chat, `[DONE]` is left out.
     ///
     /// For a stream that broke, call this with `None`, or not at all, and end with an error event instead.
     pub fn take_held(&mut self, cocoon: Option<&RawValue>, estimate: Option<&Usage>) -> Vec<Bytes> {
         let mut out = self.finish();
-        let estimate =
-            estimate.filter(|_| self.show_usage && self.report().usage.is_none()).map(Usage::to_json);
-        match (self.usage.take(), cocoon) {
-            (Some(unit), cocoon) => out.push(with_cocoon(with_usage(unit, estimate.as_deref()), cocoon)),
-            (None, Some(cocoon)) if self.kind == BodyKind::Sse && self.show_usage => {
-                out.push(cocoon_chunk(cocoon, estimate.as_deref()));
+        let report = self.report();
+        if report.saw_error && self.kind == BodyKind::Sse && has_choices(self.endpoint) {
+            self.closing = None;
+            self.tail.clear();
+            out.extend(cocoon.map(cocoon_comment));
+            return out;
+        }
+        let shows_estimate =
+            self.show_usage && (has_choices(self.endpoint) || self.endpoint == Endpoint::Embeddings);
+        let estimate = estimate.filter(|_| shows_estimate && report.usage.is_none()).map(Usage::to_json);
+        match (self.closing.take(), cocoon) {
+            (Some(closing), cocoon) => {
+                out.push(with_cocoon(with_usage(closing, estimate.as_deref()), cocoon));
             }
-            (None, Some(cocoon)) if self.kind == BodyKind::Sse => out.push(cocoon_comment(cocoon)),
+            (None, Some(cocoon)) if self.kind == BodyKind::Sse => {
+                let asked = self.show_usage && has_choices(self.endpoint);
+                out.push(match asked {
+                    true => cocoon_chunk(self.endpoint, cocoon, estimate.as_deref()),
+                    false => cocoon_comment(cocoon),
+                });
+            }
             (None, _) => {}
         }
-        out.extend(self.done.take());
+        out.append(&mut self.tail);
         out.retain(|bytes| !bytes.is_empty());
         out
     }
@@ -106,38 +139,66 @@ impl AnswerFilter {
     fn pass(&mut self, piece: Piece, out: &mut Vec<Bytes>) {
         let unit = match piece {
             Piece::Unread(bytes) => {
-                out.extend(self.usage.take().map(Unit::into_raw));
+                if self.kind == BodyKind::Text {
+                    self.observer.observe_text(bytes.len());
+                }
+                self.release(out);
                 out.push(bytes);
                 return;
             }
             Piece::Unit(unit) => unit,
         };
-        if unit.data().is_empty() {
+        if unit.data().is_empty() && (self.tail.is_empty() || has_choices(self.endpoint)) {
+            if !has_choices(self.endpoint) {
+                self.release(out);
+            }
             out.push(unit.into_raw());
             return;
         }
-        if self.done.is_some() {
+        if !self.tail.is_empty() {
+            if !has_choices(self.endpoint) {
+                self.tail.push(unit.into_raw());
+                if self.tail.len() > MAX_TAIL {
+                    self.release(out);
+                }
+            }
             return;
         }
         let seen = self.observer.observe(&unit);
-        if unit.is_done() {
-            self.done = Some(unit.into_raw());
-        } else if seen.usage.is_some() && !seen.has_choices {
-            // Only the last such chunk is held: an engine with running usage sends many.
-            let earlier = if self.show_usage { self.usage.replace(unit) } else { None };
-            out.extend(earlier.map(Unit::into_raw));
-        } else {
-            out.extend(self.usage.take().map(Unit::into_raw));
-            out.push(if self.show_usage { unit.into_raw() } else { without_usage(unit) });
+        match seen.role {
+            Role::End => self.tail.push(unit.into_raw()),
+            Role::Usage(object) => {
+                // Only the last such piece is held: an engine with running usage sends many.
+                let earlier =
+                    if self.show_usage { self.closing.replace(Closing { unit, object }) } else { None };
+                out.extend(earlier.map(|earlier| earlier.unit.into_raw()));
+            }
+            Role::Content => {
+                self.release(out);
+                out.push(if self.show_usage { unit.into_raw() } else { without_usage(unit) });
+            }
         }
     }
+
+    /// Lets go of what was held: it was not the end.
+    fn release(&mut self, out: &mut Vec<Bytes>) {
+        out.extend(self.closing.take().map(|closing| closing.unit.into_raw()));
+        if !has_choices(self.endpoint) {
+            out.append(&mut self.tail);
+        }
+    }
+}
+
+fn has_choices(endpoint: Endpoint) -> bool {
+    matches!(endpoint, Endpoint::Chat | Endpoint::Completions)
 }
 
 /// A whole JSON answer with a `cocoon` object as its last field (instead of one that it may have), else verbatim.
 /// What is no JSON object with distinct fields stays as it is.
 #[must_use]
 pub fn add_cocoon_object(body: Bytes, cocoon: &RawValue) -> Bytes {
-    with_cocoon(Unit::text(body), Some(cocoon))
+    let unit = Unit::text(body);
+    with_cocoon(Closing { object: 0..unit.data().len(), unit }, Some(cocoon))
 }
 
 /// The server-sent comment `: cocoon {...}`, which clients skip.
@@ -148,36 +209,42 @@ pub fn cocoon_comment(cocoon: &RawValue) -> Bytes {
 }
 
 /// For a caller that asked for usage, where the engine told none: a chunk without choices, as the one with usage is.
-fn cocoon_chunk(cocoon: &RawValue, usage: Option<&str>) -> Bytes {
+fn cocoon_chunk(endpoint: Endpoint, cocoon: &RawValue, usage: Option<&str>) -> Bytes {
     let cocoon = cocoon.get().replace(['\n', '\r'], " ");
-    let head = r#"{"id":"cocoon","object":"chat.completion.chunk","created":0,"model":"","choices":[]"#;
+    let object = match endpoint {
+        Endpoint::Completions => "text_completion",
+        _ => "chat.completion.chunk",
+    };
+    let head = format!(r#"{{"id":"cocoon","object":"{object}","created":0,"model":"","choices":[]"#);
     let usage = usage.map_or_else(String::new, |usage| format!(",\"usage\":{usage}"));
     format!("data: {head}{usage},\"cocoon\":{cocoon}}}\n\n").into()
 }
 
 /// A JSON answer with `usage` where it has none.
-fn with_usage(unit: Unit, usage: Option<&str>) -> Unit {
-    let Some(usage) = usage else { return unit };
-    let changed = RawObject::parse(unit.data()).ok().filter(|object| object.get_set("usage").is_none()).map(
-        |mut object| {
+fn with_usage(closing: Closing, usage: Option<&str>) -> Closing {
+    let Some(usage) = usage else { return closing };
+    let changed = RawObject::parse(closing.unit.data())
+        .ok()
+        .filter(|object| object.get_set("usage").is_none())
+        .map(|mut object| {
             object.set("usage", usage);
             object.to_json()
-        },
-    );
-    changed.map_or(unit, |json| Unit::text(json.into()))
+        });
+    changed.map_or(closing, |json| Closing { object: 0..json.len(), unit: Unit::text(json.into()) })
 }
 
-fn with_cocoon(unit: Unit, cocoon: Option<&RawValue>) -> Bytes {
+fn with_cocoon(Closing { unit, object: span }: Closing, cocoon: Option<&RawValue>) -> Bytes {
     let changed = cocoon.and_then(|cocoon| {
         let data = unit.data();
-        let mut object = RawObject::parse(data).ok()?;
+        let part = data.get(span.clone())?;
+        let mut object = RawObject::parse(part).ok()?;
         if object.get("cocoon").is_some() {
             object.remove("cocoon");
             object.set("cocoon", cocoon.get());
-            return Some(object.to_json().into_bytes());
+            return Some(splice(data, span, object.to_json().as_bytes()));
         }
         let comma = if object.is_empty() { "" } else { "," };
-        let end = data.len().checked_sub(1)?;
+        let end = span.end.checked_sub(1)?;
         let field = format!("{comma}\"cocoon\":{}", cocoon.get());
         Some(splice(data, end..end, field.as_bytes()))
     });
@@ -211,7 +278,7 @@ mod tests {
     fn the_report_covers_the_last_bytes_before_anything_held_is_let_go() {
         let json = br#"{"choices":[{"message":{"content":"ab"}}],"usage":{"prompt_tokens":3,"completion_tokens":1}}"#;
         for kind in [BodyKind::Json, BodyKind::JsonLines] {
-            let mut filter = AnswerFilter::new(kind, BodyLimits::default(), true);
+            let mut filter = AnswerFilter::new(Endpoint::Chat, kind, BodyLimits::default(), true);
             assert!(filter.push(Bytes::from_static(json)).is_empty());
             let mut shown = filter.finish();
             let report = filter.report();

@@ -1,5 +1,6 @@
 //! What form an answer's body has, as far as reading it goes.
 
+use crate::endpoint::Endpoint;
 use crate::sse::DEFAULT_EVENT_LIMIT_BYTES;
 
 /// The form of an answer's body.
@@ -11,11 +12,19 @@ pub enum BodyKind {
     JsonLines,
     /// One JSON object.
     Json,
-    /// Anything else: passed through unread.
+    /// Plain text, as transcripts come: passed through at once; its bytes are counted.
+    Text,
+    /// Anything else, such as sound: passed through unread.
     Opaque,
 }
 
 impl BodyKind {
+    /// Whether a body of this form is text that is of use only as a whole, so that it can be held until its price is known.
+    #[must_use]
+    pub const fn is_whole(self) -> bool {
+        matches!(self, Self::Json | Self::Text)
+    }
+
     /// Tells the form from the `Content-Type` and from whether the caller asked for a stream.
     ///
     /// `application/json` in answer to a streamed request is read line by line, which reads one object as well as
@@ -36,6 +45,7 @@ impl BodyKind {
             | "application/stream+json" => Self::JsonLines,
             "application/json" if streaming => Self::JsonLines,
             "application/json" => Self::Json,
+            "text/plain" | "text/vtt" | "text/srt" | "application/x-subrip" => Self::Text,
             _ => Self::Opaque,
         }
     }
@@ -48,6 +58,21 @@ pub struct BodyLimits {
     pub event_bytes: usize,
     /// Largest whole JSON body, in bytes. Beyond it the body passes through unread.
     pub json_bytes: usize,
+}
+
+/// Largest single event of an endpoint whose events hold whole answers or images, in bytes.
+const LARGE_EVENT_BYTES: usize = 16 << 20;
+
+impl BodyLimits {
+    /// The limits for answers of an endpoint: as [`Self::default`], but 16 MiB per event where an event may hold a whole
+    /// answer or an image.
+    #[must_use]
+    pub fn of(endpoint: Endpoint) -> Self {
+        match endpoint {
+            Endpoint::Chat | Endpoint::Completions | Endpoint::Messages => Self::default(),
+            _ => Self { event_bytes: LARGE_EVENT_BYTES, ..Self::default() },
+        }
+    }
 }
 
 impl Default for BodyLimits {
@@ -70,6 +95,8 @@ mod tests {
         assert_eq!(detect(Some("application/json;charset=utf-8"), false), BodyKind::Json);
         assert_eq!(detect(Some("application/x-ndjson"), false), BodyKind::JsonLines);
         assert_eq!(detect(Some("text/html"), true), BodyKind::Opaque);
+        assert_eq!(detect(Some("text/plain; charset=utf-8"), false), BodyKind::Text);
+        assert_eq!(detect(Some("audio/mpeg"), false), BodyKind::Opaque);
         assert_eq!((detect(None, true), detect(None, false)), (BodyKind::Sse, BodyKind::Json));
     }
 }

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use crate::endpoint::Endpoint;
 use crate::kind::{BodyKind, BodyLimits};
 use crate::object::{RawObject, splice};
 use crate::observe::{MeterReport, Observer};
@@ -27,16 +28,18 @@ pub type CostFn = Box<dyn FnMut(&Usage) -> CostFields + Send>;
 /// Server-sent events and lines pass as soon as they are whole; one JSON body is held to its end. A piece that is
 /// larger than its limit, and all that follows it, passes unread.
 pub struct AnswerMeter {
+    kind: BodyKind,
     reader: UnitReader,
     observer: Observer,
     cost: CostFn,
 }
 
 impl AnswerMeter {
-    /// A meter for one answer.
+    /// A meter for one answer of `endpoint`.
     #[must_use]
-    pub fn new(kind: BodyKind, limits: BodyLimits, cost: CostFn) -> Self {
-        Self { reader: UnitReader::new(kind, limits), observer: Observer::new(kind), cost }
+    pub fn new(endpoint: Endpoint, kind: BodyKind, limits: BodyLimits, cost: CostFn) -> Self {
+        let (reader, observer) = (UnitReader::new(kind, limits), Observer::new(endpoint, kind));
+        Self { kind, reader, observer, cost }
     }
 
     /// Takes the next bytes; what can be passed on now, in order.
@@ -63,12 +66,18 @@ impl AnswerMeter {
 
     fn pass(&mut self, piece: Piece) -> Bytes {
         let unit = match piece {
-            Piece::Unread(bytes) => return bytes,
+            Piece::Unread(bytes) => {
+                if self.kind == BodyKind::Text {
+                    self.observer.observe_text(bytes.len());
+                }
+                return bytes;
+            }
             Piece::Unit(unit) => unit,
         };
-        match self.observer.observe(&unit).usage {
-            Some((span, usage)) => priced(&unit, span, (self.cost)(&usage)),
-            None => unit.into_raw(),
+        let seen = self.observer.observe(&unit);
+        match (seen.span, seen.usage) {
+            (Some(span), Some(usage)) => priced(&unit, span, (self.cost)(&usage)),
+            _ => unit.into_raw(),
         }
     }
 }

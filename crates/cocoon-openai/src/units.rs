@@ -12,7 +12,7 @@ use crate::sse::{SseEvent, SseSplitter};
 pub(crate) enum Piece {
     /// An event, a line, or the whole body.
     Unit(Unit),
-    /// Bytes to pass on unread.
+    /// Bytes to pass on unread, or plain text.
     Unread(Bytes),
 }
 
@@ -88,7 +88,7 @@ impl UnitReader {
             BodyKind::Sse => Source::Sse(SseSplitter::new(limits.event_bytes)),
             BodyKind::JsonLines => Source::Lines(LineSplitter::new(limits.event_bytes)),
             BodyKind::Json => Source::Whole { held: BytesMut::new(), limit: limits.json_bytes },
-            BodyKind::Opaque => Source::Unread(Bytes::new()),
+            BodyKind::Text | BodyKind::Opaque => Source::Unread(Bytes::new()),
         };
         Self { source, gave_up: false }
     }

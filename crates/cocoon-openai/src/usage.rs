@@ -1,9 +1,14 @@
 //! Token usage as engines report it, read leniently: a strange number becomes a harmless one, never an error.
 
+use crate::endpoint::Endpoint;
 use crate::object::RawObject;
 
-/// Tokens of one answer. Every count lies in `0..=`[`Usage::MAX_COUNT`], `cached_tokens <= prompt_tokens`, and
-/// `reasoning_tokens <= completion_tokens`.
+/// Prompt tokens of each second of sound that was begun, where an engine tells the length of a sound and no tokens.
+pub const TOKENS_PER_SECOND: i64 = 50;
+
+/// Tokens of one answer. Every count lies in `0..=`[`Usage::MAX_COUNT`]; a part never exceeds its whole
+/// (`cached_tokens` and `audio_prompt_tokens` are parts of `prompt_tokens`; `reasoning_tokens` and
+/// `audio_completion_tokens` of `completion_tokens`).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Usage {
     /// Tokens of the prompt, cached ones included.
@@ -16,6 +21,10 @@ pub struct Usage {
     pub cached_tokens: i64,
     /// The part of the answer that was reasoning.
     pub reasoning_tokens: i64,
+    /// The part of the prompt that was sound.
+    pub audio_prompt_tokens: i64,
+    /// The part of the answer that was sound.
+    pub audio_completion_tokens: i64,
 }
 
 impl Usage {
@@ -37,35 +46,67 @@ impl Usage {
         )
     }
 
-    /// Reads a `usage` object; `None` where `json` is not an object (`null`, for one).
+    /// Reads a `usage` object of OpenAI's kind; `None` where `json` is not an object (`null`, for one).
     ///
     /// Understood spellings: `prompt_tokens`, `completion_tokens`, `total_tokens`,
-    /// `prompt_tokens_details.cached_tokens`, `completion_tokens_details.reasoning_tokens` (OpenAI, vLLM, SGLang,
-    /// llama.cpp, Ollama); `input_tokens`, `output_tokens` and their details (OpenAI Responses);
-    /// `prompt_cache_hit_tokens` (DeepSeek); `cached_tokens` and `reasoning_tokens` directly in `usage`.
+    /// `prompt_tokens_details.cached_tokens`, `completion_tokens_details.reasoning_tokens` and `audio_tokens` in both
+    /// (OpenAI, vLLM, SGLang, llama.cpp, Ollama); `input_tokens`, `output_tokens` and their details, also as
+    /// `input_token_details` (OpenAI's responses, images and transcriptions); `prompt_cache_hit_tokens` (DeepSeek);
+    /// `cached_tokens` and `reasoning_tokens` directly in `usage` (SGLang).
     #[must_use]
     pub fn from_json(json: &str) -> Option<Self> {
-        let object = RawObject::parse(json.as_bytes()).ok()?;
-        let count = |keys: &[&str]| keys.iter().find_map(|key| read_count(object.get(key)?)).unwrap_or(0);
-        let nested = |outer: &[&str], inner: &str| {
-            outer.iter().find_map(|key| {
-                let details = RawObject::parse(object.get_set(key)?.as_bytes()).ok()?;
-                read_count(details.get(inner)?)
-            })
-        };
-        let cached = nested(&["prompt_tokens_details", "input_tokens_details"], "cached_tokens");
-        let reasoning = nested(&["completion_tokens_details", "output_tokens_details"], "reasoning_tokens");
-        let usage = Self {
-            prompt_tokens: count(&["prompt_tokens", "input_tokens"]),
-            completion_tokens: count(&["completion_tokens", "output_tokens"]),
-            total_tokens: count(&["total_tokens"]),
-            cached_tokens: cached.unwrap_or_else(|| count(&["prompt_cache_hit_tokens", "cached_tokens"])),
-            reasoning_tokens: reasoning.unwrap_or_else(|| count(&["reasoning_tokens"])),
-        };
-        Some(usage.clamped())
+        Some(Counts::read(&RawObject::parse(json.as_bytes()).ok()?).usage())
     }
 
-    fn clamped(self) -> Self {
+    /// Reads the `usage` object of an answer at `endpoint`. `text_bytes`: bytes of text in the answer, which are counted
+    /// where an engine tells the length of a sound instead of tokens.
+    ///
+    /// Beyond [`Self::from_json`]: where only `total_tokens` is told of something that has no completion, it is the
+    /// prompt's; a transcription's `seconds` or `duration` are [`TOKENS_PER_SECOND`] each. Anthropic's usage is read by
+    /// [`MessagesUsage`].
+    pub(crate) fn read(endpoint: Endpoint, json: &str, text_bytes: u64) -> Option<Self> {
+        let object = RawObject::parse(json.as_bytes()).ok()?;
+        let mut counts = Counts::read(&object);
+        match endpoint {
+            Endpoint::Transcriptions | Endpoint::Translations if counts.names_no_tokens() => {
+                let seconds =
+                    ["seconds", "duration"].iter().find_map(|key| read_seconds(object.get(key)?))?;
+                return Some(Self::of_sound(seconds, text_bytes));
+            }
+            Endpoint::Embeddings | Endpoint::Rerank | Endpoint::Moderations
+                if counts.prompt.is_none() && counts.completion.is_none() =>
+            {
+                counts.prompt = counts.total;
+            }
+            _ => {}
+        }
+        let mut usage = counts.usage();
+        if endpoint == Endpoint::Speech {
+            usage.audio_completion_tokens = usage.completion_tokens;
+        }
+        Some(usage)
+    }
+
+    /// The usage of a transcription of so many seconds.
+    pub(crate) fn of_sound(seconds: i64, text_bytes: u64) -> Self {
+        let prompt = seconds.saturating_mul(TOKENS_PER_SECOND);
+        let text = i64::try_from(text_bytes.div_ceil(crate::estimate::BYTES_PER_TOKEN)).unwrap_or(i64::MAX);
+        Self { audio_prompt_tokens: prompt, ..Self::new(prompt, text) }.clamped()
+    }
+
+    /// Cohere's and Jina's way to tell a ranking's tokens: `meta.tokens.input_tokens`, else
+    /// `meta.billed_units.input_tokens` (or `total_tokens`). Search units are no tokens and are left aside.
+    pub(crate) fn from_rerank_meta(json: &str) -> Option<Self> {
+        let meta = RawObject::parse(json.as_bytes()).ok()?;
+        ["tokens", "billed_units"].iter().find_map(|key| {
+            let counts = Counts::read(&RawObject::parse(meta.get_set(key)?.as_bytes()).ok()?);
+            let prompt = counts.prompt.or(counts.total)?;
+            Some(Self::new(prompt, counts.completion.unwrap_or(0)))
+        })
+    }
+
+    /// Held within the limits of the type.
+    pub(crate) fn clamped(self) -> Self {
         let within = |count: i64| count.clamp(0, Self::MAX_COUNT);
         let (prompt_tokens, completion_tokens) = (within(self.prompt_tokens), within(self.completion_tokens));
         Self {
@@ -74,8 +115,110 @@ impl Usage {
             total_tokens: within(self.total_tokens).max(prompt_tokens + completion_tokens),
             cached_tokens: within(self.cached_tokens).min(prompt_tokens),
             reasoning_tokens: within(self.reasoning_tokens).min(completion_tokens),
+            audio_prompt_tokens: within(self.audio_prompt_tokens).min(prompt_tokens),
+            audio_completion_tokens: within(self.audio_completion_tokens).min(completion_tokens),
         }
     }
+
+    /// The same with at most so many tokens of each kind; `total_tokens` follows.
+    pub(crate) fn at_most(self, prompt: i64, completion: i64) -> Self {
+        if self.prompt_tokens <= prompt && self.completion_tokens <= completion {
+            return self;
+        }
+        let (prompt_tokens, completion_tokens) =
+            (self.prompt_tokens.min(prompt), self.completion_tokens.min(completion));
+        Self { prompt_tokens, completion_tokens, total_tokens: 0, ..self }.clamped()
+    }
+}
+
+/// The counts of a `usage` object, where it has them.
+#[derive(Debug, Default)]
+struct Counts {
+    prompt: Option<i64>,
+    completion: Option<i64>,
+    total: Option<i64>,
+    cached: Option<i64>,
+    reasoning: Option<i64>,
+    audio_prompt: Option<i64>,
+    audio_completion: Option<i64>,
+}
+
+impl Counts {
+    fn read(object: &RawObject<'_>) -> Self {
+        let count = |keys: &[&str]| keys.iter().find_map(|key| read_count(object.get(key)?));
+        let details = |keys: &[&str]| {
+            keys.iter().find_map(|key| RawObject::parse(object.get_set(key)?.as_bytes()).ok())
+        };
+        let input = details(&["prompt_tokens_details", "input_tokens_details", "input_token_details"]);
+        let output = details(&["completion_tokens_details", "output_tokens_details", "output_token_details"]);
+        let within = |details: &Option<RawObject<'_>>, key| read_count(details.as_ref()?.get(key)?);
+        Self {
+            prompt: count(&["prompt_tokens", "input_tokens"]),
+            completion: count(&["completion_tokens", "output_tokens"]),
+            total: count(&["total_tokens"]),
+            cached: within(&input, "cached_tokens")
+                .or_else(|| count(&["prompt_cache_hit_tokens", "cached_tokens"])),
+            reasoning: within(&output, "reasoning_tokens").or_else(|| count(&["reasoning_tokens"])),
+            audio_prompt: within(&input, "audio_tokens"),
+            audio_completion: within(&output, "audio_tokens"),
+        }
+    }
+
+    fn names_no_tokens(&self) -> bool {
+        self.prompt.is_none() && self.completion.is_none() && self.total.is_none()
+    }
+
+    fn usage(&self) -> Usage {
+        let usage = Usage {
+            prompt_tokens: self.prompt.unwrap_or(0),
+            completion_tokens: self.completion.unwrap_or(0),
+            total_tokens: self.total.unwrap_or(0),
+            cached_tokens: self.cached.unwrap_or(0),
+            reasoning_tokens: self.reasoning.unwrap_or(0),
+            audio_prompt_tokens: self.audio_prompt.unwrap_or(0),
+            audio_completion_tokens: self.audio_completion.unwrap_or(0),
+        };
+        usage.clamped()
+    }
+}
+
+/// Anthropic's usage, gathered over a stream: each object tells some of the counts, cumulatively, so the largest of each
+/// counts. `input_tokens` there leaves out what was read from the cache or written to it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct MessagesUsage {
+    input: i64,
+    cache_creation: i64,
+    cache_read: i64,
+    output: i64,
+}
+
+impl MessagesUsage {
+    /// Takes in one more `usage` object; the whole so far. `None` where `json` is no object.
+    pub(crate) fn take_in(&mut self, json: &str) -> Option<Usage> {
+        let object = RawObject::parse(json.as_bytes()).ok()?;
+        let take = |held: &mut i64, key: &str| {
+            *held = object.get(key).and_then(read_count).unwrap_or(0).max(*held);
+        };
+        take(&mut self.input, "input_tokens");
+        take(&mut self.cache_creation, "cache_creation_input_tokens");
+        take(&mut self.cache_read, "cache_read_input_tokens");
+        take(&mut self.output, "output_tokens");
+        let prompt_tokens = self.input + self.cache_creation + self.cache_read;
+        let usage = Usage { cached_tokens: self.cache_read, ..Usage::new(prompt_tokens, self.output) };
+        Some(usage.clamped())
+    }
+}
+
+/// Seconds that were begun; `None` where the value is no length. Whisper's servers write it as a number or as a text.
+pub(crate) fn read_seconds(json: &str) -> Option<i64> {
+    let seconds: f64 = match crate::object::string_of(json) {
+        Some(text) => text.trim().parse().ok()?,
+        None => serde_json::from_str(json).ok()?,
+    };
+    // `as` saturates, and takes NaN to 0.
+    #[allow(clippy::cast_possible_truncation)]
+    let whole = seconds.ceil() as i64;
+    Some(whole.clamp(0, Usage::MAX_COUNT))
 }
 
 /// A count within the limits of [`Usage`]; `None` where the value is no number (then another spelling may serve).
@@ -113,6 +256,7 @@ mod tests {
             total_tokens: 134,
             cached_tokens: 11,
             reasoning_tokens: 10,
+            ..Usage::default()
         };
         assert_eq!(usage, expected);
     }
@@ -147,5 +291,64 @@ mod tests {
         for json in ["null", "7", "[]", "\"x\"", "", "{"] {
             assert_eq!(Usage::from_json(json), None, "{json}");
         }
+    }
+
+    #[test]
+    fn sound_is_told_apart() {
+        let usage = read(
+            r#"{"prompt_tokens":30,"completion_tokens":20,"prompt_tokens_details":{"audio_tokens":12},
+                "completion_tokens_details":{"audio_tokens":99}}"#,
+        );
+        assert_eq!((usage.audio_prompt_tokens, usage.audio_completion_tokens), (12, 20));
+        let usage = Usage::read(
+            Endpoint::Transcriptions,
+            r#"{"type":"tokens","input_tokens":14,"input_token_details":{"text_tokens":0,"audio_tokens":14},"output_tokens":5}"#,
+            0,
+        );
+        assert_eq!(usage, Some(Usage { audio_prompt_tokens: 14, ..Usage::new(14, 5) }));
+    }
+
+    #[test]
+    fn a_sound_of_so_many_seconds_costs_by_the_second_begun() {
+        let read = |json: &str| Usage::read(Endpoint::Transcriptions, json, 9);
+        let expected = Some(Usage { audio_prompt_tokens: 450, ..Usage::new(450, 3) });
+        assert_eq!(read(r#"{"type":"duration","seconds":8.2}"#), expected);
+        assert_eq!(read(r#"{"duration":"9"}"#), expected);
+        for json in [r#"{"seconds":null}"#, r#"{"seconds":"long"}"#, "{}", "7"] {
+            assert_eq!(read(json), None, "{json}");
+        }
+        let endless = read(r#"{"seconds":1e300}"#).unwrap();
+        assert_eq!(endless.prompt_tokens, Usage::MAX_COUNT);
+        assert_eq!(read(r#"{"seconds":-3}"#).unwrap().prompt_tokens, 0);
+    }
+
+    #[test]
+    fn what_has_no_completion_may_tell_its_total_alone() {
+        let total = r#"{"total_tokens":15}"#;
+        assert_eq!(Usage::read(Endpoint::Rerank, total, 0), Some(Usage::new(15, 0)));
+        assert_eq!(Usage::read(Endpoint::Embeddings, total, 0), Some(Usage::new(15, 0)));
+        assert_eq!(Usage::read(Endpoint::Chat, total, 0).unwrap().prompt_tokens, 0);
+    }
+
+    #[test]
+    fn rankings_tell_tokens_in_their_meta_too() {
+        let read = Usage::from_rerank_meta;
+        let both = r#"{"billed_units":{"search_units":1,"input_tokens":9},"tokens":{"input_tokens":12}}"#;
+        assert_eq!(read(both), Some(Usage::new(12, 0)));
+        assert_eq!(read(r#"{"billed_units":{"total_tokens":7}}"#), Some(Usage::new(7, 0)));
+        for json in [r#"{"billed_units":{"search_units":1}}"#, r#"{"tokens":7}"#, "{}", "[]"] {
+            assert_eq!(read(json), None, "{json}");
+        }
+    }
+
+    #[test]
+    fn anthropics_counts_add_up_and_only_grow() {
+        let mut usage = MessagesUsage::default();
+        let start = r#"{"input_tokens":10,"cache_creation_input_tokens":20,"cache_read_input_tokens":30,"output_tokens":1}"#;
+        let expected = Usage { cached_tokens: 30, ..Usage::new(60, 1) };
+        assert_eq!(usage.take_in(start), Some(expected));
+        assert_eq!(usage.take_in("null"), None);
+        let end = usage.take_in(r#"{"input_tokens":0,"output_tokens":25}"#).unwrap();
+        assert_eq!(end, Usage { cached_tokens: 30, ..Usage::new(60, 25) });
     }
 }

@@ -18,6 +18,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Json};
 use axum::routing::{get, post};
 use cocoon_net::{PageListener, PageStream};
+use cocoon_openai::ability;
 use cocoon_settle::WORTH_FETCHING_NANOTON;
 use cocoon_ton::contracts::ContractStatus;
 use serde::Deserialize;
@@ -136,6 +137,7 @@ pub(crate) fn state(shared: &Shared) -> Value {
         "model": shared.config.model,
         "model_checked": shared.model_files.is_checked(),
         "model_fault": shared.model_files.fault(),
+        "abilities": shared.abilities().map(|bits| ability::names(bits).collect::<Vec<_>>()),
         "coefficient": shared.coefficient.load(Ordering::Relaxed),
         "paused": shared.is_paused(),
         "max_active_requests": shared.config.max_active,

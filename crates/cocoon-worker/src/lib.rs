@@ -3,11 +3,15 @@
 //! - [`link`](self): one task per proxy keeps a connection to it (`link.rs`).
 //! - [`work`](self): one task per request: engine, metering, answer (`work.rs`).
 //! - [`http`](self): the operator's page: health, metrics, pause, resume, price, payout (`http.rs`).
+//! - [`abilities`](self): what the engine can do (`abilities.rs`).
+//! - [`body`](self): a request's body on its way from the link to the engine (`body.rs`).
 //! - [`channel`](self): what is kept of each proxy over restarts (`channel.rs`).
 //! - [`model`](self): whether the model's files are still those that were checked (`model.rs`).
 //! - [`settle`](self): one task turns what proxies have signed into coins, another sees whether they can pay (`settle.rs`).
 //! - [`leave`]: the same with the node stopped, and the way out for the wallet's coins.
 
+mod abilities;
+mod body;
 mod channel;
 mod http;
 mod leave;
@@ -148,6 +152,8 @@ struct Shared {
     paused: AtomicBool,
     model_files: model::ModelFiles,
     coefficient: AtomicU32,
+    /// What the engine can do, once that was found out.
+    abilities: Mutex<Option<u32>>,
     ready: watch::Sender<usize>,
     counts: Counts,
     tasks: TaskTracker,
@@ -214,6 +220,18 @@ impl Shared {
         }
     }
 
+    /// What the engine can do, as bits of [`cocoon_openai::ability`]; `None` until that was found out.
+    fn abilities(&self) -> Option<u32> {
+        *self.abilities.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set_abilities(&self, abilities: u32) {
+        *self.abilities.lock().unwrap_or_else(PoisonError::into_inner) = Some(abilities);
+        for link in self.links().values() {
+            link.run(self, |session, _| session.set_abilities(abilities));
+        }
+    }
+
     fn set_coefficient(&self, coefficient: u32) {
         self.coefficient.store(coefficient, Ordering::Relaxed);
         for link in self.links().values() {
@@ -263,6 +281,7 @@ pub async fn start(
         paused: AtomicBool::new(config.paused),
         model_files,
         coefficient: AtomicU32::new(config.coefficient),
+        abilities: Mutex::default(),
         config,
         tls,
         chain,
@@ -280,6 +299,7 @@ pub async fn start(
     });
     shared.tasks.spawn(stop.clone().run_until_cancelled_owned(http::serve(listener, Arc::clone(&shared))));
     link::follow_root(&shared)?;
+    shared.tasks.spawn(stop.clone().run_until_cancelled_owned(abilities::watch(Arc::clone(&shared))));
     if shared.model_files.is_checked() {
         shared.tasks.spawn(stop.clone().run_until_cancelled_owned(model::watch(Arc::clone(&shared))));
     }

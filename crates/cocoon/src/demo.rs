@@ -40,7 +40,7 @@ pub(crate) async fn run(options: Demo, signals: &mut Signals) -> anyhow::Result<
         dir: directory.path().to_owned(),
         workers: WORKERS,
         engine: Arc::new(ExtractiveSummary::new()),
-        engine_file: EngineFile { url: None, builtin: true },
+        engine_file: EngineFile { builtin: true, ..EngineFile::default() },
         model: EXTRACTIVE_SUMMARY_MODEL.to_owned(),
         port_base: 0,
         difficulty: crate::config::LOOPBACK_DIFFICULTY,

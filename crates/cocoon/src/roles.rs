@@ -13,6 +13,7 @@ use cocoon_gateway::{Gateway, GatewayConfig, WorkerDemands};
 use cocoon_net::{
     Clock, DialOptions, Judge, NodeIdentity, NodeKey, SystemClock, TlsSettings, spawn_rotation,
 };
+use cocoon_openai::ability;
 use cocoon_proxy::{Proxy, ProxyConfig};
 use cocoon_tee::sealing::SealingKey;
 use cocoon_ton::{Address, SigningKey, Wallet};
@@ -414,7 +415,10 @@ fn worker_settlement(file: &WorkerFile, wallet: Wallet, key: SigningKey) -> coco
 /// It names none or both, or the URL cannot be that of an engine.
 pub(crate) fn open_engine(file: &EngineFile) -> anyhow::Result<Arc<dyn Engine>> {
     match (&file.url, file.builtin) {
-        (Some(url), false) => open_upstream(url),
+        (Some(url), false) => open_upstream(url, file.abilities.as_deref()),
+        (None, true) if file.abilities.is_some() => {
+            bail!("the built-in engine says itself what it can do; engine.abilities goes with engine.url")
+        }
         (None, true) => Ok(Arc::new(ExtractiveSummary::new())),
         (None, false) => bail!(
             "no engine: set engine.url to an OpenAI-style server such as http://127.0.0.1:8000, \
@@ -424,13 +428,28 @@ pub(crate) fn open_engine(file: &EngineFile) -> anyhow::Result<Arc<dyn Engine>> 
     }
 }
 
-/// An OpenAI-style server as the engine.
+/// An OpenAI-style server as the engine; what it can do is found out, unless it is stated.
 ///
 /// # Errors
-/// The URL cannot be that of an engine.
-pub(crate) fn open_upstream(url: &str) -> anyhow::Result<Arc<dyn Engine>> {
-    let engine = HttpEngine::new(url, HttpEngineOptions::default());
+/// The URL cannot be that of an engine, or there is no such ability.
+pub(crate) fn open_upstream(url: &str, abilities: Option<&[String]>) -> anyhow::Result<Arc<dyn Engine>> {
+    let abilities = abilities.map(ability_bits).transpose()?;
+    let engine = HttpEngine::new(url, HttpEngineOptions { abilities, ..HttpEngineOptions::default() });
     Ok(Arc::new(engine.with_context(|| format!("the engine's URL {url:?}"))?))
+}
+
+fn ability_bits(names: &[String]) -> anyhow::Result<u32> {
+    if names.is_empty() {
+        bail!("engine.abilities is empty: such a worker would get no requests");
+    }
+    names.iter().try_fold(0, |bits, name| {
+        let known = ability::NAMES.iter().find(|(_, known)| known == name);
+        let (bit, _) = known.with_context(|| {
+            let all: Vec<_> = ability::NAMES.iter().map(|(_, name)| *name).collect();
+            format!("engine.abilities: there is no ability {name:?}; there are {}", all.join(", "))
+        })?;
+        Ok(bits | bit)
+    })
 }
 
 /// Asks an engine whether it serves a model, by its base name. What is wrong may be right soon, so it is only logged.

@@ -25,7 +25,8 @@ pub(crate) const SIMULATED: &str =
 /// What stands in the way of its start, or [`crate::signals::Interrupted`].
 pub(crate) async fn run(options: Up, signals: &mut Signals) -> anyhow::Result<()> {
     let (engine, model) = engine(options.upstream.as_deref(), options.model).await?;
-    let engine_file = EngineFile { builtin: options.upstream.is_none(), url: options.upstream.clone() };
+    let engine_file =
+        EngineFile { builtin: options.upstream.is_none(), url: options.upstream.clone(), abilities: None };
     let plan = Plan {
         dir: options.dir,
         workers: options.workers,
@@ -53,7 +54,7 @@ async fn engine(upstream: Option<&str>, model: Option<String>) -> anyhow::Result
     let Some(url) = upstream else {
         return Ok((Arc::new(ExtractiveSummary::new()), EXTRACTIVE_SUMMARY_MODEL.to_owned()));
     };
-    let engine = roles::open_upstream(url)?;
+    let engine = roles::open_upstream(url, None)?;
     if let Some(model) = model {
         roles::warn_unless_serving(engine.as_ref(), &model).await;
         return Ok((engine, model));

@@ -17,12 +17,23 @@ pub struct Reply {
 
 /// Asks for a page.
 pub async fn get(server: SocketAddr, path: &str) -> Reply {
-    exchange(server, &format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")).await
+    let request = format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
+    exchange(server, request.as_bytes()).await
 }
 
 /// Asks for a completion.
 pub async fn post(server: SocketAddr, body: &serde_json::Value) -> Reply {
-    exchange(server, &completion(body)).await
+    exchange(server, completion(body).as_bytes()).await
+}
+
+/// Sends any request with a body; `headers` are whole lines.
+pub async fn send(server: SocketAddr, path: &str, headers: &[&str], body: &[u8]) -> Reply {
+    let lines: String = headers.iter().map(|line| format!("{line}\r\n")).collect();
+    let length = body.len();
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\nContent-Length: {length}\r\n{lines}\r\n"
+    );
+    exchange(server, &[head.as_bytes(), body].concat()).await
 }
 
 fn completion(body: &serde_json::Value) -> String {
@@ -75,11 +86,12 @@ impl Streaming {
     }
 }
 
-async fn exchange(server: SocketAddr, request: &str) -> Reply {
+async fn exchange(server: SocketAddr, request: &[u8]) -> Reply {
     let mut reply = Vec::new();
     within("the reply", async {
         let mut tcp = TcpStream::connect(server).await.unwrap();
-        tcp.write_all(request.as_bytes()).await.unwrap();
+        // One that is refused early may find nobody who reads on.
+        let _ = tcp.write_all(request).await;
         // A connection that breaks shows as a reply that is none.
         let _ = tcp.read_to_end(&mut reply).await;
     })

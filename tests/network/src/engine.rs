@@ -147,3 +147,68 @@ impl Answering {
         self.0.is_closed()
     }
 }
+
+/// Answers every endpoint in its true shape, and remembers what it was asked.
+#[derive(Clone, Default)]
+pub struct VersatileEngine(pub std::sync::Arc<std::sync::Mutex<Vec<EngineRequest>>>);
+
+/// What [`VersatileEngine`] says instead of sound.
+pub const SOUND: &str = "ID3 not quite a sound";
+
+impl VersatileEngine {
+    /// The newest request.
+    ///
+    /// # Panics
+    /// There is none.
+    pub fn last(&self) -> EngineRequest {
+        self.0.lock().unwrap().last().unwrap().clone()
+    }
+}
+
+impl Engine for VersatileEngine {
+    fn call(&self, request: EngineRequest) -> BoxFuture<'_, Result<EngineResponse, EngineError>> {
+        use serde_json::json;
+        let usage = json!({"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15});
+        let named = json!({"input_tokens": 10, "output_tokens": 5, "total_tokens": 15});
+        let text = json!([{"type": "output_text", "text": "hi"}]);
+        let answer = match request.path.as_str() {
+            "/v1/chat/completions" => json!({"object": "chat.completion", "usage": usage,
+                "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "hi"}}]}),
+            "/v1/completions" => json!({"object": "text_completion", "usage": usage,
+                "choices": [{"index": 0, "finish_reason": "stop", "text": "hi"}]}),
+            "/v1/responses" => {
+                json!({"object": "response", "status": "completed", "error": null, "usage": named,
+                "output": [{"type": "message", "role": "assistant", "content": text}]})
+            }
+            "/v1/messages" => json!({"type": "message", "role": "assistant", "stop_reason": "end_turn",
+                "content": [{"type": "text", "text": "hi"}], "usage": named}),
+            "/v1/embeddings" => json!({"object": "list", "usage": {"prompt_tokens": 2, "total_tokens": 2},
+                "data": [{"object": "embedding", "index": 0, "embedding": [0.5]}]}),
+            "/v1/rerank" => json!({"results": [{"index": 0, "relevance_score": 0.5}]}),
+            "/v1/moderations" => json!({"results": [{"flagged": false}]}),
+            "/v1/images/generations" | "/v1/images/edits" | "/v1/images/variations" => {
+                json!({"created": 1, "data": [{"b64_json": "AAAA"}]})
+            }
+            "/v1/audio/transcriptions" | "/v1/audio/translations" => json!({"text": "hello"}),
+            "/tokenize" => json!({"count": 1, "tokens": [1]}),
+            "/detokenize" => json!({"prompt": "x"}),
+            _ => serde_json::Value::Null,
+        };
+        let (status, kind, body) = match (request.path.as_str(), &answer) {
+            ("/v1/audio/speech", _) => (200, "audio/mpeg", Bytes::from_static(SOUND.as_bytes())),
+            (_, serde_json::Value::Null) => (404, "application/json", Bytes::from_static(b"{}")),
+            (_, answer) => (200, "application/json", answer.to_string().into()),
+        };
+        self.0.lock().unwrap().push(request);
+        let body = futures_util::stream::iter([Ok(body)]).boxed();
+        Box::pin(async move { Ok(response(status, kind, body)) })
+    }
+
+    fn probe(&self) -> BoxFuture<'_, EngineHealth> {
+        Box::pin(async { EngineHealth { ready: true, models: Vec::new(), detail: None } })
+    }
+
+    fn explore<'a>(&'a self, _: &'a str, _: u32) -> BoxFuture<'a, u32> {
+        Box::pin(async { u32::MAX })
+    }
+}

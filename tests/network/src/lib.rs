@@ -10,9 +10,11 @@ mod log;
 mod network;
 mod raw;
 
-pub use caller::{Reply, Streaming, get, post};
+pub use caller::{Reply, Streaming, get, post, send};
 pub use client::{Answer, Ask, Exchange, Notice, TestClient};
-pub use engine::{Answering, Call, FixedEngine, ScriptedEngine, chat_answer, delta, usage_event};
+pub use engine::{
+    Answering, Call, FixedEngine, SOUND, ScriptedEngine, VersatileEngine, chat_answer, delta, usage_event,
+};
 pub use fake_proxy::FakeProxy;
 pub use log::{Event, Log};
 pub use network::{

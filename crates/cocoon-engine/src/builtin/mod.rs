@@ -43,6 +43,7 @@ pub use tokens::{MAX_TOKEN_CHARS, count_tokens};
 
 use crate::{BodyStream, Engine, EngineBody, EngineError, EngineHealth, EngineRequest, EngineResponse};
 use bytes::{Bytes, BytesMut};
+use cocoon_openai::ability;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, StreamExt as _};
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE};
@@ -117,6 +118,11 @@ impl Engine for ExtractiveSummary {
     fn probe(&self) -> BoxFuture<'_, EngineHealth> {
         let models = vec![EXTRACTIVE_SUMMARY_MODEL.to_owned()];
         Box::pin(std::future::ready(EngineHealth { ready: true, models, detail: None }))
+    }
+
+    /// Chats and completions, whatever was known. Tools may be offered, which it never calls.
+    fn explore<'a>(&'a self, _: &'a str, _: u32) -> BoxFuture<'a, u32> {
+        Box::pin(std::future::ready(ability::CHAT | ability::COMPLETIONS | ability::TOOLS))
     }
 }
 

@@ -5,6 +5,7 @@
 mod answers;
 mod bodies;
 mod connections;
+mod explore;
 mod server;
 
 use bytes::{Bytes, BytesMut};

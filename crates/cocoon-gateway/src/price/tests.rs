@@ -1,6 +1,8 @@
 #![allow(clippy::unwrap_used)]
+use std::sync::LazyLock;
+
+use bytes::Bytes;
 use cocoon_ledger::{Multiplier, PricePerToken, adjust_published};
-use cocoon_openai::Usage;
 use proptest::prelude::*;
 
 use super::*;
@@ -24,9 +26,17 @@ fn order() -> Order {
     }
 }
 
+fn request() -> &'static RequestBasis {
+    static REQUEST: LazyLock<RequestBasis> = LazyLock::new(|| {
+        let body = br#"{"messages":[{"role":"user","content":"12345678"}]}"#;
+        RequestBasis::json(Endpoint::Chat, Bytes::from_static(body))
+    });
+    &REQUEST
+}
+
 fn received(usage: Option<Usage>) -> Received<'static> {
     Received {
-        request_body: br#"{"messages":[{"role":"user","content":"12345678"}]}"#,
+        request: request(),
         bytes: 4000,
         report: MeterReport {
             usage,
@@ -45,18 +55,9 @@ fn usage() -> Usage {
     Usage { cached_tokens: 40, reasoning_tokens: 7, ..Usage::new(100, 200) }
 }
 
-fn counts(usage: &Usage) -> TokenCounts {
-    TokenCounts::from_usage(
-        usage.prompt_tokens,
-        usage.cached_tokens,
-        usage.completion_tokens,
-        usage.reasoning_tokens,
-    )
-}
-
 fn claim_at(usage: &Usage, coefficient: u32) -> [i64; 5] {
     let coefficient = Coefficient::new(coefficient).unwrap();
-    adjust_exact(counts(usage), coefficient, &order().tariff).unwrap().to_wire()
+    adjust_exact(counts_of(usage), coefficient, &order().tariff).unwrap().to_wire()
 }
 
 #[test]
@@ -164,11 +165,28 @@ proptest! {
         let offers = if known { vec![coefficient] } else { vec![] };
         let exact = claim_at(&usage, coefficient);
         let published =
-            adjust_published(counts(&usage), Coefficient::new(coefficient).unwrap(), &order().tariff).to_wire();
+            adjust_published(counts_of(&usage), Coefficient::new(coefficient).unwrap(), &order().tariff).to_wire();
         for claim in [exact, published] {
             let assessment = assess(&order(), &offers, &claim, &received(Some(usage)));
             prop_assert_eq!(assessment.dispute, None);
             prop_assert_eq!(assessment.charged.to_wire(), claim[4]);
         }
+    }
+}
+
+#[test]
+fn a_price_per_million_tokens_becomes_the_coefficient_that_keeps_to_it() {
+    let tariff = |price: u64, completion: u32| Tariff {
+        price_per_token: PricePerToken(price),
+        completion: Multiplier(completion),
+        ..order().tariff
+    };
+    // At coefficient 1000 and weight 1, a million tokens cost a million times the price.
+    assert_eq!(coefficient_within(20_000_000, &tariff(20, 10_000)), 1000);
+    assert_eq!(coefficient_within(20_000_000, &tariff(20, 40_000)), 250);
+    assert_eq!(coefficient_within(20_019_999, &tariff(20, 10_000)), 1000);
+    assert_eq!(coefficient_within(19_999, &tariff(20, 10_000)), 0);
+    for free in [tariff(0, 10_000), tariff(20, 0), tariff(1, 1)] {
+        assert_eq!(coefficient_within(u64::MAX, &free), 999_999_999);
     }
 }

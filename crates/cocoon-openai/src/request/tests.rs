@@ -2,6 +2,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::ApiError;
 
 fn chat(body: &str) -> PreparedRequest {
     PreparedRequest::parse(body.as_bytes(), Endpoint::Chat, 500).unwrap()
@@ -216,5 +217,224 @@ proptest! {
         let twice = PreparedRequest::parse(&once.body, Endpoint::Chat, 7).unwrap();
         prop_assert_eq!(&once.body, &twice.body);
         prop_assert_eq!(once.completion_bound, twice.completion_bound);
+    }
+}
+
+/// Each endpoint whose requests are JSON, with the least of a body.
+const LEAST: [(Endpoint, &str); 11] = [
+    (Endpoint::Chat, r#"{"model":"m","messages":[1]}"#),
+    (Endpoint::Completions, r#"{"model":"m","prompt":"x"}"#),
+    (Endpoint::Responses, r#"{"model":"m","input":"x"}"#),
+    (Endpoint::Messages, r#"{"model":"m","messages":[1],"max_tokens":7}"#),
+    (Endpoint::Embeddings, r#"{"model":"m","input":["x"]}"#),
+    (Endpoint::Rerank, r#"{"model":"m","query":"x","documents":["y"]}"#),
+    (Endpoint::Speech, r#"{"model":"m","input":"x"}"#),
+    (Endpoint::ImageGenerations, r#"{"model":"m","prompt":"x"}"#),
+    (Endpoint::Moderations, r#"{"model":"m","input":"x"}"#),
+    (Endpoint::Tokenize, r#"{"model":"m","prompt":"x"}"#),
+    (Endpoint::Detokenize, r#"{"model":"m","tokens":[1]}"#),
+];
+
+fn prepared(endpoint: Endpoint, body: &str) -> PreparedRequest {
+    PreparedRequest::parse(body.as_bytes(), endpoint, 500).unwrap()
+}
+
+/// A least body with more fields.
+fn with(endpoint: Endpoint, rest: &str) -> String {
+    let (_, body) = LEAST.into_iter().find(|(other, _)| *other == endpoint).unwrap();
+    format!("{},{rest}}}", body.strip_suffix('}').unwrap())
+}
+
+#[test]
+fn every_endpoint_reads_its_least_body_and_passes_unknown_fields_verbatim() {
+    for (endpoint, body) in LEAST {
+        let request = prepared(endpoint, body);
+        assert_eq!((request.model.as_str(), request.endpoint), ("m", endpoint));
+        assert_eq!(request.needs, endpoint.ability(), "{endpoint}");
+        assert_eq!(request.content_type, "application/json");
+        let rich =
+            r#""seed":1e2,"user":"u","logprobs":true,"x":{"b": 1.50,"a":[ ]},"metadata":{"k":"\u0041"}"#;
+        let sent = prepared(endpoint, &with(endpoint, rich)).body;
+        let sent = std::str::from_utf8(&sent).unwrap();
+        assert!(sent.contains(rich), "{endpoint}: {sent}");
+        // What needs no change keeps every byte.
+        if request.max_tokens == 0 {
+            assert_eq!(sent, with(endpoint, rich), "{endpoint}");
+        }
+    }
+}
+
+#[test]
+fn every_endpoint_takes_wishes_out_and_refuses_what_others_might_misread() {
+    for (endpoint, _) in LEAST {
+        let wished =
+            with(endpoint, r#""max_coefficient":9,"max_price":5,"preference":"cheapest","timeout":1"#);
+        let request = prepared(endpoint, &wished);
+        assert_eq!((request.max_coefficient, request.max_price), (9, Some(5)), "{endpoint}");
+        assert_eq!(request.preference, Preference::Cheapest, "{endpoint}");
+        assert_eq!(
+            request.body,
+            prepared(endpoint, &with(endpoint, r#""z":0"#)).body.strip_z(),
+            "{endpoint}"
+        );
+        for rest in [r#""Model":"x""#, r#""model":"x""#] {
+            let code = refused(with(endpoint, rest).as_bytes(), endpoint).code;
+            assert!(["unknown_parameter", "duplicate_parameter"].contains(&code), "{endpoint}: {code}");
+        }
+        let without = with(endpoint, r#""z":0"#).replacen(r#""model":"m","#, "", 1);
+        assert_eq!(refused(without.as_bytes(), endpoint).param.as_deref(), Some("model"), "{endpoint}");
+    }
+}
+
+trait StripZ {
+    fn strip_z(&self) -> Bytes;
+}
+
+impl StripZ for Bytes {
+    /// The body without the field `z`.
+    fn strip_z(&self) -> Bytes {
+        let text = std::str::from_utf8(self).unwrap();
+        text.replacen(r#","z":0"#, "", 1).into()
+    }
+}
+
+#[test]
+fn what_an_endpoint_works_on_must_be_there() {
+    for (endpoint, body, param, code) in [
+        (Endpoint::Responses, r#"{"model":"m"}"#, "input", "missing_required_parameter"),
+        (Endpoint::Responses, r#"{"model":"m","input":7}"#, "input", "invalid_type"),
+        (Endpoint::Messages, r#"{"model":"m","messages":[1]}"#, "max_tokens", "missing_required_parameter"),
+        (Endpoint::Messages, r#"{"model":"m","messages":[1],"max_tokens":0}"#, "max_tokens", "invalid_value"),
+        (Endpoint::Messages, r#"{"model":"m","max_tokens":1}"#, "messages", "missing_required_parameter"),
+        (Endpoint::Embeddings, r#"{"model":"m","input":[]}"#, "input", "invalid_value"),
+        (Endpoint::Rerank, r#"{"model":"m","documents":["x"]}"#, "query", "missing_required_parameter"),
+        (Endpoint::Rerank, r#"{"model":"m","query":"x","documents":"y"}"#, "documents", "invalid_type"),
+        (Endpoint::Speech, r#"{"model":"m","input":["x"]}"#, "input", "invalid_type"),
+        (Endpoint::Speech, r#"{"model":"m","input":""}"#, "input", "invalid_value"),
+        (Endpoint::ImageGenerations, r#"{"model":"m"}"#, "prompt", "missing_required_parameter"),
+        (Endpoint::Moderations, r#"{"model":"m"}"#, "input", "missing_required_parameter"),
+        (Endpoint::Tokenize, r#"{"model":"m"}"#, "prompt", "missing_required_parameter"),
+        (Endpoint::Detokenize, r#"{"model":"m","tokens":"x"}"#, "tokens", "invalid_type"),
+    ] {
+        let error = refused(body.as_bytes(), endpoint);
+        assert_eq!((error.param.as_deref(), error.code), (Some(param), code), "{endpoint}: {error}");
+    }
+    for (endpoint, body) in [
+        (Endpoint::Embeddings, r#"{"model":"m","messages":[1]}"#),
+        (Endpoint::Rerank, r#"{"model":"m","query":"x","documents":{"content":[]}}"#),
+        (Endpoint::Tokenize, r#"{"model":"m","messages":[1]}"#),
+        (Endpoint::Tokenize, r#"{"model":"m","content":"x"}"#),
+    ] {
+        prepared(endpoint, body);
+    }
+}
+
+#[test]
+fn an_answer_of_the_responses_api_is_limited_under_each_of_its_names() {
+    let open = prepared(Endpoint::Responses, r#"{"model":"m","input":"x"}"#);
+    assert_eq!((open.max_tokens, open.completion_bound), (500, 500));
+    assert!(open.body.ends_with(br#","max_output_tokens":500}"#));
+    let set = prepared(
+        Endpoint::Responses,
+        r#"{"model":"m","input":"x","max_tokens":9,"max_output_tokens":7,"n_predict":-1,"stream":true}"#,
+    );
+    let expected =
+        r#"{"model":"m","input":"x","max_tokens":7,"max_output_tokens":7,"n_predict":7,"stream":true}"#;
+    assert_eq!(set.body, expected);
+    assert!(set.stream && !set.caller_wants_usage);
+    assert_eq!(
+        refused(br#"{"model":"m","input":"x","n":2}"#, Endpoint::Responses).param.as_deref(),
+        Some("n")
+    );
+}
+
+#[test]
+fn what_would_need_a_workers_memory_is_refused_in_words() {
+    for field in [r#""previous_response_id":"r""#, r#""conversation":"c""#, r#""background":true"#] {
+        let error = refused(with(Endpoint::Responses, field).as_bytes(), Endpoint::Responses);
+        assert_eq!(error.code, "unsupported_parameter");
+        assert!(error.message.contains("keep no state"), "{error}");
+    }
+    prepared(Endpoint::Responses, &with(Endpoint::Responses, r#""background":false,"store":true"#));
+}
+
+#[test]
+fn a_message_is_limited_by_its_own_max_tokens() {
+    let body = r#"{"model":"m","messages":[1],"max_tokens":7,"stream":true}"#;
+    let request = prepared(Endpoint::Messages, body);
+    assert_eq!((request.completion_bound, request.stream), (7, true));
+    assert_eq!(request.body, body);
+    let capped = prepared(Endpoint::Messages, &with(Endpoint::Messages, r#""n_predict":-1,"best_of":1"#));
+    assert!(capped.body.ends_with(br#""n_predict":7,"best_of":1}"#));
+}
+
+#[test]
+fn what_is_spoken_or_drawn_is_bounded_by_the_request() {
+    let bound = |endpoint, rest: &str| {
+        PreparedRequest::parse(with(endpoint, rest).as_bytes(), endpoint, 1)
+            .map(|request| request.completion_bound)
+            .map_err(|error| error.param.unwrap_or_default().into_owned())
+    };
+    assert_eq!(prepared(Endpoint::Speech, r#"{"model":"m","input":"\u00e9a"}"#).completion_bound, 3);
+    for (rest, expected) in [
+        (r#""z":0"#, Ok(4096)),
+        (r#""size":"auto","n":2"#, Ok(8192)),
+        (r#""size":"256x257""#, Ok(16 * 17)),
+        (r#""size":"16x16","width":32,"height":32"#, Ok(4)),
+        (r#""size":"1024""#, Err("size".to_owned())),
+        (r#""size":"0x5""#, Err("size".to_owned())),
+        (r#""size":5"#, Err("size".to_owned())),
+        (r#""n":0"#, Err("n".to_owned())),
+        (r#""n":999999999"#, Err("n".to_owned())),
+        (r#""n":99999999999999999999999"#, Err("n".to_owned())),
+    ] {
+        assert_eq!(bound(Endpoint::ImageGenerations, rest), expected, "{rest}");
+    }
+    for endpoint in [Endpoint::Embeddings, Endpoint::Rerank, Endpoint::Moderations, Endpoint::Tokenize] {
+        assert_eq!(bound(endpoint, r#""max_tokens":7"#), Ok(0));
+    }
+}
+
+#[test]
+fn only_what_streams_events_is_a_stream() {
+    let stream = |endpoint, rest: &str| prepared(endpoint, &with(endpoint, rest)).stream;
+    assert!(stream(Endpoint::Speech, r#""stream_format":"sse""#));
+    assert!(!stream(Endpoint::Speech, r#""stream_format":"audio""#));
+    assert!(stream(Endpoint::ImageGenerations, r#""stream":true"#));
+    assert!(!stream(Endpoint::Embeddings, r#""stream":true"#));
+}
+
+#[test]
+fn wishes_in_headers_bind_beside_those_in_the_body() {
+    let headers = Wishes { max_coefficient: Some(3), max_price: Some(8), ..Wishes::default() };
+    let defaults = RequestDefaults::default();
+    let body = br#"{"model":"m","input":"x","max_coefficient":5}"#;
+    let request = PreparedRequest::from_json(body, Endpoint::Embeddings, headers, &defaults).unwrap();
+    assert_eq!((request.max_coefficient, request.max_price), (3, Some(8)));
+    assert_eq!(request.timeout, defaults.timeout);
+}
+
+proptest! {
+    #[test]
+    fn no_body_of_any_endpoint_panics(
+        body in proptest::collection::vec(any::<u8>(), 0..200), at in 0..Endpoint::ALL.len(),
+    ) {
+        let _ = PreparedRequest::parse(&body, Endpoint::ALL[at], 500);
+    }
+
+    #[test]
+    fn preparing_any_endpoint_twice_changes_nothing_more(at in 0..LEAST.len(), limit in any::<u64>()) {
+        let (endpoint, _) = LEAST[at];
+        let field = match endpoint {
+            Endpoint::Responses => "max_output_tokens",
+            Endpoint::Messages => "n_predict",
+            _ => "max_tokens",
+        };
+        let once = prepared(endpoint, &with(endpoint, &format!(r#""{field}":{limit}"#)));
+        let twice = PreparedRequest::parse(&once.body, endpoint, 7).unwrap();
+        prop_assert_eq!(&once, &PreparedRequest { max_coefficient: once.max_coefficient, ..twice });
+        // And a worker forwards it as it is.
+        let arriving = crate::ArrivingRequest::parse(endpoint, once.body.clone()).unwrap();
+        prop_assert_eq!(arriving.body, once.body);
     }
 }

@@ -1,7 +1,7 @@
 //! Answers of the published worker, captured: the figures that it wrote, ours must write too.
 
 use bytes::Bytes;
-use cocoon_openai::{AnswerMeter, BodyKind, BodyLimits, CostFields, Usage};
+use cocoon_openai::{AnswerMeter, BodyKind, BodyLimits, CostFields, Endpoint, Usage};
 use serde_json::{Value, json};
 
 const SESSION: &str =
@@ -37,7 +37,7 @@ fn prices_are_written_where_the_published_worker_writes_them() {
                 total_cost: nanoton(usage.prompt_tokens + usage.completion_tokens),
             }
         };
-        let mut meter = AnswerMeter::new(kind, BodyLimits::default(), Box::new(cost));
+        let mut meter = AnswerMeter::new(Endpoint::Chat, kind, BodyLimits::default(), Box::new(cost));
         let mut out = meter.push(Bytes::from(format!("{unpriced}\n"))).concat();
         let (rest, report) = meter.finish();
         out.extend(rest.unwrap_or_default());

@@ -1,7 +1,7 @@
 //! The gateway's filter: what the caller sees of usage and price, and what is held back for it.
 
 use bytes::Bytes;
-use cocoon_openai::{AnswerFilter, BodyKind, BodyLimits, Usage, add_cocoon_object};
+use cocoon_openai::{AnswerFilter, BodyKind, BodyLimits, Endpoint, Usage, add_cocoon_object};
 
 use super::{CHAT_STREAM, cocoon, filter, filter_chunks};
 
@@ -30,7 +30,7 @@ fn a_caller_who_asked_sees_usage_with_the_price_in_it() {
 fn content_is_never_held_back_and_the_end_is() {
     let content = "data: {\"choices\":[{\"delta\":{\"content\":\"x\"}}]}\n\n";
     for show_usage in [false, true] {
-        let mut filter = AnswerFilter::new(BodyKind::Sse, BodyLimits::default(), show_usage);
+        let mut filter = AnswerFilter::new(Endpoint::Chat, BodyKind::Sse, BodyLimits::default(), show_usage);
         assert_eq!(filter.push(Bytes::from(content)), [content]);
         assert!(filter.push(Bytes::from(USAGE_CHUNK)).is_empty());
         assert_eq!(filter.push(Bytes::from(": ping\n\n")), [": ping\n\n"]);
@@ -61,7 +61,7 @@ fn usage_beside_content_is_taken_away_only_where_it_was_not_asked_for() {
 #[test]
 fn running_usage_chunks_keep_their_place_and_only_the_last_waits() {
     let content = "data: {\"choices\":[{\"delta\":{\"content\":\"x\"}}]}\n\n";
-    let mut filter = AnswerFilter::new(BodyKind::Sse, BodyLimits::default(), true);
+    let mut filter = AnswerFilter::new(Endpoint::Chat, BodyKind::Sse, BodyLimits::default(), true);
     assert!(filter.push(Bytes::from(USAGE_CHUNK)).is_empty());
     assert_eq!(filter.push(Bytes::from(content)), [USAGE_CHUNK, content]);
     assert!(filter.push(Bytes::from(USAGE_CHUNK)).is_empty());
@@ -110,7 +110,7 @@ fn a_stream_without_usage_shows_the_price_all_the_same() {
 #[test]
 fn what_is_over_a_limit_is_shown_unread() {
     let limits = BodyLimits { event_bytes: 100, json_bytes: 10 };
-    let mut filter = AnswerFilter::new(BodyKind::Json, limits, false);
+    let mut filter = AnswerFilter::new(Endpoint::Chat, BodyKind::Json, limits, false);
     assert!(filter.push(Bytes::from("{\"x\":1")).is_empty());
     assert_eq!(filter.push(Bytes::from(",\"yyyy\":2")), ["{\"x\":1,\"yyyy\":2"]);
     assert_eq!(filter.push(Bytes::from("}")), ["}"]);
@@ -129,7 +129,7 @@ fn where_the_engine_told_no_usage_the_estimate_is_shown_to_whom_asked() {
         (BodyKind::Json, "{\"choices\":[{\"message\":{\"content\":\"x\"}}]}", true, true),
         (BodyKind::Json, "{\"choices\":[],\"usage\":{\"prompt_tokens\":1}}", true, false),
     ] {
-        let mut filter = AnswerFilter::new(kind, BodyLimits::default(), show);
+        let mut filter = AnswerFilter::new(Endpoint::Chat, kind, BodyLimits::default(), show);
         let mut all = filter.push(Bytes::from(body));
         all.extend(filter.take_held(Some(&cocoon()), Some(&estimate)));
         let text = String::from_utf8(all.concat()).unwrap();

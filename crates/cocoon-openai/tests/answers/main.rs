@@ -3,11 +3,14 @@
 #![allow(clippy::unwrap_used)]
 
 mod captured;
+mod endpoints;
 mod filtering;
 mod metering;
 
 use bytes::Bytes;
-use cocoon_openai::{AnswerFilter, AnswerMeter, BodyKind, BodyLimits, CostFields, MeterReport, Usage};
+use cocoon_openai::{
+    AnswerFilter, AnswerMeter, BodyKind, BodyLimits, CostFields, Endpoint, MeterReport, Usage,
+};
 use proptest::prelude::*;
 use serde_json::value::RawValue;
 
@@ -37,7 +40,7 @@ fn cocoon() -> Box<RawValue> {
 }
 
 fn meter_chunks(kind: BodyKind, limits: BodyLimits, chunks: &[&[u8]]) -> (String, MeterReport) {
-    let mut meter = AnswerMeter::new(kind, limits, Box::new(price));
+    let mut meter = AnswerMeter::new(Endpoint::Chat, kind, limits, Box::new(price));
     let mut out: Vec<Bytes> = Vec::new();
     for chunk in chunks {
         out.extend(meter.push(Bytes::copy_from_slice(chunk)));
@@ -52,7 +55,7 @@ fn meter(kind: BodyKind, body: &str) -> (String, MeterReport) {
 }
 
 fn filter_chunks(kind: BodyKind, show_usage: bool, chunks: &[&[u8]]) -> (String, MeterReport) {
-    let mut filter = AnswerFilter::new(kind, BodyLimits::default(), show_usage);
+    let mut filter = AnswerFilter::new(Endpoint::Chat, kind, BodyLimits::default(), show_usage);
     let mut out: Vec<Bytes> = Vec::new();
     for chunk in chunks {
         out.extend(filter.push(Bytes::copy_from_slice(chunk)));
@@ -127,7 +130,7 @@ proptest! {
         cuts in proptest::collection::vec(any::<prop::sample::Index>(), 0..8),
     ) {
         let limits = BodyLimits { event_bytes, json_bytes: event_bytes };
-        let mut meter = AnswerMeter::new(kind, limits, Box::new(price));
+        let mut meter = AnswerMeter::new(Endpoint::Chat, kind, limits, Box::new(price));
         let mut out = Vec::new();
         for chunk in cut(&body, &cuts) {
             out.extend(meter.push(Bytes::copy_from_slice(chunk)).concat());

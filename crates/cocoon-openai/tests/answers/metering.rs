@@ -1,7 +1,7 @@
 //! The worker's meter: what it writes, what it reports, and when it lets go of a piece.
 
 use bytes::Bytes;
-use cocoon_openai::{AnswerMeter, BodyKind, BodyLimits, Usage};
+use cocoon_openai::{AnswerMeter, BodyKind, BodyLimits, Endpoint, Usage};
 
 use super::{CHAT_STREAM, meter, meter_chunks, price};
 
@@ -20,7 +20,7 @@ fn a_stream_passes_unchanged_but_for_the_price_in_its_usage() {
 
 #[test]
 fn an_event_is_passed_on_with_its_last_byte() {
-    let mut meter = AnswerMeter::new(BodyKind::Sse, BodyLimits::default(), Box::new(price));
+    let mut meter = AnswerMeter::new(Endpoint::Chat, BodyKind::Sse, BodyLimits::default(), Box::new(price));
     assert!(meter.push(Bytes::from_static(b"data: {}\n")).is_empty());
     assert_eq!(meter.push(Bytes::from_static(b"\nda")), ["data: {}\n\n"]);
     assert_eq!(meter.push(Bytes::from_static(b"ta: x\r\n\r\n")), ["data: x\r\n\r\n"]);

@@ -58,6 +58,9 @@ pub(crate) struct GatewayFile {
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Limits {
     max_body_bytes: usize,
+    max_conversation_bytes: usize,
+    max_upload_bytes: usize,
+    max_held_bytes: usize,
     max_header_bytes: usize,
     max_answer_bytes: usize,
     max_connections: usize,
@@ -81,6 +84,9 @@ impl Default for Limits {
         let limits = GatewayLimits::default();
         Self {
             max_body_bytes: limits.max_body_bytes,
+            max_conversation_bytes: limits.max_conversation_bytes,
+            max_upload_bytes: limits.max_upload_bytes,
+            max_held_bytes: limits.max_held_bytes,
             max_header_bytes: limits.max_header_bytes,
             max_answer_bytes: limits.max_answer_bytes,
             max_connections: limits.max_connections,
@@ -104,6 +110,9 @@ impl From<Limits> for GatewayLimits {
     fn from(limits: Limits) -> Self {
         Self {
             max_body_bytes: limits.max_body_bytes,
+            max_conversation_bytes: limits.max_conversation_bytes,
+            max_upload_bytes: limits.max_upload_bytes,
+            max_held_bytes: limits.max_held_bytes,
             max_header_bytes: limits.max_header_bytes,
             max_answer_bytes: limits.max_answer_bytes,
             max_connections: limits.max_connections,

@@ -65,6 +65,8 @@ pub(crate) struct EngineFile {
     pub(crate) url: Option<String>,
     /// The built-in extractive summariser.
     pub(crate) builtin: bool,
+    /// What the server can do, by name, where it is not to be found out.
+    pub(crate) abilities: Option<Vec<String>>,
 }
 
 impl Default for WorkerFile {

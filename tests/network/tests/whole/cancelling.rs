@@ -6,7 +6,7 @@ use cocoon_network_tests::{
     Answering, Ask, Call, Exchange, Network, Options, ScriptedEngine, delta, ready_client, until,
     usage_event, within,
 };
-use cocoon_openai::estimate_prompt_tokens;
+use cocoon_openai::{Endpoint, estimate_prompt_tokens};
 use tokio::sync::mpsc;
 
 /// A stream of which three tokens were delivered.
@@ -23,7 +23,7 @@ async fn three_tokens(exchange: &mut Exchange, calls: &mut mpsc::UnboundedReceiv
 }
 
 fn prompt_tokens(ask: &Ask) -> i64 {
-    estimate_prompt_tokens(ask.body.to_string().as_bytes())
+    estimate_prompt_tokens(Endpoint::Chat, ask.body.to_string().as_bytes())
 }
 
 #[tokio::test]

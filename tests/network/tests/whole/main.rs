@@ -10,6 +10,7 @@ mod bad_proxies_of_gateways;
 mod bad_workers;
 mod cancelling;
 mod durability;
+mod endpoints;
 mod failover;
 mod rotation;
 mod shutdown;
