@@ -8,7 +8,6 @@ use cocoon_net::DialOptions;
 use cocoon_openai::{
     BodyForm, DEFAULT_MAX_COEFFICIENT, DEFAULT_MAX_TOKENS, DEFAULT_TIMEOUT_SECONDS, Endpoint, RequestDefaults,
 };
-use cocoon_session::client::MAX_QUERY_BYTES;
 use cocoon_ton::Address;
 use cocoon_trace::Tracing;
 use zeroize::Zeroizing;
