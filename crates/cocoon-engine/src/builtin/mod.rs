@@ -41,11 +41,11 @@ pub use request::MAX_BODY_BYTES;
 pub use summary::{MAX_COMPARED_SENTENCES, MAX_SUMMARY_SENTENCES};
 pub use tokens::{MAX_TOKEN_CHARS, count_tokens};
 
-use crate::{BodyStream, Engine, EngineBody, EngineError, EngineHealth, EngineRequest, EngineResponse};
-use bytes::{Bytes, BytesMut};
+use crate::{Engine, EngineBody, EngineError, EngineHealth, EngineRequest, EngineResponse};
+use bytes::Bytes;
 use cocoon_openai::ability;
 use futures_util::future::BoxFuture;
-use futures_util::stream::{self, StreamExt as _};
+use futures_util::stream;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use reply::Reply;
@@ -94,7 +94,7 @@ impl ExtractiveSummary {
                 return Ok(refusal(&ApiError::new(StatusCode::NOT_FOUND, message)));
             }
         };
-        let Some(body) = read_whole(&request).await? else {
+        let Some(body) = request.read_whole(MAX_BODY_BYTES).await? else {
             return Ok(refusal(&ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "the text is too long")));
         };
         let cancel = CancelOnDrop::default();
@@ -124,21 +124,6 @@ impl Engine for ExtractiveSummary {
     fn explore<'a>(&'a self, _: &'a str, _: u32) -> BoxFuture<'a, u32> {
         Box::pin(std::future::ready(ability::CHAT | ability::COMPLETIONS | ability::TOOLS))
     }
-}
-
-/// The whole body; `None` where it is larger than any that is read.
-async fn read_whole(request: &EngineRequest) -> Result<Option<Bytes>, EngineError> {
-    let Some(mut rest) = request.rest.as_ref().and_then(BodyStream::take) else {
-        return Ok(Some(request.body.clone()));
-    };
-    let mut body = BytesMut::from(request.body.as_ref());
-    while let Some(data) = rest.next().await {
-        body.extend_from_slice(&data.map_err(|broken| EngineError::Broken(broken.to_string()))?);
-        if body.len() > MAX_BODY_BYTES {
-            return Ok(None);
-        }
-    }
-    Ok(Some(body.freeze()))
 }
 
 /// Tells the blocking work to stop when the future that waits for it is dropped.
