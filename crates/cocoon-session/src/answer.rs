@@ -127,6 +127,17 @@ pub(crate) fn reason(status: i32) -> &'static str {
     }
 }
 
+/// Most headers of a request or an answer. Engines and callers have far fewer; a reader of HTTP dies of far more.
+pub const MAX_HEADERS: usize = 512;
+/// Most bytes of names and values of all headers together.
+pub const MAX_HEAD_BYTES: usize = 128 * 1024;
+
+/// Whether these headers are of a size that may be kept and passed on.
+pub(crate) fn fits(headers: &[http::Header]) -> bool {
+    let bytes = headers.iter().map(|header| header.name.as_bytes().len() + header.value.as_bytes().len());
+    headers.len() <= MAX_HEADERS && bytes.sum::<usize>() <= MAX_HEAD_BYTES
+}
+
 /// Makes the head of a peer's answer safe to pass on: a published gateway builds an HTTP answer from it and dies of
 /// anything that is none. `None` where it cannot be mended.
 pub(crate) fn sanitize(mut head: http::Response) -> Option<http::Response> {

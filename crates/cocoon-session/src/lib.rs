@@ -27,7 +27,7 @@ mod terms;
 mod time;
 mod workers;
 
-pub use answer::RESEND_HEADER;
+pub use answer::{MAX_HEAD_BYTES, MAX_HEADERS, RESEND_HEADER};
 pub use body::{DEFAULT_MAX_BODY_BYTES, FIRST_BODY_BYTES, WHOLE_BODY_BYTES, split_body};
 pub use cocoon_wire::tl::ext::{MAX_AFFINITY, MAX_PART_BYTES, MAX_TRACE_BYTES, ability};
 pub use options::Preference;

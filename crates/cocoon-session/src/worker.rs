@@ -468,6 +468,11 @@ impl WorkerSession {
             self.fail(id, failure, tl::TokensUsed::default(), now);
             return Ok(());
         };
+        if !answer::fits(&request.headers) {
+            let failure = RequestFailure::new(ErrorCode::PROTOCOL, "the request has too many headers");
+            self.fail(id, failure, tl::TokensUsed::default(), now);
+            return Ok(());
+        }
         if body_bytes.is_some_and(|bytes| bytes > self.settings.max_body_bytes) {
             let failure = RequestFailure::new(ErrorCode::PROTOCOL, "the body is too large for this worker");
             self.fail(id, failure, tl::TokensUsed::default(), now);

@@ -8,8 +8,8 @@ use cocoon_wire::tl::{self, WorkerToProxy, client, ext, http, proxy};
 use super::request::Phase;
 use super::{ConnId, End, Proxy, ProxyEvent, RequestEnd, RequestKey};
 use crate::answer::{
-    ERROR_HEADER, PROXY_HEADER, RESEND_HEADER, WORKER_HEADER, error_body, framing_header, resend_header,
-    sanitize, seconds_header, status_body, worker_header,
+    ERROR_HEADER, PROXY_HEADER, RESEND_HEADER, WORKER_HEADER, error_body, fits, framing_header,
+    resend_header, sanitize, seconds_header, status_body, worker_header,
 };
 use crate::outbox::Chunk;
 use crate::terms::words;
@@ -140,6 +140,13 @@ impl Proxy {
     ) -> Result<(), Violation> {
         let Some(key) = self.request_of(conn, attempt) else { return Ok(()) };
         let mut head: http::Response = from_boxed(answer).map_err(Violation::message("http.response"))?;
+        if !fits(&head.headers) {
+            // It would be kept as long as the client does not read.
+            self.stop_worker(key);
+            let words = ByteStr::from_static("the head of the answer is too large");
+            self.on_error(conn, attempt, ErrorCode::ERROR.0, &words, LastWord::none(), now);
+            return Ok(());
+        }
         let data = std::mem::take(&mut head.payload);
         // Our workers fail by an error message, so this mark in an answer of theirs is forged; published ones know no other
         // way than a complete answer.

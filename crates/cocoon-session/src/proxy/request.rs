@@ -413,7 +413,7 @@ impl Proxy {
     }
 
     /// Tells a worker of ours to stop.
-    fn stop_worker(&mut self, key: RequestKey) {
+    pub(super) fn stop_worker(&mut self, key: RequestKey) {
         let Some(request) = self.requests.get(&key) else { return };
         let (conn, request_id) = (request.worker, request.attempt);
         if self.worker(conn).is_some_and(|worker| worker.extensions)
