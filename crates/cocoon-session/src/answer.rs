@@ -132,10 +132,13 @@ pub const MAX_HEADERS: usize = 512;
 /// Most bytes of names and values of all headers together.
 pub const MAX_HEAD_BYTES: usize = 128 * 1024;
 
-/// Whether these headers are of a size that may be kept and passed on.
-pub(crate) fn fits(headers: &[http::Header]) -> bool {
+/// Headers that nodes add to an answer, at most.
+pub(crate) const OWN_HEADERS: usize = 16;
+
+/// Whether these headers are of a size that may be kept and passed on; `own`: so many of them are the network's own.
+pub(crate) fn fits(headers: &[http::Header], own: usize) -> bool {
     let bytes = headers.iter().map(|header| header.name.as_bytes().len() + header.value.as_bytes().len());
-    headers.len() <= MAX_HEADERS && bytes.sum::<usize>() <= MAX_HEAD_BYTES
+    headers.len() <= MAX_HEADERS + own && bytes.sum::<usize>() <= MAX_HEAD_BYTES + 256 * own
 }
 
 /// Makes the head of a peer's answer safe to pass on: a published gateway builds an HTTP answer from it and dies of

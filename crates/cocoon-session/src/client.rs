@@ -21,7 +21,7 @@ use cocoon_wire::tl::{self, ProtoRange, ProxyToClient, client, ext, http};
 use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
-use crate::answer::{ERROR_HEADER, TIME_SHARE, fits, sanitize, take_worker};
+use crate::answer::{ERROR_HEADER, OWN_HEADERS, TIME_SHARE, fits, sanitize, take_worker};
 use crate::body::join_body;
 use crate::link::{Link, LinkEvent, Side};
 use crate::options::Options;
@@ -751,7 +751,7 @@ impl ClientSession {
             self.check_worker(&head, worker)?;
         }
         // Published workers leave a stale `Content-Length` in, and a proxy passes on what a worker says.
-        let Some(head) = Some(head).filter(|head| fits(&head.headers)).and_then(sanitize) else {
+        let Some(head) = Some(head).filter(|head| fits(&head.headers, OWN_HEADERS)).and_then(sanitize) else {
             let failure = RequestFailure::new(ErrorCode::ERROR, "the answer is no HTTP");
             self.cancel(request);
             self.events.push_back(ClientEvent::Failed { request, failure, info: None });

@@ -468,7 +468,7 @@ impl WorkerSession {
             self.fail(id, failure, tl::TokensUsed::default(), now);
             return Ok(());
         };
-        if !answer::fits(&request.headers) {
+        if !answer::fits(&request.headers, 0) {
             let failure = RequestFailure::new(ErrorCode::PROTOCOL, "the request has too many headers");
             self.fail(id, failure, tl::TokensUsed::default(), now);
             return Ok(());

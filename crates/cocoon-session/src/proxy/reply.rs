@@ -140,7 +140,7 @@ impl Proxy {
     ) -> Result<(), Violation> {
         let Some(key) = self.request_of(conn, attempt) else { return Ok(()) };
         let mut head: http::Response = from_boxed(answer).map_err(Violation::message("http.response"))?;
-        if !fits(&head.headers) {
+        if !fits(&head.headers, 0) {
             // It would be kept as long as the client does not read.
             self.stop_worker(key);
             let words = ByteStr::from_static("the head of the answer is too large");
