@@ -1,6 +1,8 @@
 //! The asking side: keep-alive connections that ask, read and take the time.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow, bail};
@@ -27,9 +29,22 @@ const MAX_ANSWER_BYTES: usize = 16 * 1024 * 1024;
 /// After an error a connection waits this long, so that a refusing server is not asked without pause.
 const ERROR_PAUSE: Duration = Duration::from_millis(20);
 
+/// Counts that can be read while a round goes on.
+#[derive(Default)]
+pub(crate) struct Live {
+    /// Answers that were complete.
+    pub(crate) answers: AtomicU64,
+    /// Events that arrived.
+    pub(crate) events: AtomicU64,
+}
+
 /// What one round, or several merged, measured. Times are in nanoseconds.
 #[derive(Default)]
 pub(crate) struct Samples {
+    /// What ends before is not sampled; `None` samples all.
+    pub(crate) since: Option<Instant>,
+    /// Told of each answer and event at once.
+    pub(crate) live: Option<Arc<Live>>,
     /// From sending a request to the whole of its answer.
     pub(crate) total_ns: Vec<u64>,
     /// From sending a request to the first event of its stream.
@@ -48,7 +63,7 @@ pub(crate) struct Samples {
 
 impl Samples {
     /// Adds the samples of another connection of the same round.
-    fn join(&mut self, other: Self) {
+    pub(crate) fn join(&mut self, other: Self) {
         self.total_ns.extend(other.total_ns);
         self.first_ns.extend(other.first_ns);
         self.chunk_ns.extend(other.chunk_ns);
@@ -56,6 +71,23 @@ impl Samples {
         self.errors += other.errors;
         if self.first_error.is_none() {
             self.first_error = other.first_error;
+        }
+    }
+
+    /// Takes down that an answer was not complete.
+    pub(crate) fn failed(&mut self, error: &anyhow::Error) {
+        self.errors += 1;
+        self.first_error.get_or_insert(format!("{error:#}"));
+    }
+
+    /// Whether what happens now is sampled.
+    fn counts_now(&self) -> bool {
+        self.since.is_none_or(|since| Instant::now() >= since)
+    }
+
+    fn tell(&self, what: impl Fn(&Live) -> &AtomicU64, count: usize) {
+        if let Some(live) = &self.live {
+            what(live).fetch_add(count as u64, Ordering::Relaxed);
         }
     }
 
@@ -96,7 +128,14 @@ pub(crate) async fn round(
     let started = Instant::now();
     let mut tasks = JoinSet::new();
     for client in clients {
-        tasks.spawn(ask_until(mock.clone(), client, ask, started + duration));
+        tasks.spawn(ask_until(
+            mock.clone(),
+            client,
+            ask,
+            started + duration,
+            REQUEST_LIMIT,
+            Samples::default(),
+        ));
     }
     let mut samples = Samples::default();
     while let Some(result) = tasks.join_next().await {
@@ -106,18 +145,24 @@ pub(crate) async fn round(
     Ok(samples)
 }
 
-async fn ask_until(mock: Mock, mut client: Client, ask: Ask, end: Instant) -> Samples {
-    let mut samples = Samples::default();
+/// Asks one request after the other until `end`; each has `limit` for its whole answer.
+pub(crate) async fn ask_until(
+    mock: Mock,
+    mut client: Client,
+    ask: Ask,
+    end: Instant,
+    limit: Duration,
+    mut samples: Samples,
+) -> Samples {
     while Instant::now() < end {
-        let result = match timeout(REQUEST_LIMIT, client.ask_once(&mock, ask, &mut samples)).await {
+        let result = match timeout(limit, client.ask_once(&mock, ask, &mut samples)).await {
             Ok(result) => result,
-            Err(_) => Err(anyhow!("no complete answer within {REQUEST_LIMIT:?}")),
+            Err(_) => Err(anyhow!("no complete answer within {limit:?}")),
         };
         match result {
             Ok(()) => samples.done += 1,
             Err(error) => {
-                samples.errors += 1;
-                samples.first_error.get_or_insert(format!("{error:#}"));
+                samples.failed(&error);
                 tokio::time::sleep(ERROR_PAUSE).await;
                 // A connection that has failed is not trusted again.
                 match Client::connect(client.target).await {
@@ -170,7 +215,13 @@ impl Client {
         timeout(REQUEST_LIMIT, exchange).await.with_context(|| format!("GET {path} took too long"))?
     }
 
-    async fn ask_once(&mut self, mock: &Mock, ask: Ask, samples: &mut Samples) -> anyhow::Result<()> {
+    /// Asks once and reads the answer whole.
+    pub(crate) async fn ask_once(
+        &mut self,
+        mock: &Mock,
+        ask: Ask,
+        samples: &mut Samples,
+    ) -> anyhow::Result<()> {
         let request = completion(self.target, ask)?;
         let sent = Instant::now();
         self.sender.ready().await.context("the connection closed")?;
@@ -185,8 +236,14 @@ impl Client {
             if ask != Ask::Whole && status == StatusCode::OK {
                 let now_ns = mock.now_ns();
                 let before = reader.found;
-                reader.push(data, |stamp_ns| keep(&mut samples.chunk_ns, now_ns.saturating_sub(stamp_ns)));
-                if before == 0 && reader.found > 0 {
+                let counts = samples.counts_now();
+                reader.push(data, |stamp_ns| {
+                    if counts {
+                        keep(&mut samples.chunk_ns, now_ns.saturating_sub(stamp_ns));
+                    }
+                });
+                samples.tell(|live| &live.events, reader.found - before);
+                if before == 0 && reader.found > 0 && counts {
                     keep(&mut samples.first_ns, nanos(sent.elapsed()));
                 }
             } else if answer.len() + data.len() > MAX_ANSWER_BYTES {
@@ -210,7 +267,10 @@ impl Client {
             }
             Ask::Whole | Ask::Stream { .. } => {}
         }
-        keep(&mut samples.total_ns, nanos(sent.elapsed()));
+        samples.tell(|live| &live.answers, 1);
+        if samples.counts_now() {
+            keep(&mut samples.total_ns, nanos(sent.elapsed()));
+        }
         Ok(())
     }
 

@@ -1,5 +1,6 @@
 //! Measures what a whole network (gateway, proxy and workers) adds to asking an engine directly; by `fees`, what its
-//! settlement costs on chain; and by `attest`, what attestation costs.
+//! settlement costs on chain; by `attest`, what attestation costs; by `market`, what choosing a worker costs; and by
+//! `compare`, how other ways to an engine compare.
 //!
 //! A mock engine and the load generator live in this process; the network is a process of its own. Everything is
 //! measured twice in the same run, directly and through the network, in short alternating rounds, so that whatever
@@ -20,11 +21,14 @@ use network::Network;
 use report::{Report, connected};
 
 mod attest;
+mod compare;
 mod fees;
 mod load;
+mod market;
 mod mock;
 mod network;
 mod report;
+mod tables;
 
 /// Alternations between the direct and the whole path within one measurement.
 const ROUNDS: u32 = 5;
@@ -87,8 +91,12 @@ struct Flags {
 enum Other {
     /// Adds up what settlement costs on chain, over months of requests.
     Fees(fees::Flags),
+    /// Measures other ways to the same engine beside ours: nginx, sglang-router, LiteLLM.
+    Compare(compare::Flags),
     /// Measures what attestation costs: verifying evidence, connecting, and a connection that is up.
     Attest(attest::Flags),
+    /// Measures what choosing a worker costs a proxy, by the number of workers.
+    Market(market::Flags),
 }
 
 fn seconds(text: &str) -> Result<f64, String> {
@@ -103,7 +111,9 @@ async fn main() -> ExitCode {
     let flags = Flags::parse();
     let outcome = match &flags.other {
         Some(Other::Fees(fees)) => fees::run(fees).map(|()| true),
+        Some(Other::Market(market)) => market::run(market).map(|()| true),
         Some(Other::Attest(attest)) => attest::run(attest).await.map(|()| true),
+        Some(Other::Compare(compare)) => compare::run(compare).await,
         None => run(flags).await,
     };
     match outcome {

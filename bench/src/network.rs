@@ -123,7 +123,7 @@ impl Network {
 }
 
 /// The gateway's address, once the file is there and complete.
-fn read_gateway(endpoints: &Path) -> Option<SocketAddr> {
+pub(crate) fn read_gateway(endpoints: &Path) -> Option<SocketAddr> {
     let text = std::fs::read_to_string(endpoints).ok()?;
     let value: serde_json::Value = serde_json::from_str(&text).ok()?;
     let url = value.get("gateway")?.as_str()?;

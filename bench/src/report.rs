@@ -197,7 +197,7 @@ fn per_second(count: u64, samples: &Samples) -> f64 {
 }
 
 /// The smallest sample that at least this fraction of all samples does not exceed, in microseconds; 0 for none.
-fn quantile_us(sorted_ns: &[u64], numerator: usize, denominator: usize) -> f64 {
+pub(crate) fn quantile_us(sorted_ns: &[u64], numerator: usize, denominator: usize) -> f64 {
     let rank = (sorted_ns.len() * numerator).div_ceil(denominator);
     sorted_ns.get(rank.saturating_sub(1)).map_or(0.0, |&ns| ns as f64 / 1000.0)
 }

@@ -11,8 +11,8 @@ use cocoon_tee::simulated::snp::SimulatedSnp;
 use cocoon_tee::simulated::tdx::QuoteForm;
 
 use super::measure::{Cost, Series, Stopwatch};
-use super::report::{Column, Report, Table};
 use super::{Ground, IMAGE, Plan, SEED};
+use crate::tables::{Column, Report, Table};
 
 /// What evidence is bound to.
 const BINDING: ReportData = ReportData([0x5a; ReportData::LEN]);

@@ -12,9 +12,9 @@ use cocoon_tee::NoEvidence;
 use tokio::net::TcpListener;
 
 use super::measure::{Series, Stopwatch};
-use super::report::{Column, Report, Table};
 use super::{Ground, IMAGE, Plan};
 use crate::network::rss_kib;
+use crate::tables::{Column, Report, Table};
 
 const HANDSHAKES: &[Column] = &[
     Column("ms", "wall_ms", 2),

@@ -14,13 +14,12 @@ use cocoon_attest::{OperatorPolicy, UnixSeconds, VerifierSet};
 use cocoon_net::{Clock as _, SystemClock};
 use cocoon_tee::simulated::Vendors;
 
-use report::Report;
+use crate::tables::Report;
 
 mod evidence;
 mod handshake;
 mod measure;
 mod path;
-mod report;
 
 /// The simulated vendors follow from it; nobody relies on them.
 const SEED: [u8; 32] = [0x42; 32];

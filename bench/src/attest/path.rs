@@ -10,8 +10,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::handshake::{Loopback, Nodes, Pair, Variant};
 use super::measure::{Cost, Series, Stopwatch};
-use super::report::{Column, Report, Table};
 use super::{Ground, Plan};
+use crate::tables::{Column, Report, Table};
 
 /// Bytes written and read at a time: four of the longest TLS records.
 const CHUNK_BYTES: usize = 64 << 10;

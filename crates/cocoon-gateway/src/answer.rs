@@ -152,6 +152,7 @@ pub(crate) struct AnswerBody {
     filter: AnswerFilter,
     out: VecDeque<Bytes>,
     state: State,
+    complete: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -164,7 +165,12 @@ enum State {
 impl AnswerBody {
     pub(crate) fn new(answering: Answering) -> Self {
         let filter = answering.filter();
-        Self { answering, filter, out: VecDeque::new(), state: State::Flowing }
+        Self { answering, filter, out: VecDeque::new(), state: State::Flowing, complete: false }
+    }
+
+    /// Whether it has come to its end, and that is a good one.
+    pub(crate) const fn is_complete(&self) -> bool {
+        self.complete
     }
 
     fn end(&mut self, ending: &Ending) {
@@ -181,6 +187,7 @@ impl AnswerBody {
         let bill = self.answering.settle(report, ending, end);
         self.state = State::Ended;
         let (endpoint, kind) = (self.answering.request.endpoint(), self.answering.kind);
+        self.complete = failure.is_none() && !report.saw_error;
         match failure {
             None => {
                 // An error is the engine's own word and passes as it is.

@@ -7,11 +7,15 @@ use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 
 use crate::answer::{AnswerBody, Broken};
+use crate::idempotency::Recording;
+use crate::slots::Busy;
 
 /// A body: all there, or on its way.
 pub(crate) enum Body {
     Full(Option<Bytes>),
     Answer(Box<AnswerBody>),
+    /// On its way, and kept for whoever asks the same again.
+    Recording(Box<Recording>),
 }
 
 impl Body {
@@ -30,6 +34,7 @@ impl http_body::Body for Body {
         match self.get_mut() {
             Self::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Self::Answer(answer) => Pin::new(answer.as_mut()).poll_frame(cx),
+            Self::Recording(recording) => recording.poll(cx),
         }
     }
 
@@ -37,13 +42,40 @@ impl http_body::Body for Body {
         match self {
             Self::Full(bytes) => bytes.is_none(),
             Self::Answer(answer) => answer.is_end_stream(),
+            Self::Recording(recording) => recording.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Full(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
-            Self::Answer(_) => SizeHint::default(),
+            Self::Answer(_) | Self::Recording(_) => SizeHint::default(),
         }
+    }
+}
+
+/// A body during which its connection is at work.
+pub(crate) struct Occupying {
+    pub(crate) body: Body,
+    pub(crate) _busy: Busy,
+}
+
+impl http_body::Body for Occupying {
+    type Data = Bytes;
+    type Error = Broken;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }

@@ -7,17 +7,20 @@ use bytes::Bytes;
 use cocoon_openai::{ApiError, Endpoint, PreparedRequest, RequestForm, Wishes};
 use cocoon_session::client::MAX_QUERY_BYTES;
 use cocoon_session::tariff;
-use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap};
-use http::{Request, Response};
+use http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap};
+use http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
 
 use crate::Shared;
+use crate::affinity::beginnings;
 use crate::body::Body;
 use crate::dispatch::Asked;
+use crate::idempotency;
 use crate::intake::{InFlight, read_body, too_large};
 use crate::models;
 use crate::outgoing::query;
 use crate::price::coefficient_within;
+use crate::slots::Slot;
 
 /// Longest name of a model, in bytes.
 const MAX_MODEL_BYTES: usize = 512;
@@ -50,8 +53,37 @@ async fn try_complete(
     let (parts, body) = request.into_parts();
     // The body is read whatever the head says, so that the caller gets to read what is wrong with it.
     let body = read_body(&mut in_flight, endpoint, &parts.headers, body).await?;
-    let prepared = prepare(shared, endpoint, &parts.headers, body).await?;
-    let (query, body) = query(&parts.headers, &prepared);
+    if let Some(slot) = parts.extensions.get::<Arc<Slot>>() {
+        slot.heard();
+    }
+    let key = idempotency::key_of(&parts.headers)?.map(str::to_owned);
+    let run = {
+        let (shared, headers, body) = (Arc::clone(shared), parts.headers.clone(), body.clone());
+        move || async move { answer(&shared, in_flight, &headers, body, endpoint, started).await }
+    };
+    let Some(key) = key else { return run().await };
+    let asked = idempotency::Request {
+        caller: parts.headers.get(AUTHORIZATION).map(HeaderValue::as_bytes).unwrap_or_default(),
+        key: &key,
+        path: endpoint.path(),
+        headers: &parts.headers,
+        body: &body,
+        patience: shared.limits.default_timeout,
+    };
+    idempotency::once(&shared.idempotency, asked, run).await
+}
+
+/// Answers a request that has been read.
+async fn answer(
+    shared: &Arc<Shared>,
+    in_flight: InFlight,
+    headers: &HeaderMap,
+    body: Bytes,
+    endpoint: Endpoint,
+    started: Instant,
+) -> Result<Response<Body>, ApiError> {
+    let prepared = prepare(shared, endpoint, headers, body).await?;
+    let (query, body) = query(headers, &prepared);
     if query.len() > MAX_QUERY_BYTES {
         return Err(too_large(endpoint, shared.limits.body_bytes(endpoint)));
     }
@@ -60,12 +92,16 @@ async fn try_complete(
         let message = format!("No model has a name of more than {MAX_MODEL_BYTES} bytes.");
         return Err(ApiError::invalid_request(Some("model"), "invalid_value", message));
     }
-    // The caller's word goes before the operator's; 0 means that nothing is sent twice.
-    let hedge = match prepared.hedge {
-        None => shared.limits.retry.hedge_after,
-        wanted => wanted.filter(|after| !after.is_zero()),
+    // Whoever sends a key wants one execution; a second one beside it would be another. Otherwise the caller's word goes
+    // before the operator's; 0 means that nothing is sent twice.
+    let hedge = match (idempotency::key_of(headers)?, prepared.hedge) {
+        (Some(_), _) => None,
+        (None, None) => shared.limits.retry.hedge_after,
+        (None, wanted) => wanted.filter(|after| !after.is_zero()),
     };
-    let asked = Asked { shared, prepared, query, body, model: base_model, started, hedge, in_flight };
+    // Callers are told apart by this gateway's wallet alone.
+    let affinity = beginnings(&shared.affinity_key, b"", &base_model, &prepared.body);
+    let asked = Asked { shared, prepared, query, body, model: base_model, started, hedge, affinity, in_flight };
     match asked.send().await {
         Ok((exchange, head, sent)) => asked.answer(exchange, head, sent).await,
         Err(failure) => {

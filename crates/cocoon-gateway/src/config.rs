@@ -13,6 +13,7 @@ use cocoon_trace::Tracing;
 use zeroize::Zeroizing;
 
 use crate::attestation::WorkerDemands;
+use crate::idempotency::IdempotencyLimits;
 use crate::settle::{MIN_SECRET_BYTES, SettlementConfig};
 
 /// Bytes of a request that are left for its headers and framing beside the body.
@@ -120,7 +121,8 @@ pub struct GatewayLimits {
     /// Largest answer that is held in memory until its price is known, in bytes; 16 MiB. A larger one that is not streamed
     /// passes unread, without its price.
     pub max_answer_bytes: usize,
-    /// HTTP connections at a time; 4096. More wait in the system's queue.
+    /// HTTP connections at a time; 16,384. When all are taken, the one that has idled longest makes room; where none idles,
+    /// more wait in the system's queue.
     pub max_connections: usize,
     /// For the whole head of a request, also the longest that a connection may idle between two; 30 s.
     pub header_timeout: Duration,
@@ -132,6 +134,8 @@ pub struct GatewayLimits {
     pub drain_timeout: Duration,
     /// When a request that failed is sent again, and when it is sent twice.
     pub retry: RetryLimits,
+    /// How many answers are kept for requests with an `Idempotency-Key`.
+    pub idempotency: IdempotencyLimits,
     /// Limit on each choice of an answer, in tokens, where the request names none; 4096. It is written into the body,
     /// so that a reservation binds.
     pub default_max_tokens: u32,
@@ -179,12 +183,13 @@ impl Default for GatewayLimits {
             max_held_bytes: 256 << 20,
             max_header_bytes: 32 << 10,
             max_answer_bytes: 16 << 20,
-            max_connections: 4096,
+            max_connections: 16_384,
             header_timeout: Duration::from_secs(30),
             body_timeout: Duration::from_secs(60),
             stall_timeout: Duration::from_secs(120),
             drain_timeout: Duration::from_secs(10),
             retry: RetryLimits::default(),
+            idempotency: IdempotencyLimits::default(),
             default_max_tokens: DEFAULT_MAX_TOKENS.unsigned_abs(),
             default_max_coefficient: DEFAULT_MAX_COEFFICIENT.unsigned_abs(),
             default_timeout: Duration::from_secs(DEFAULT_TIMEOUT_SECONDS),
@@ -233,6 +238,9 @@ impl GatewayLimits {
             return Err(
                 "retry_budget_percent must be at most 1000 and retry_budget_floor at most 10000".to_owned()
             );
+        }
+        if self.idempotency.answer_bytes > self.idempotency.bytes {
+            return Err("idempotency_answer_bytes must be at most idempotency_bytes".to_owned());
         }
         if self.default_timeout.is_zero() {
             return Err("default_timeout must be above 0".to_owned());

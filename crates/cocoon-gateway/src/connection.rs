@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use cocoon_ledger::{Adjusted, AdjustedTokens, Dispute, DisputeReason, PricePerToken, RequestId};
@@ -12,7 +12,7 @@ use cocoon_session::client::{ClientEvent, ClientSession, ClientSettings, ModelOf
 use cocoon_session::{AllowError, ErrorCode, PaymentCounters, ProxyTerms, RequestFailure, Time, WorkerList};
 use cocoon_ton::payment::{OrderKind, SignedPayment};
 use cocoon_ton::{Address, RootConfig, VerifyingKey};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::Shared;
@@ -20,6 +20,7 @@ use crate::attestation::Fingerprint;
 use crate::book::PeerKey;
 use crate::claims::{Claims, Overcharge};
 use crate::exchange::{AnswerQueue, Ending, Event, Exchange};
+use crate::market::{self, Told};
 use crate::settle::{Channel, Presence};
 
 /// How often time-outs are looked at.
@@ -112,6 +113,10 @@ pub(crate) struct Connection {
     models: RwLock<Arc<Vec<ModelOffers>>>,
     /// The proxy's workers, once it has told.
     workers: RwLock<Option<Arc<WorkerList>>>,
+    /// What the proxy told of its market last.
+    market: watch::Sender<Option<Told>>,
+    /// When it was asked for that, in microseconds since 1970.
+    market_asked: AtomicU64,
     choice: Choice,
     inner: Mutex<Inner>,
     notices: Mutex<Notices>,
@@ -145,6 +150,8 @@ impl Connection {
             root,
             models: RwLock::default(),
             workers: RwLock::default(),
+            market: watch::Sender::new(None),
+            market_asked: AtomicU64::new(0),
             choice: Choice::default(),
             inner: Mutex::new(Inner {
                 session: Some(session),
@@ -237,6 +244,23 @@ impl Connection {
     /// The workers that are connected to the proxy, as far as it tells.
     pub(crate) fn workers(&self) -> Arc<WorkerList> {
         self.workers.read().unwrap_or_else(PoisonError::into_inner).clone().unwrap_or_default()
+    }
+
+    /// What the proxy told of its market last, and as it changes.
+    pub(crate) fn market(&self) -> watch::Receiver<Option<Told>> {
+        self.market.subscribe()
+    }
+
+    /// Asks the proxy what is on offer. Nothing happens where it does not tell, or was asked and has not answered.
+    pub(crate) fn ask_market(&self) {
+        let now = self.now();
+        self.market_asked.store(now.0, Ordering::Relaxed);
+        let asked = self.step(|session| session.ask_market(now).map_err(|violation| violation.to_string()));
+        if let Err(why) = asked {
+            tracing::warn!(proxy = %self.address, %why, "closing the connection to the proxy");
+            self.close.cancel();
+        }
+        self.wake.notify_one();
     }
 
     /// Asks the proxy for what these workers showed. Nothing happens where it does not tell.
@@ -375,6 +399,10 @@ impl Connection {
         let now = self.now();
         if self.shared.vetting.demands().is_some() && self.terms().is_some() {
             self.look_at_workers(now)?;
+        }
+        let asked = Time(self.market_asked.load(Ordering::Relaxed));
+        if self.shared.looks.are_taken(now) && now.since(asked) >= market::ASK_EVERY {
+            self.ask_market();
         }
         let refund = self.is_refund_due(now);
         self.step(|session| {
@@ -516,6 +544,9 @@ impl Connection {
                 ClientEvent::Workers(workers) => {
                     *self.workers.write().unwrap_or_else(PoisonError::into_inner) = Some(workers);
                     *self.next_look() = Time(0);
+                }
+                ClientEvent::Market(known) => {
+                    self.market.send_replace(Some(Told { known, at: Instant::now() }));
                 }
                 ClientEvent::Evidence { fingerprint, evidence } => {
                     self.awaited().remove(&fingerprint);

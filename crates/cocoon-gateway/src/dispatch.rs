@@ -44,6 +44,8 @@ pub(crate) struct Asked<'a> {
     pub(crate) started: Instant,
     /// When it is sent a second time.
     pub(crate) hedge: Option<Duration>,
+    /// Hashes of how it begins, growing.
+    pub(crate) affinity: Vec<u64>,
     pub(crate) in_flight: InFlight,
 }
 
@@ -157,7 +159,9 @@ impl Asked<'_> {
     }
 
     fn choose(&self, tried: &[Arc<Connection>]) -> Option<Arc<Connection>> {
-        self.shared.pool.choose(&self.model, self.prepared.max_coefficient.unsigned_abs(), tried)
+        let cap = self.prepared.max_coefficient.unsigned_abs();
+        let served = self.shared.served.find(&self.affinity);
+        self.shared.pool.choose(&self.model, cap, served.as_deref(), tried)
     }
 
     fn budget(&self) -> MutexGuard<'_, RetryBudget> {
@@ -263,6 +267,9 @@ impl Asked<'_> {
             let failure = Failure::new(Kind::Engine, &words);
             return Err(Missed { failure, answer: Some(Box::new(answered)) });
         }
+        if answered.head.status_code < 300 {
+            self.shared.served.note(&self.affinity, &connection.address);
+        }
         Ok(answered)
     }
 
@@ -278,7 +285,7 @@ impl Asked<'_> {
             enable_debug: self.prepared.enable_debug,
             needs: self.prepared.needs,
             preference: Preference::from_wire(self.prepared.preference.to_wire()),
-            affinity: Vec::new(),
+            affinity: self.affinity.clone(),
             trace: None,
         }
     }

@@ -33,6 +33,8 @@ pub(crate) enum Kind {
     NoWorker,
     /// There are workers, but none whose evidence we accept.
     NoAttestedWorker,
+    /// There are workers, but none that can do what the request needs.
+    Unable,
     TooDear,
     Balance,
     /// No proxy serves us before coins have come to the wallet.
@@ -88,7 +90,9 @@ impl Failure {
             Kind::Funds | Kind::Invalid | Kind::TimedOut => Why::Final,
             // A worker that starts anew is away for a moment.
             Kind::UnknownModel if known => Why::NotNow,
-            Kind::UnknownModel | Kind::NoAttestedWorker | Kind::TooDear | Kind::Balance => Why::Refused,
+            Kind::UnknownModel | Kind::NoAttestedWorker | Kind::Unable | Kind::TooDear | Kind::Balance => {
+                Why::Refused
+            }
             Kind::Busy => Why::Busy(self.retry_after.unwrap_or(BUSY_RETRY).min(MAX_RETRY_AFTER)),
             Kind::NoWorker | Kind::Proxy => Why::NotNow,
             Kind::Lost => Why::Lost,
@@ -136,6 +140,15 @@ impl Failure {
                 format!(
                     "No worker for '{model}' has evidence that is accepted here; /v1/attestation says what is \
                      wanted, and what each worker lacks."
+                ),
+            ),
+            Kind::Unable => ApiError::new(
+                404,
+                "invalid_request_error",
+                "unsupported_by_model",
+                format!(
+                    "No worker for '{model}' serves this endpoint with what the request asks for; /v1/models says what \
+                     they can do."
                 ),
             ),
             Kind::TooDear => ApiError::new(
@@ -215,6 +228,7 @@ pub(crate) fn refusal(head: &http::Response) -> Option<Kind> {
     let word = header.value.to_lossy();
     Some(match head.status_code {
         402 => Kind::Balance,
+        404 if word == "not_supported" => Kind::Unable,
         404 => Kind::UnknownModel,
         429 => Kind::Busy,
         503 if word == "price_cap_too_low" => Kind::TooDear,

@@ -8,6 +8,7 @@ use http::header::{EXPECT, HeaderMap};
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::Shared;
 use crate::config::GatewayLimits;
@@ -26,12 +27,13 @@ const ROOM_STEP_BYTES: usize = 1 << 20;
 pub(crate) struct InFlight {
     shared: Arc<Shared>,
     room: Option<OwnedSemaphorePermit>,
+    _under_way: TaskTrackerToken,
 }
 
 impl InFlight {
     pub(crate) fn new(shared: &Arc<Shared>) -> Self {
         shared.metrics.in_flight.inc();
-        Self { shared: Arc::clone(shared), room: None }
+        Self { shared: Arc::clone(shared), room: None, _under_way: shared.under_way.token() }
     }
 
     /// Takes room for a body of so many bytes, on top of what it has. Without it, the body must not be kept.

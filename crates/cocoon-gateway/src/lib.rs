@@ -8,6 +8,7 @@
 //! way, and is answered chunk by chunk as the engine writes. Its price is recomputed from what was received; what does
 //! not agree is kept as a dispute. Prompts and answers are never logged.
 
+mod affinity;
 mod answer;
 mod attempts;
 mod attestation;
@@ -23,8 +24,10 @@ mod debug_log;
 mod dispatch;
 mod exchange;
 mod failure;
+mod idempotency;
 mod intake;
 mod io;
+mod market;
 mod metrics;
 mod models;
 mod outgoing;
@@ -34,6 +37,7 @@ mod reply;
 mod routes;
 mod server;
 mod settle;
+mod slots;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -54,6 +58,7 @@ pub use attestation::WorkerDemands;
 pub use book::{BookLoadError, Spent};
 pub use cocoon_chain::settler::{Emptied, SettlementStatus, Step};
 pub use config::{GatewayConfig, GatewayLimits, RetryLimits};
+pub use idempotency::IdempotencyLimits;
 pub use models::{Model, ModelDetails, ModelOffer, Price, ProxyDetails};
 pub use settle::{
     ChannelReport, Channels, LeaveConfig, LeaveStep, Left, OperateError, ReadError, SettlementConfig,
@@ -64,6 +69,7 @@ use attempts::RetryBudget;
 use attestation::Vetting;
 use book::{Book, FLUSH_EVERY};
 use debug_log::DebugLog;
+use idempotency::Idempotency;
 use metrics::Metrics;
 use pool::{Dialler, Pool};
 use settle::Settlement;
@@ -116,7 +122,18 @@ pub(crate) struct Shared {
     pub(crate) settlement: Option<Arc<Settlement>>,
     /// For large bodies.
     pub(crate) room: Arc<Semaphore>,
+    /// With it the beginnings of requests are hashed: random, and never leaves the process.
+    pub(crate) affinity_key: [u8; 32],
+    /// Which proxy served which beginning.
+    pub(crate) served: affinity::Served,
+    /// Whether somebody looks at the market.
+    pub(crate) looks: market::Looks,
     pub(crate) retries: Mutex<RetryBudget>,
+    pub(crate) idempotency: Arc<Idempotency>,
+    /// Cancelled when the gateway is told to stop: what is under way goes on, and new requests are refused.
+    pub(crate) draining: CancellationToken,
+    /// Requests for an engine that are under way.
+    pub(crate) under_way: TaskTracker,
 }
 
 impl std::fmt::Debug for Shared {
@@ -156,7 +173,7 @@ pub struct Gateway {
     http: SocketAddr,
     requests: TaskTracker,
     background: TaskTracker,
-    /// No new connections and requests.
+    /// No connections that wait for a request.
     stop: CancellationToken,
     /// No requests at all.
     abort: CancellationToken,
@@ -208,6 +225,9 @@ pub async fn start(
         }
     };
     let retry = config.limits.retry;
+    let (requests, background) = (TaskTracker::new(), TaskTracker::new());
+    let (stop, abort, disconnect) =
+        (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
     let shared = Arc::new(Shared {
         limits: config.limits,
         wallet: config.wallet,
@@ -223,6 +243,12 @@ pub async fn start(
         debug_log: DebugLog::default(),
         settlement: settlement.clone(),
         room: intake::room_for_bodies(&config.limits),
+        idempotency: Arc::new(Idempotency::new(config.limits.idempotency, requests.clone(), abort.clone())),
+        draining: CancellationToken::new(),
+        under_way: TaskTracker::new(),
+        affinity_key: rand::random(),
+        served: affinity::Served::default(),
+        looks: market::Looks::default(),
         retries: Mutex::new(RetryBudget::new(retry.budget_percent, retry.budget_floor, Instant::now())),
     });
     let settings = ClientSettings {
@@ -241,9 +267,6 @@ pub async fn start(
     };
     let check_proxy_hashes = config.check_proxy_hashes;
     let dialler = Dialler { tls, options: config.dial, settings, check_proxy_hashes };
-    let (requests, background) = (TaskTracker::new(), TaskTracker::new());
-    let (stop, abort, disconnect) =
-        (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
     background.spawn(attestation::run(Arc::clone(&shared), disconnect.clone()));
     background.spawn(keep_books(Arc::clone(&shared), disconnect.clone()));
     if let Some(settlement) = settlement {
@@ -319,12 +342,23 @@ impl Gateway {
         server::all_models(&self.shared)
     }
 
-    /// Stops accepting, waits for requests under way (at most [`GatewayLimits::drain_timeout`]), disconnects, and
+    /// Begins to stop: requests under way go on, new ones are answered 503, and `/health` says so. Calling it some time
+    /// before [`Gateway::shutdown`] gives a load balancer that time to see it.
+    pub fn drain(&self) {
+        self.shared.draining.cancel();
+    }
+
+    /// Refuses new requests, waits for those under way (at most [`GatewayLimits::drain_timeout`]), disconnects, and
     /// stores what is to be stored.
     pub async fn shutdown(self) {
+        let deadline = tokio::time::Instant::now() + self.shared.limits.drain_timeout;
+        self.drain();
+        self.shared.under_way.close();
+        // Meanwhile whoever comes is told to come back, rather than met with a closed door.
+        let _ = tokio::time::timeout_at(deadline, self.shared.under_way.wait()).await;
         self.stop.cancel();
         self.requests.close();
-        if tokio::time::timeout(self.shared.limits.drain_timeout, self.requests.wait()).await.is_err() {
+        if tokio::time::timeout_at(deadline, self.requests.wait()).await.is_err() {
             tracing::warn!(requests = self.requests.len(), "giving up on requests that do not end");
             // Without proxies every answer ends, and says so to its caller.
             self.disconnect.cancel();

@@ -8,6 +8,7 @@ use cocoon_session::client::Offer;
 use serde::Serialize;
 
 use crate::connection::Connection;
+use crate::market;
 
 /// Owner of every model, as OpenAI's API names one.
 const OWNED_BY: &str = "cocoon";
@@ -40,6 +41,8 @@ pub struct ModelDetails {
     pub capacity: u64,
     /// Requests that they have now, ours and others'.
     pub active: u64,
+    /// What its workers can do, all together, by name; `None` where no proxy has told.
+    pub abilities: Option<Vec<&'static str>>,
     /// The proxies through which the model is reached.
     pub proxies: Vec<ProxyDetails>,
     /// The evidence of at least one of these proxies is simulated or absent.
@@ -112,11 +115,14 @@ pub(crate) fn list(connections: &[Arc<Connection>], tariff: &Tariff, created: u6
         }
     }
     let models = found.into_iter().map(|(id, (offers, proxies))| Model {
-        id,
         object: "model",
         created,
         owned_by: OWNED_BY,
-        cocoon: details(offers, proxies, tariff),
+        cocoon: ModelDetails {
+            abilities: market::abilities(connections, &id),
+            ..details(offers, proxies, tariff)
+        },
+        id,
     });
     models.collect()
 }
@@ -148,11 +154,13 @@ fn details(mut offers: Vec<Offer>, proxies: Vec<ProxyDetails>, tariff: &Tariff) 
             })
             .collect(),
         insecure: proxies.iter().any(|proxy| proxy.simulated),
+        abilities: None,
         proxies,
     }
 }
 
-fn price(coefficient: u32, tariff: &Tariff) -> Option<Price> {
+/// What a million tokens of each class cost; `None` where that is more than can be told.
+pub(crate) fn price(coefficient: u32, tariff: &Tariff) -> Option<Price> {
     let many = Tokens(PRICED_TOKENS);
     let counts = TokenCounts { prompt: many, cached: many, completion: many, reasoning: many };
     let adjusted = adjust_exact(counts, Coefficient::new(coefficient).ok()?, tariff).ok()?;

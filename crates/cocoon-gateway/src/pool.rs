@@ -151,12 +151,13 @@ impl Pool {
     }
 
     /// The connection for a request: a ready one that was not tried, where possible one that is not silent and no breaker
-    /// is open for, and offers the model and has a free worker for it; of those the one with the fewest requests of ours
-    /// under way.
+    /// is open for, and offers the model and has a free worker for it; of those the one at the address `served`, which
+    /// served a request that began the same, then the one with the fewest requests of ours under way.
     pub(crate) fn choose(
         &self,
         model: &str,
         max_coefficient: u32,
+        served: Option<&str>,
         tried: &[Arc<Connection>],
     ) -> Option<Arc<Connection>> {
         let all = self.all();
@@ -180,7 +181,8 @@ impl Pool {
             .into_iter()
             .chain(candidates)
             .min_by_key(|connection| {
-                (avoid(connection), fit(connection), connection.in_flight.load(Ordering::Relaxed))
+                let other = served != Some(connection.address.as_str());
+                (avoid(connection), fit(connection), other, connection.in_flight.load(Ordering::Relaxed))
             })
             .cloned()
     }

@@ -10,7 +10,8 @@ use cocoon_session::tariff;
 use http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
     ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS, ALLOW,
-    CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER, VARY,
+    CACHE_CONTROL, CONNECTION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderMap, HeaderValue,
+    REFERRER_POLICY, RETRY_AFTER, VARY, X_CONTENT_TYPE_OPTIONS,
 };
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
@@ -20,32 +21,40 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Serialize;
 use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::Shared;
 use crate::attestation;
-use crate::body::Body;
+use crate::body::{Body, Occupying};
 use crate::completion::complete;
 use crate::connection::Connection;
-use crate::io::Stalling;
+use crate::io::{HalfClosed, Stalling};
+use crate::market;
 use crate::models::{self, ProxyDetails};
 use crate::routes::nothing_at;
+use crate::slots::{Slot, Slots};
 
 /// Wait after the system could not give us a connection (out of file descriptors, for one).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Read buffer of a connection; grows to hold a request's head.
 const MAX_READ_BUFFER: usize = 128 * 1024;
+/// When to come back to a gateway that shuts down, in seconds.
+const DRAINING_RETRY_SECONDS: u32 = 1;
 /// Disputes shown to people.
 const SHOWN_DISPUTES: usize = 20;
 
 const EXPOSED: HeaderValue = HeaderValue::from_static(
     "X-Cocoon-Cost-Nanoton, X-Cocoon-Tokens, X-Cocoon-Request-Id, X-Cocoon-Proxy, X-Cocoon-Worker, X-Cocoon-Proxy-Start, \
-     X-Cocoon-Proxy-End, X-Cocoon-Worker-Start, X-Cocoon-Worker-End, Retry-After",
+     X-Cocoon-Proxy-End, X-Cocoon-Worker-Start, X-Cocoon-Worker-End, Retry-After, Idempotency-Replayed",
 );
 /// Where callers see who serves them, and on what evidence.
 const ATTESTATION: &str = "/v1/attestation";
+/// Where callers see what is on offer, and where people do.
+const MARKET: &str = "/v1/market";
+const MARKET_PAGE: &str = "/market";
+/// How long a list of models waits for what proxies tell of their workers' abilities.
+const MARKET_PATIENCE: Duration = Duration::from_millis(300);
 const ANY: HeaderValue = HeaderValue::from_static("*");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
@@ -57,11 +66,10 @@ pub(crate) async fn serve(
     stop: CancellationToken,
     abort: CancellationToken,
 ) {
-    let slots = Arc::new(Semaphore::new(shared.limits.max_connections));
+    let slots = Slots::new(shared.limits.max_connections);
     loop {
         let accept = async {
-            // The semaphore is never closed.
-            let slot = Arc::clone(&slots).acquire_owned().await.ok();
+            let slot = slots.take().await;
             (listener.accept().await, slot)
         };
         let (accepted, slot) = tokio::select! {
@@ -71,23 +79,25 @@ pub(crate) async fn serve(
         match accepted {
             Ok((stream, _)) => {
                 let (shared, stop, abort) = (Arc::clone(&shared), stop.clone(), abort.clone());
+                slot.idles();
                 tasks.spawn(async move {
-                    let _slot = slot;
                     tokio::select! {
-                        () = serve_connection(shared, stream, stop) => {}
+                        () = serve_connection(shared, stream, slot, stop) => {}
                         () = abort.cancelled() => {}
                     }
                 });
             }
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection");
+                // The system may be short of what idle connections hold.
+                slots.make_room();
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
     }
 }
 
-async fn serve_connection(shared: Arc<Shared>, stream: TcpStream, stop: CancellationToken) {
+async fn serve_connection(shared: Arc<Shared>, stream: TcpStream, slot: Arc<Slot>, stop: CancellationToken) {
     if stream.set_nodelay(true).is_err() {
         // The caller is gone already.
         return;
@@ -95,13 +105,18 @@ async fn serve_connection(shared: Arc<Shared>, stream: TcpStream, stop: Cancella
     shared.metrics.connections.inc();
     let limits = shared.limits;
     let service = {
-        let shared = Arc::clone(&shared);
-        service_fn(move |request| {
-            let shared = Arc::clone(&shared);
-            async move { Ok::<_, Infallible>(respond(&shared, request).await) }
+        let (shared, slot) = (Arc::clone(&shared), Arc::clone(&slot));
+        service_fn(move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(Arc::clone(&slot));
+            let (shared, busy) = (Arc::clone(&shared), slot.busy());
+            async move {
+                let response = respond(&shared, request).await;
+                Ok::<_, Infallible>(response.map(|body| Occupying { body, _busy: busy }))
+            }
         })
     };
-    let io = TokioIo::new(Stalling::new(stream, limits.stall_timeout));
+    let stream = HalfClosed::new(Stalling::new(stream, limits.stall_timeout), Arc::clone(&slot));
+    let io = TokioIo::new(stream);
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.header_timeout)
@@ -111,7 +126,7 @@ async fn serve_connection(shared: Arc<Shared>, stream: TcpStream, stop: Cancella
     tokio::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
-        () = stop.cancelled() => {
+        () = either(&stop, slot.left()) => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }
@@ -120,6 +135,13 @@ async fn serve_connection(shared: Arc<Shared>, stream: TcpStream, stop: Cancella
         tracing::debug!(%error, "an HTTP connection ended");
     }
     shared.metrics.connections.dec();
+}
+
+async fn either(first: &CancellationToken, second: &CancellationToken) {
+    tokio::select! {
+        () = first.cancelled() => {}
+        () = second.cancelled() => {}
+    }
 }
 
 async fn respond(shared: &Arc<Shared>, request: Request<Incoming>) -> Response<Body> {
@@ -134,6 +156,9 @@ async fn respond(shared: &Arc<Shared>, request: Request<Incoming>) -> Response<B
     let headers = response.headers_mut();
     headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, ANY);
     headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED);
+    if shared.draining.is_cancelled() {
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
     if head_only {
         *response.body_mut() = Body::EMPTY;
     }
@@ -144,9 +169,21 @@ async fn route(shared: &Arc<Shared>, request: Request<Incoming>) -> Result<Respo
     let path = request.uri().path();
     if let Some(endpoint) = Endpoint::from_path(path) {
         only(&request, &[Method::POST], "POST")?;
+        if shared.draining.is_cancelled() {
+            return Err(draining());
+        }
         return complete(shared, request, endpoint).await;
     }
-    let known = ["/v1/models", ATTESTATION, "/health", "/metrics", "/jsonstats", "/request/debuglogentry"];
+    let known = [
+        "/v1/models",
+        MARKET,
+        MARKET_PAGE,
+        ATTESTATION,
+        "/health",
+        "/metrics",
+        "/jsonstats",
+        "/request/debuglogentry",
+    ];
     let model = path.strip_prefix("/v1/models/");
     let node = path.strip_prefix(ATTESTATION).and_then(|rest| rest.strip_prefix('/'));
     if model.is_none() && node.is_none() && !known.contains(&path) {
@@ -157,8 +194,14 @@ async fn route(shared: &Arc<Shared>, request: Request<Incoming>) -> Result<Respo
         return one_node(shared, node).await;
     }
     match (path, model) {
-        (_, Some(id)) => one_model(shared, id),
+        (_, Some(id)) => {
+            market::warm(shared, MARKET_PATIENCE).await;
+            one_model(shared, id)
+        }
+        (MARKET, _) => Ok(json_response(StatusCode::OK, &market::look(shared).await)),
+        (MARKET_PAGE, _) => Ok(market_page(shared).await),
         ("/v1/models", _) => {
+            market::warm(shared, MARKET_PATIENCE).await;
             Ok(json_response(StatusCode::OK, &json!({"object": "list", "data": all_models(shared)})))
         }
         (ATTESTATION, _) => {
@@ -178,6 +221,18 @@ fn only(request: &Request<Incoming>, methods: &[Method], allowed: &str) -> Resul
         return Ok(());
     }
     Err(ApiError::method_not_allowed(request.method().as_str(), allowed))
+}
+
+/// What a request hears that comes too late.
+fn draining() -> ApiError {
+    let mut error = ApiError::new(
+        503,
+        "service_unavailable_error",
+        "gateway_draining",
+        "This gateway is shutting down and takes no new requests; send it again, to wherever it is answered next.",
+    );
+    error.retry_after = Some(DRAINING_RETRY_SECONDS);
+    error
 }
 
 /// An error as an HTTP answer, in the shape that the endpoint's clients read.
@@ -244,9 +299,23 @@ async fn one_node(shared: &Arc<Shared>, digits: &str) -> Result<Response<Body>, 
     }
 }
 
+/// What is on offer, for people.
+async fn market_page(shared: &Shared) -> Response<Body> {
+    let (page, policy) = market::html(&market::look(shared).await);
+    let mut response = Response::new(Body::full(page.into()));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
+    headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(policy));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
 fn health(shared: &Shared) -> Response<Body> {
     let ready = *shared.pool.ready().borrow();
     let (status, word) = match ready {
+        _ if shared.draining.is_cancelled() => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
         0 => (StatusCode::SERVICE_UNAVAILABLE, "no proxy is connected"),
         _ => (StatusCode::OK, "ok"),
     };

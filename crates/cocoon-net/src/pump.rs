@@ -15,8 +15,11 @@ use crate::NoLongerAllowed;
 
 /// Bytes asked of the state machine at a time.
 const SEND_BYTES: usize = 128 * 1024;
-/// Room for reading at a time.
+/// Room for reading, when it is made.
 const READ_BYTES: usize = 32 * 1024;
+/// Less room than this is too little to read into. Frames that are still in use keep their buffer, so making room often
+/// means a new one: not before each of many small reads.
+const LEAST_ROOM: usize = 4 * 1024;
 /// A read buffer that grew for a large frame is given back over this.
 const KEEP_BYTES: usize = 256 * 1024;
 /// How long the last words to a peer may take.
@@ -101,7 +104,9 @@ async fn move_bytes<S: AsyncRead + AsyncWrite>(
         if received.is_empty() && received.capacity() > KEEP_BYTES {
             *received = BytesMut::new();
         }
-        received.reserve(READ_BYTES);
+        if received.capacity() - received.len() < LEAST_ROOM {
+            received.reserve(READ_BYTES);
+        }
         tokio::select! {
             written = write_some(writer, sending), if unflushed || !sending.is_empty() => match written {
                 Ok(0) if !sending.is_empty() => return Ended::Broken(io::ErrorKind::WriteZero.into()),

@@ -79,6 +79,8 @@ pub(crate) struct Observer {
     /// A JSON object was read that is a whole answer, no event.
     whole: bool,
     parsed: bool,
+    /// The end mark was seen. What follows is no part of the answer, for whoever reads it.
+    ended: bool,
 }
 
 impl Observer {
@@ -91,12 +93,17 @@ impl Observer {
             messages: MessagesUsage::default(),
             whole: false,
             parsed: false,
+            ended: false,
         }
     }
 
     pub(crate) fn observe(&mut self, unit: &Unit) -> Seen {
+        if self.ended {
+            return Seen::default();
+        }
         if unit.is_done() {
             self.report.saw_done = true;
+            self.ended = true;
             return Seen { role: Role::End, ..Seen::default() };
         }
         let data = unit.data();
@@ -117,6 +124,7 @@ impl Observer {
         };
         self.parsed |= seen.is_some() || (!self.speaks_choices() && is_json(data));
         let seen = seen.unwrap_or_default();
+        self.ended = seen.role == Role::End;
         if seen.usage.is_some() {
             self.report.usage = seen.usage;
         }

@@ -190,6 +190,7 @@ pub(crate) struct MessagesUsage {
     cache_creation: i64,
     cache_read: i64,
     output: i64,
+    thinking: i64,
 }
 
 impl MessagesUsage {
@@ -203,8 +204,17 @@ impl MessagesUsage {
         take(&mut self.cache_creation, "cache_creation_input_tokens");
         take(&mut self.cache_read, "cache_read_input_tokens");
         take(&mut self.output, "output_tokens");
+        let thinking = object
+            .get_set("output_tokens_details")
+            .and_then(|details| RawObject::parse(details.as_bytes()).ok())
+            .and_then(|details| read_count(details.get("thinking_tokens")?));
+        self.thinking = thinking.unwrap_or(0).max(self.thinking);
         let prompt_tokens = self.input + self.cache_creation + self.cache_read;
-        let usage = Usage { cached_tokens: self.cache_read, ..Usage::new(prompt_tokens, self.output) };
+        let usage = Usage {
+            cached_tokens: self.cache_read,
+            reasoning_tokens: self.thinking,
+            ..Usage::new(prompt_tokens, self.output)
+        };
         Some(usage.clamped())
     }
 }
@@ -348,7 +358,8 @@ mod tests {
         let expected = Usage { cached_tokens: 30, ..Usage::new(60, 1) };
         assert_eq!(usage.take_in(start), Some(expected));
         assert_eq!(usage.take_in("null"), None);
-        let end = usage.take_in(r#"{"input_tokens":0,"output_tokens":25}"#).unwrap();
-        assert_eq!(end, Usage { cached_tokens: 30, ..Usage::new(60, 25) });
+        let end = r#"{"input_tokens":0,"output_tokens":25,"output_tokens_details":{"thinking_tokens":9}}"#;
+        let expected = Usage { cached_tokens: 30, reasoning_tokens: 9, ..Usage::new(60, 25) };
+        assert_eq!(usage.take_in(end), Some(expected));
     }
 }

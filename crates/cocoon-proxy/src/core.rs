@@ -16,6 +16,7 @@ use cocoon_session::proxy::{
 use cocoon_session::{Time, Violation};
 use cocoon_store::{SqliteStore, Store, StoreError};
 use cocoon_ton::address::Address;
+use cocoon_trace::{Span, SpanKind, Tracing};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -69,6 +70,7 @@ pub(crate) struct Core {
     failure: OnceLock<String>,
     /// What settlement has reached, where there is any.
     settlement: OnceLock<watch::Receiver<SettlementReport>>,
+    tracing: Option<Tracing>,
 }
 
 impl Core {
@@ -80,6 +82,7 @@ impl Core {
         tasks: TaskTracker,
         stop: CancellationToken,
         snapshot_at: u64,
+        tracing: Option<Tracing>,
     ) -> Self {
         let machine = Mutex::new(Machine {
             proxy,
@@ -99,6 +102,7 @@ impl Core {
             quiet: Notify::new(),
             failure: OnceLock::new(),
             settlement: OnceLock::new(),
+            tracing,
         }
     }
 
@@ -127,7 +131,12 @@ impl Core {
                         tracing::info!(conn = conn.0, model, "worker is ready")
                     }
                     ProxyEvent::ClientReady { conn } => tracing::info!(conn = conn.0, "client is ready"),
-                    ProxyEvent::Ended(end) => log_end(&end),
+                    ProxyEvent::Ended(end) => {
+                        log_end(&end);
+                        if let Some(tracing) = &self.tracing {
+                            trace_end(tracing, &end);
+                        }
+                    }
                 }
             }
             self.append(&mut machine);
@@ -358,6 +367,26 @@ fn log_end(end: &RequestEnd) {
             "a worker claimed more tokens than were reserved or than are plausible; it does not get them"
         );
     }
+}
+
+/// Writes down a request that came with a trace.
+fn trace_end(tracing: &Tracing, end: &RequestEnd) {
+    let (Some(context), Some(parent)) = (end.span(), end.parent) else { return };
+    let count = u64::try_from(end.attempts).unwrap_or(u64::MAX);
+    tracing.record(Span {
+        name: format!("proxy {}", end.model),
+        kind: SpanKind::Server,
+        context,
+        parent: Some(parent.span),
+        start_us: end.started.0,
+        end_us: end.started.plus(end.took).0,
+        attributes: vec![
+            ("gen_ai.request.model", end.model.as_str().into()),
+            ("cocoon.attempts", count.into()),
+            ("cocoon.charged_tokens", end.charged.into()),
+        ],
+        error: end.failure.as_ref().map(|failure| failure.code.name()),
+    });
 }
 
 /// One connection, as the byte pump sees it.

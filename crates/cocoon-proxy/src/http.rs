@@ -72,7 +72,9 @@ async fn stats(State(core): State<Arc<Core>>) -> Json<Value> {
                 "max_active_requests": worker.limit,
                 "ready": worker.ready,
                 "time_to_first_byte_ms": worker.first_byte.map(|time| time.as_secs_f64() * 1e3),
+                "tokens_per_second": worker.tokens_per_s,
                 "failure_rate": worker.failure_rate,
+                "requests": worker.requests,
             })
         });
         json!({

@@ -223,7 +223,15 @@ async fn open(
     let snapshot = loaded.snapshot.as_ref().map(|(_, bytes)| bytes.as_ref());
     let machine = cocoon_session::proxy::Proxy::restore(settings, snapshot, records)?;
     let snapshot_at = loaded.snapshot.as_ref().map_or(0, |(position, _)| *position);
-    let core = Core::new(machine, Arc::new(store), chain, tasks.clone(), stop.clone(), snapshot_at);
+    let core = Core::new(
+        machine,
+        Arc::new(store),
+        chain,
+        tasks.clone(),
+        stop.clone(),
+        snapshot_at,
+        config.tracing.clone(),
+    );
     let core = Arc::new(core);
     tasks.spawn(stop.clone().run_until_cancelled_owned(tick(Arc::clone(&core))));
     tasks.spawn(stop.clone().run_until_cancelled_owned(Arc::clone(&core).follow_log()));

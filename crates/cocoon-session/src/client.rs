@@ -24,12 +24,13 @@ use zeroize::Zeroizing;
 use crate::answer::{ERROR_HEADER, OWN_HEADERS, TIME_SHARE, fits, sanitize, take_worker};
 use crate::body::join_body;
 use crate::link::{Link, LinkEvent, Side};
+use crate::market::Walk;
 use crate::options::Options;
 use crate::outbox::Outbox;
 use crate::terms::{ProxyClaims, check_proxy, words};
 use crate::workers::{Progress, Workers};
 use crate::{
-    AllowError, ErrorCode, FinalInfo, INITIAL_CREDIT_BYTES, MAX_HELD_BYTES, MAX_PROTO_VERSION,
+    AllowError, ErrorCode, FinalInfo, INITIAL_CREDIT_BYTES, KnownMarket, MAX_HELD_BYTES, MAX_PROTO_VERSION,
     MIN_PROTO_VERSION, PaymentCounters, Preference, ProxyTerms, RequestFailure, Time, Violation,
     WorkerEvidence, WorkerList,
 };
@@ -59,6 +60,7 @@ const MODELS: &str = "client.getWorkerTypesV2";
 const REFUND: &str = "client.requestRefund";
 const WORKERS: &str = "cocoon.getWorkers";
 const EVIDENCE: &str = "cocoon.getEvidence";
+const MARKET: &str = "cocoon.getMarket";
 
 /// Who the client is, and what it works with.
 #[derive(Debug, Clone)]
@@ -244,6 +246,8 @@ pub enum ClientEvent {
         /// `None`: the proxy does not know it, or no longer.
         evidence: Option<WorkerEvidence>,
     },
+    /// What is on offer, as asked for by [`ClientSession::ask_market`].
+    Market(Arc<KnownMarket>),
     /// The account is closed for good. This signed order makes the client contract pay back what is left; it is not
     /// verified here.
     RefundGranted {
@@ -292,6 +296,7 @@ pub struct ClientSession {
     workers_asked: bool,
     /// Bodies of requests that are not all out yet.
     bodies: Outbox<[u8; 32], (), ()>,
+    market: Walk,
 }
 
 impl ClientSession {
@@ -312,6 +317,7 @@ impl ClientSession {
             workers: Workers::default(),
             workers_asked: false,
             bodies: Outbox::new(true),
+            market: Walk::default(),
         }
     }
 
@@ -330,6 +336,7 @@ impl ClientSession {
                 LinkEvent::Answer { what, data } => self.on_answer(what, data, now)?,
                 LinkEvent::Refused { what: MODELS, .. } => self.models_asked = false,
                 LinkEvent::Refused { what: STATUS, .. } => {}
+                LinkEvent::Refused { what: MARKET, .. } => self.market.refused(),
                 LinkEvent::Refused { what: REFUND, .. } => {
                     self.refund_asked = false;
                     self.events.push_back(ClientEvent::RefundRejected { active_queries: 0 });
@@ -415,6 +422,7 @@ impl ClientSession {
             (MODELS, Stage::Ready(_)) => self.on_models(data),
             (WORKERS, Stage::Ready(_)) => self.on_workers(data, now),
             (EVIDENCE, Stage::Ready(_)) => self.on_evidence(data, now),
+            (MARKET, Stage::Ready(_)) => self.on_market(data, now),
             (REFUND, Stage::Ready(_)) => {
                 self.refund_asked = false;
                 let answer = from_boxed(data).map_err(Violation::message("refund answer"))?;
@@ -555,6 +563,29 @@ impl ClientSession {
         if self.extensions() && !std::mem::replace(&mut self.workers_asked, true) {
             let query = self.workers.begin_walk();
             self.link.query(WORKERS, &query, now, STATUS_WITHIN)?;
+        }
+        Ok(())
+    }
+
+    fn on_market(&mut self, data: Bytes, now: Time) -> Result<(), Violation> {
+        let page: tl::market::Market = from_boxed(data).map_err(Violation::message("market"))?;
+        match self.market.take(page) {
+            Ok(next) => self.link.query(MARKET, &next, now, STATUS_WITHIN)?,
+            Err(known) => self.events.push_back(ClientEvent::Market(known)),
+        }
+        Ok(())
+    }
+
+    /// Asks a proxy of ours what is on offer, with how its workers have done; it comes as an event. A published proxy is
+    /// not asked, nor one that was asked and has not answered.
+    ///
+    /// # Errors
+    /// The connection must be closed.
+    pub fn ask_market(&mut self, now: Time) -> Result<(), Violation> {
+        if self.extensions()
+            && let Some(query) = self.market.begin()
+        {
+            self.link.query(MARKET, &query, now, STATUS_WITHIN)?;
         }
         Ok(())
     }

@@ -73,6 +73,18 @@ impl ErrorCode {
     pub const TIMEOUT: Self = Self(652);
     /// Cancelled by the side that asked.
     pub const CANCELLED: Self = Self(653);
+
+    /// One word for metrics and traces.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::PROTOCOL => "protocol",
+            Self::NOT_READY => "not_ready",
+            Self::TIMEOUT => "timeout",
+            Self::CANCELLED => "cancelled",
+            _ => "failed",
+        }
+    }
 }
 
 impl fmt::Display for ErrorCode {

@@ -226,9 +226,10 @@ impl World<'_> {
             }
             ClientEvent::RefundGranted { order } => self.refund_granted(client, &order),
             // It asks again.
-            ClientEvent::RefundRejected { .. } | ClientEvent::Models(_) | ClientEvent::Evidence { .. } => {
-                Ok(())
-            }
+            ClientEvent::RefundRejected { .. }
+            | ClientEvent::Models(_)
+            | ClientEvent::Market(_)
+            | ClientEvent::Evidence { .. } => Ok(()),
             ClientEvent::Workers(workers) => self.allow_workers(client, &workers),
         }
     }

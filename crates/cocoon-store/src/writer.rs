@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rusqlite::{Connection, Transaction, TransactionBehavior};
+use rusqlite::Connection;
 use tokio::sync::watch;
 
 use crate::open::{from_sql, to_sql};
@@ -50,20 +50,25 @@ impl Writer {
         }
     }
 
+    /// All or nothing: after an error the writer ends, and with its connection what was not committed.
     fn commit(&mut self, jobs: &[Job]) -> Result<(), StoreError> {
         let sqlite = |error: rusqlite::Error| StoreError::from_sqlite(&self.path, &error);
+        // Statements are kept: parsing them each time would cost as much as the writing.
+        let run = |text: &str| self.connection.prepare_cached(text)?.execute([]).map(drop);
         // The write lock is held from here on, so the epoch cannot change before the commit.
-        let transaction =
-            self.connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(sqlite)?;
-        let epoch: i64 =
-            transaction.query_row("SELECT epoch FROM epoch", [], |row| row.get(0)).map_err(sqlite)?;
+        run("BEGIN IMMEDIATE").map_err(sqlite)?;
+        let epoch: i64 = self
+            .connection
+            .prepare_cached("SELECT epoch FROM epoch")
+            .and_then(|mut select| select.query_row([], |row| row.get(0)))
+            .map_err(sqlite)?;
         if from_sql(&self.path, epoch)? != self.epoch {
             return Err(StoreError::Fenced { path: self.path.clone(), epoch: self.epoch });
         }
         for job in jobs {
-            write(&transaction, job).map_err(sqlite)?;
+            write(&self.connection, job).map_err(sqlite)?;
         }
-        transaction.commit().map_err(sqlite)
+        run("COMMIT").map_err(sqlite)
     }
 }
 
@@ -74,7 +79,8 @@ impl Drop for Writer {
     }
 }
 
-fn write(transaction: &Transaction<'_>, job: &Job) -> rusqlite::Result<()> {
+/// Within the transaction that is open.
+fn write(transaction: &Connection, job: &Job) -> rusqlite::Result<()> {
     match job {
         Job::Record { position, bytes } => {
             let mut insert = transaction.prepare_cached("INSERT INTO records VALUES (?1, ?2)")?;

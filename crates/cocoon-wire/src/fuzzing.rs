@@ -7,7 +7,7 @@ use crate::codec::{Message, from_boxed, to_boxed};
 use crate::frame::{FrameDecoder, FrameEncoder, MAX_FRAME_PAYLOAD};
 use crate::tl::{
     ClientQuery, ClientToProxy, ProxyToClient, ProxyToWorker, WorkerQuery, WorkerToProxy, client, ext, http,
-    proxy, tcp, worker,
+    market, proxy, tcp, worker,
 };
 
 /// Bytes of a connection: must give the same frames in one piece as byte by byte, and the same bytes when
@@ -59,6 +59,7 @@ fn message(data: &Bytes) {
     check::<client::WorkerTypesV2>(data);
     check::<ext::Workers>(data);
     check::<ext::Evidence>(data);
+    check::<market::Market>(data);
     if let Some(
         ClientToProxy::RunQuery(client::RunQuery { query, .. })
         | ClientToProxy::RunQueryEx(client::RunQueryEx { query, .. }),

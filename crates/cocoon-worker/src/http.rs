@@ -139,6 +139,7 @@ pub(crate) fn state(shared: &Shared) -> Value {
         "model_fault": shared.model_files.fault(),
         "abilities": shared.abilities().map(|bits| ability::names(bits).collect::<Vec<_>>()),
         "coefficient": shared.coefficient.load(Ordering::Relaxed),
+        "price": shared.pricing.to_json(),
         "paused": shared.is_paused(),
         "max_active_requests": shared.config.max_active,
         "active_requests": shared.active.load(Ordering::Relaxed),

@@ -7,6 +7,7 @@
 //! - [`body`](self): a request's body on its way from the link to the engine (`body.rs`).
 //! - [`channel`](self): what is kept of each proxy over restarts (`channel.rs`).
 //! - [`model`](self): whether the model's files are still those that were checked (`model.rs`).
+//! - [`price`](self): a price that follows the load (`price.rs`).
 //! - [`settle`](self): one task turns what proxies have signed into coins, another sees whether they can pay (`settle.rs`).
 //! - [`leave`]: the same with the node stopped, and the way out for the wallet's coins.
 
@@ -17,6 +18,7 @@ mod http;
 mod leave;
 mod link;
 mod model;
+mod price;
 mod settle;
 mod work;
 
@@ -44,7 +46,9 @@ use tokio_util::task::TaskTracker;
 
 use channel::Channels;
 pub use channel::MAX_CHANNELS;
+pub use cocoon_market::pricing::Bounds;
 pub use leave::{LeaveConfig, LeaveError, Left, Rest, leave};
+pub use price::{BadFollow, FollowConfig};
 use settle::Settlement;
 pub use settle::{NoSettlement, ProxyDue, SettlementConfig, SettlementView};
 
@@ -70,8 +74,10 @@ pub struct WorkerConfig {
     /// minute whether they are still the same, and takes no requests once they are not. `None`: nobody compared the
     /// name with any files.
     pub model_files: Option<CheckedModel>,
-    /// Price in 1/1000 of the base price.
+    /// Price in 1/1000 of the base price; where it follows the load, what it begins with.
     pub coefficient: u32,
+    /// How the price follows the load; `None`: it is fixed.
+    pub follow_load: Option<FollowConfig>,
     /// Requests at a time, over all proxies.
     pub max_active: u32,
     /// The root contract.
@@ -152,6 +158,7 @@ struct Shared {
     paused: AtomicBool,
     model_files: model::ModelFiles,
     coefficient: AtomicU32,
+    pricing: price::Pricing,
     /// What the engine can do, once that was found out.
     abilities: Mutex<Option<u32>>,
     ready: watch::Sender<usize>,
@@ -232,7 +239,14 @@ impl Shared {
         }
     }
 
+    /// The operator's price, which follows nothing any more.
     fn set_coefficient(&self, coefficient: u32) {
+        self.pricing.fix();
+        self.announce(coefficient);
+    }
+
+    /// Tells all proxies the price from now on.
+    fn announce(&self, coefficient: u32) {
         self.coefficient.store(coefficient, Ordering::Relaxed);
         for link in self.links().values() {
             link.run(self, |session, _| session.set_coefficient(coefficient));
@@ -267,6 +281,8 @@ pub async fn start(
     }
     let model_files =
         model::ModelFiles::new(config.model_files.take(), &config.model).map_err(StartError::Config)?;
+    let (pricing, coefficient) = price::Pricing::new(config.follow_load, config.coefficient)
+        .map_err(|error| StartError::Config(error.to_string()))?;
     let path = config.store.clone();
     let (store, channels) = open_store(path).await?;
     let listen = |error| StartError::Listen { address: config.http, error };
@@ -280,7 +296,8 @@ pub async fn start(
     let shared = Arc::new(Shared {
         paused: AtomicBool::new(config.paused),
         model_files,
-        coefficient: AtomicU32::new(config.coefficient),
+        coefficient: AtomicU32::new(coefficient),
+        pricing,
         abilities: Mutex::default(),
         config,
         tls,
@@ -299,6 +316,9 @@ pub async fn start(
     });
     shared.tasks.spawn(stop.clone().run_until_cancelled_owned(http::serve(listener, Arc::clone(&shared))));
     link::follow_root(&shared)?;
+    if let Some(every) = shared.pricing.every() {
+        shared.tasks.spawn(stop.clone().run_until_cancelled_owned(price::follow(Arc::clone(&shared), every)));
+    }
     shared.tasks.spawn(stop.clone().run_until_cancelled_owned(abilities::watch(Arc::clone(&shared))));
     if shared.model_files.is_checked() {
         shared.tasks.spawn(stop.clone().run_until_cancelled_owned(model::watch(Arc::clone(&shared))));
@@ -362,7 +382,7 @@ impl Worker {
         self.shared.set_paused(paused);
     }
 
-    /// Changes the price, in 1/1000, for requests to come.
+    /// Changes the price, in 1/1000, for requests to come. It follows the load no more.
     ///
     /// # Errors
     /// The price is out of range.

@@ -122,6 +122,7 @@ mod tests {
             model: format!("a@b:{}", files.image().hash),
             model_files: Some(files),
             coefficient: 1000,
+            follow_load: None,
             max_active: 1,
             root_address: address,
             is_test: true,

@@ -4,6 +4,7 @@ mod attest;
 mod chain;
 mod doctor;
 mod local;
+mod market;
 mod model;
 mod roles;
 mod root;
@@ -16,6 +17,7 @@ pub(crate) use attest::{Attest, AttestCommand, MakeEvidence, PeerKind, ShowEvide
 pub(crate) use chain::{BlockTime, Chain, ChainCommand, ChainUrl, RunChain};
 pub(crate) use doctor::Doctor;
 pub(crate) use local::{Demo, Up};
+pub(crate) use market::Market;
 pub(crate) use model::{HashModel, Model, ModelCommand, PackModel, VerifyModel};
 pub(crate) use roles::{Gateway, Proxy, Worker, environment};
 pub(crate) use root::{
@@ -72,6 +74,7 @@ Examples:
   cocoon chain                   a TON-style chain on this machine, with a faucet and toncenter's API
   cocoon tx te6ccg...            what a message or transaction of the contracts says
   cocoon model pack DIR          a model's archive, and the hash by which the model is known
+  cocoon market                  who offers what through a gateway, at which price, and how well
   cocoon wallet create w.txt     a wallet; `wallet` also shows, sends, and brings a node's coins home
   cocoon root show --address ...  who may take part in a network, and what tokens cost
 
@@ -87,6 +90,7 @@ pub(crate) enum Command {
     Chain(Chain),
     Attest(Attest),
     Model(Model),
+    Market(Market),
     Tx(Tx),
     Root(Root),
     Wallet(Wallet),

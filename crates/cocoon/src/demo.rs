@@ -44,6 +44,8 @@ pub(crate) async fn run(options: Demo, signals: &mut Signals) -> anyhow::Result<
         model: EXTRACTIVE_SUMMARY_MODEL.to_owned(),
         port_base: 0,
         difficulty: crate::config::LOOPBACK_DIFFICULTY,
+        max_active: None,
+        max_connections: None,
     };
     let network = signals.unless_stopped(Network::start(plan)).await??;
     let outcome = signals.unless_stopped(summarise_and_agree(&network, &options, &text)).await?;

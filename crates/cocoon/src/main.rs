@@ -22,6 +22,7 @@ mod home;
 mod http_client;
 mod keys;
 mod logging;
+mod market_command;
 mod model_command;
 mod model_files;
 mod network;
@@ -47,6 +48,11 @@ use crate::attest_command::NoEvidence;
 use crate::cli::{Cli, Command};
 use crate::signals::{Asked, Interrupted, Signals};
 use crate::tx::Undecodable;
+
+/// Streams are many small pieces of memory that one thread takes and another gives back; the system's allocator spends up to a
+/// third of the processor time on that where there are thousands.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// What a shell reports of a process ended by Ctrl-C: 128 + SIGINT.
 const EXIT_INTERRUPTED: u8 = 130;
@@ -91,6 +97,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             Command::Worker(options) => roles::run_worker(&options.load()?, &mut stop).await,
             Command::Chain(options) => chain_command::run(options, &mut stop).await,
             Command::Model(options) => model_command::run(options, &mut stop).await,
+            Command::Market(options) => market_command::run(options, &mut stop).await,
             Command::Tx(options) => tx::run(options, &mut stop).await,
             Command::Root(options) => root_command::run(options, &mut stop).await,
             Command::Wallet(options) => wallet_command::run(options, &mut stop).await,

@@ -66,6 +66,10 @@ pub(crate) struct Plan {
     pub(crate) port_base: u16,
     /// Bits of work between nodes.
     pub(crate) difficulty: u8,
+    /// Requests at a time for each worker, where it isn't the usual number.
+    pub(crate) max_active: Option<u32>,
+    /// HTTP connections at a time of the gateway, where it isn't the usual number.
+    pub(crate) max_connections: Option<u32>,
 }
 
 /// A network that is up. Dropping it stops it without draining.
@@ -124,6 +128,9 @@ impl Network {
             simulated_seed_file: Some(seed_file),
         };
         let mut gateway_file = gateway_file(&dir, &root, &ports);
+        if let Some(connections) = plan.max_connections {
+            gateway_file.limits.max_connections = connections as usize;
+        }
         let mut proxy_file = proxy_file(&dir, &root, &ports, plan.difficulty);
         let worker_file = |number| worker_file(&dir, &root, &ports, number, &plan.model);
         let mut worker_files: Vec<_> = (1..=plan.workers).map(worker_file).collect();
@@ -157,6 +164,7 @@ impl Network {
         let mut workers = Vec::new();
         for (file, node) in worker_files.iter_mut().zip(&worker_nodes) {
             (file.owner, file.chain) = (Some(node.owner), chain.clone());
+            file.max_active = plan.max_active.unwrap_or(file.max_active);
             file.engine = plan.engine_file.clone();
             note(file, &file.dir)?;
             workers.push(roles::start_worker(file, &backend, Arc::clone(&plan.engine)).await?);

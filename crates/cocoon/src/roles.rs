@@ -125,7 +125,7 @@ pub(crate) async fn run_proxy(file: &ProxyFile, signals: &mut Signals) -> anyhow
 /// As [`run_gateway`].
 pub(crate) async fn run_worker(file: &WorkerFile, signals: &mut Signals) -> anyhow::Result<()> {
     let chain = Backend::open(WorkerFile::ROLE, &file.root, &file.chain).await?;
-    let engine = open_engine(&file.engine)?;
+    let engine = open_engine(&file.engine, file.max_active as usize)?;
     if let Some(model) = &file.model {
         warn_unless_serving(engine.as_ref(), model.split('@').next().unwrap_or(model)).await;
     }
@@ -306,6 +306,7 @@ pub(crate) async fn start_worker(
         model,
         model_files,
         coefficient: file.coefficient,
+        follow_load: file.price.follow()?,
         max_active: file.max_active,
         root_address,
         is_test: file.root.is_test,
@@ -409,13 +410,13 @@ fn worker_settlement(file: &WorkerFile, wallet: Wallet, key: SigningKey) -> coco
     }
 }
 
-/// The engine that a worker's configuration names.
+/// The engine that a worker's configuration names, for up to `at_once` requests at a time.
 ///
 /// # Errors
 /// It names none or both, or the URL cannot be that of an engine.
-pub(crate) fn open_engine(file: &EngineFile) -> anyhow::Result<Arc<dyn Engine>> {
+pub(crate) fn open_engine(file: &EngineFile, at_once: usize) -> anyhow::Result<Arc<dyn Engine>> {
     match (&file.url, file.builtin) {
-        (Some(url), false) => open_upstream(url, file.abilities.as_deref()),
+        (Some(url), false) => open_upstream(url, at_once, file.abilities.as_deref()),
         (None, true) if file.abilities.is_some() => {
             bail!("the built-in engine says itself what it can do; engine.abilities goes with engine.url")
         }
@@ -428,13 +429,21 @@ pub(crate) fn open_engine(file: &EngineFile) -> anyhow::Result<Arc<dyn Engine>> 
     }
 }
 
-/// An OpenAI-style server as the engine; what it can do is found out, unless it is stated.
+/// An OpenAI-style server as the engine, for up to `at_once` requests at a time; what it can do is found out, unless it is
+/// stated.
 ///
 /// # Errors
 /// The URL cannot be that of an engine, or there is no such ability.
-pub(crate) fn open_upstream(url: &str, abilities: Option<&[String]>) -> anyhow::Result<Arc<dyn Engine>> {
+pub(crate) fn open_upstream(
+    url: &str,
+    at_once: usize,
+    abilities: Option<&[String]>,
+) -> anyhow::Result<Arc<dyn Engine>> {
     let abilities = abilities.map(ability_bits).transpose()?;
-    let engine = HttpEngine::new(url, HttpEngineOptions { abilities, ..HttpEngineOptions::default() });
+    let usual = HttpEngineOptions::default();
+    // A request that a worker takes must find a connection; the probe needs one beside them.
+    let max_connections = usual.max_connections.max(at_once.saturating_add(1));
+    let engine = HttpEngine::new(url, HttpEngineOptions { max_connections, abilities, ..usual });
     Ok(Arc::new(engine.with_context(|| format!("the engine's URL {url:?}"))?))
 }
 

@@ -24,7 +24,9 @@ pub(crate) const SIMULATED: &str =
 /// # Errors
 /// What stands in the way of its start, or [`crate::signals::Interrupted`].
 pub(crate) async fn run(options: Up, signals: &mut Signals) -> anyhow::Result<()> {
-    let (engine, model) = engine(options.upstream.as_deref(), options.model).await?;
+    // The workers share the engine.
+    let at_once = options.max_active.map(|each| each as usize * usize::from(options.workers));
+    let (engine, model) = engine(options.upstream.as_deref(), options.model, at_once).await?;
     let engine_file =
         EngineFile { builtin: options.upstream.is_none(), url: options.upstream.clone(), abilities: None };
     let plan = Plan {
@@ -35,6 +37,8 @@ pub(crate) async fn run(options: Up, signals: &mut Signals) -> anyhow::Result<()
         model,
         port_base: options.port_base,
         difficulty: options.difficulty,
+        max_active: options.max_active,
+        max_connections: options.max_connections,
     };
     let network = signals.unless_stopped(Network::start(plan)).await??;
     if options.json {
@@ -49,12 +53,16 @@ pub(crate) async fn run(options: Up, signals: &mut Signals) -> anyhow::Result<()
     signals.unless_stopped(network.shutdown()).await
 }
 
-/// The engine for all workers, and the name of its model.
-async fn engine(upstream: Option<&str>, model: Option<String>) -> anyhow::Result<(Arc<dyn Engine>, String)> {
+/// The engine for all workers, and the name of its model; it is asked up to `at_once` things at a time.
+async fn engine(
+    upstream: Option<&str>,
+    model: Option<String>,
+    at_once: Option<usize>,
+) -> anyhow::Result<(Arc<dyn Engine>, String)> {
     let Some(url) = upstream else {
         return Ok((Arc::new(ExtractiveSummary::new()), EXTRACTIVE_SUMMARY_MODEL.to_owned()));
     };
-    let engine = roles::open_upstream(url, None)?;
+    let engine = roles::open_upstream(url, at_once.unwrap_or_default(), None)?;
     if let Some(model) = model {
         roles::warn_unless_serving(engine.as_ref(), &model).await;
         return Ok((engine, model));

@@ -83,6 +83,21 @@ fn a_network_answers_ends_in_order_and_remembers_its_keys_and_books() {
     assert_eq!(running.stop(), Some(0));
 }
 
+#[test]
+fn more_can_be_under_way_at_a_time_where_asked_for() {
+    let directory = tempfile::tempdir().unwrap();
+    let limits = ["--workers", "1", "--max-active", "700", "--max-connections", "900"];
+    let mut command = cocoon(&["up", "--dir", text(directory.path()), "--port-base", "0", "--json"]);
+    command.args(limits);
+    let mut running = Running::start(command, Listen::Stdout);
+    let endpoints = running.json_with("gateway");
+    let worker = endpoints["workers"][0]["http"].as_str().unwrap();
+    assert_eq!(get_json(worker, "/jsonstats")["max_active_requests"], 700);
+    let gateway = std::fs::read_to_string(directory.path().join("gateway/gateway.toml")).unwrap();
+    assert!(gateway.contains("max_connections = 900"), "{gateway}");
+    assert_eq!(running.stop(), Some(0));
+}
+
 /// A network before a model server that answers when told to, and a request that waits for it.
 struct Waiting {
     running: Running,

@@ -377,6 +377,7 @@ impl Shared {
             | ClientEvent::RefundGranted { .. }
             | ClientEvent::RefundRejected { .. }
             | ClientEvent::Workers(_)
+            | ClientEvent::Market(_)
             | ClientEvent::Evidence { .. } => return,
             ClientEvent::Payment { request, counters } => {
                 let notice = Notice { request: *request, counters: counters.clone() };

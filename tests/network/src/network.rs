@@ -228,6 +228,7 @@ impl Network {
             model: MODEL.to_owned(),
             model_files: None,
             coefficient: 1000,
+            follow_load: None,
             max_active: 100,
             root_address: root_address(),
             is_test: true,

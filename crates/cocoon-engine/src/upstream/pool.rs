@@ -1,5 +1,6 @@
 //! Connections to one server, kept and used again.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -27,7 +28,8 @@ pub(super) struct Pool {
     host: String,
     port: u16,
     permits: Arc<Semaphore>,
-    idle: Mutex<Vec<Idle>>,
+    /// The one used last at the end.
+    idle: Mutex<VecDeque<Idle>>,
 }
 
 #[derive(Debug)]
@@ -52,7 +54,13 @@ impl Drop for Connection {
 impl Pool {
     pub(super) fn new(host: String, port: u16, options: HttpEngineOptions) -> Self {
         let permits = options.max_connections.clamp(1, Semaphore::MAX_PERMITS);
-        Self { options, host, port, permits: Arc::new(Semaphore::new(permits)), idle: Mutex::new(Vec::new()) }
+        Self {
+            options,
+            host,
+            port,
+            permits: Arc::new(Semaphore::new(permits)),
+            idle: Mutex::new(VecDeque::new()),
+        }
     }
 
     /// Sends a request over a kept connection or a new one, and waits for the head of the answer.
@@ -92,18 +100,24 @@ impl Pool {
         if connection.sender.is_closed() {
             return;
         }
-        let now = Instant::now();
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        idle.retain(|kept| now.duration_since(kept.since) < self.options.pool_idle_timeout);
+        // Taken under the lock, so that the oldest stay in front.
+        let now = Instant::now();
+        while idle
+            .front()
+            .is_some_and(|kept| now.duration_since(kept.since) >= self.options.pool_idle_timeout)
+        {
+            idle.pop_front();
+        }
         if idle.len() < self.options.max_connections {
-            idle.push(Idle { connection, since: now });
+            idle.push_back(Idle { connection, since: now });
         }
     }
 
     /// The connection used last that is still good.
     async fn take_idle(&self) -> Option<Connection> {
         loop {
-            let kept = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop()?;
+            let kept = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop_back()?;
             if kept.since.elapsed() >= self.options.pool_idle_timeout {
                 continue;
             }

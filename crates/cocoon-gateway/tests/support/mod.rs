@@ -234,6 +234,7 @@ impl Network {
                 model: format!("{}@commit:hash", plan.model),
                 model_files: None,
                 coefficient: plan.coefficient,
+                follow_load: None,
                 max_active: plan.max_active,
                 root_address: address(2),
                 is_test: true,

@@ -14,7 +14,9 @@ impl Observer {
             "message_start" => {
                 let message =
                     event.message.and_then(|message| parse_object::<Message<'_>>(message.get().as_bytes()));
-                Some(self.tell(data, message.and_then(|message| message.usage)))
+                // No price belongs there: clients keep it beside the final counts.
+                let told = self.tell(data, message.and_then(|message| message.usage));
+                Some(Seen { span: None, ..told })
             }
             "content_block_start" | "content_block_delta" => {
                 let block = event.content_block.or(event.delta);

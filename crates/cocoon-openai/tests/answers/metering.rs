@@ -120,6 +120,14 @@ fn a_json_body_is_complete_when_it_is_whole() {
 }
 
 #[test]
+fn nothing_counts_that_follows_the_end() {
+    let late = "data: {\"choices\":[{\"delta\":{\"content\":\"x\"}}],\"usage\":{\"prompt_tokens\":900}}\n\n";
+    let (out, report) = meter(BodyKind::Sse, &(CHAT_STREAM.to_owned() + late));
+    assert!(out.ends_with(late), "it passes all the same");
+    assert_eq!(report, meter(BodyKind::Sse, CHAT_STREAM).1);
+}
+
+#[test]
 fn what_is_over_a_limit_passes_unread() {
     let limits = BodyLimits { event_bytes: 20, json_bytes: 20 };
     for (kind, body) in [

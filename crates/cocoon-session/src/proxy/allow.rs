@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use cocoon_wire::tl::ext;
 
-use super::{ConnId, Peer, Proxy, WorkerPeer};
+use super::{ConnId, Peer, Proxy};
 use crate::{MAX_ALLOWED_WORKERS, Violation};
 
 /// Fingerprints that all clients together may allow: each takes about 50 bytes.
@@ -35,11 +35,6 @@ impl Proxy {
             return Err(Violation::Mismatch("the proxy has no room for what its clients allow".into()));
         }
         Ok(())
-    }
-
-    /// Whether a client's requests may go to this worker.
-    pub(super) fn is_allowed(allowed: Option<&BTreeSet<[u8; 32]>>, worker: &WorkerPeer) -> bool {
-        allowed.is_none_or(|allowed| allowed.contains(worker.attested.fingerprint()))
     }
 }
 

@@ -13,7 +13,7 @@ use cocoon_ton::address::Address;
 use cocoon_ton::contracts::{CodeMissing, proxy_address};
 use cocoon_ton::root::RootConfig;
 
-use super::{ClientStage, ConnId, Peer, Proxy, RENEW_BEFORE, WorkerStage, base_name};
+use super::{ClientStage, ConnId, Peer, Proxy, RENEW_BEFORE, WorkerStage};
 use crate::{Time, Violation};
 
 /// How long a connection that leaves may still take for what is under way.
@@ -92,9 +92,8 @@ impl Proxy {
                 ClientStage::Opening | ClientStage::Connecting => (false, None),
             },
             Peer::Worker(worker) => {
-                let (ready, model) =
-                    (worker.stage == WorkerStage::Ready, base_name(&worker.model).to_owned());
-                self.withdraw(conn, &model);
+                let ready = worker.stage == WorkerStage::Ready;
+                self.market.leave(conn);
                 (ready, None)
             }
         };
@@ -103,16 +102,6 @@ impl Proxy {
         }
         if !ready {
             self.doomed.insert(conn, Violation::Mismatch(why.to_owned()));
-        }
-    }
-
-    /// Takes a worker's connection out of the choice.
-    pub(super) fn withdraw(&mut self, conn: ConnId, model: &str) {
-        if let Some(workers) = self.models.get_mut(model) {
-            workers.remove(&conn);
-            if workers.is_empty() {
-                self.models.remove(model);
-            }
         }
     }
 

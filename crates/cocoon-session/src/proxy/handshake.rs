@@ -95,6 +95,9 @@ impl Proxy {
                 self.answer(conn, id, &evidence);
                 Ok(())
             }
+            (ClientQuery::GetMarket(query), ClientStage::Ready) if client.extensions => {
+                self.on_get_market(conn, id, &query)
+            }
             (ClientQuery::RequestRefund(_), ClientStage::Ready) => {
                 self.on_refund_request(conn, id);
                 Ok(())
@@ -287,7 +290,9 @@ impl Proxy {
                 worker.stage = WorkerStage::Ready;
                 worker.paused = query.is_disabled;
                 let (model, attested) = (worker.model.clone(), worker.attested.clone());
-                self.models.entry(base_name(&model).to_owned()).or_default().insert(conn);
+                if let Some(state) = self.conns.get(&conn).and_then(super::Conn::market_state) {
+                    self.market.join(conn, base_name(&model), *attested.fingerprint(), state);
+                }
                 self.roster.join(conn, &attested, &model);
                 self.answer(conn, id, &worker::ProxyHandshakeCompleted {});
                 if let Some(link) = self.link_mut(conn) {
@@ -390,19 +395,21 @@ impl Proxy {
     /// What is on offer for this client.
     fn worker_types(&self, conn: ConnId) -> client::WorkerTypesV2 {
         let allowed = self.client(conn).and_then(|client| client.allowed.as_ref());
-        let types = self.models.iter().map(|(name, conns)| {
-            let ready = conns.iter().filter_map(|&conn| self.worker(conn));
-            let mut workers: Vec<_> = ready
-                .filter(|worker| !worker.paused && !worker.suspect && Self::is_allowed(allowed, worker))
-                .map(|worker| client::WorkerInstanceV2 {
+        let types = self.market.models().map(|name| {
+            let offers = self.market.offers(name);
+            let mut workers: Vec<_> = offers
+                .filter(|offer| {
+                    offer.state.ready && allowed.is_none_or(|allowed| allowed.contains(&offer.name))
+                })
+                .map(|offer| client::WorkerInstanceV2 {
                     flags: 0,
-                    coefficient: worker.coefficient.cast_signed(),
-                    active_requests: i32::try_from(worker.work.len()).unwrap_or(i32::MAX),
-                    max_active_requests: i32::try_from(worker.limit).unwrap_or(i32::MAX),
+                    coefficient: offer.state.coefficient.cast_signed(),
+                    active_requests: i32::try_from(offer.state.in_flight).unwrap_or(i32::MAX),
+                    max_active_requests: i32::try_from(offer.state.limit).unwrap_or(i32::MAX),
                 })
                 .collect();
             workers.sort_by_key(|worker| worker.coefficient);
-            client::WorkerTypeV2 { name: name.clone().into(), workers }
+            client::WorkerTypeV2 { name: name.into(), workers }
         });
         client::WorkerTypesV2 { types: types.collect() }
     }

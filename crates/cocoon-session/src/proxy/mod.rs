@@ -10,9 +10,11 @@
 //! - `handshake`: how clients and workers are let in.
 //! - `request`, `reply`: from a query to its end: reservation, choice of worker, retries, answers, cancelling.
 //! - `upload`: request bodies that stream, from the client to the worker.
+//! - `choice`: which worker gets a request, and what is noticed of workers for that.
 //! - `payment`: settlement, notices once it is durable, and orders.
 //! - `account`: what the chain shows of clients, and how accounts are closed.
 //! - `roster`, `allow`: what workers showed of themselves, and which of them a client lets see its requests.
+//! - `offers`: what clients are told of the market.
 //! - `generation`: connections that end because parameters changed, or accounts.
 //!
 //! Bodies are never parsed here; of an answer only the `http.response` around the first bytes is read, to make it
@@ -20,8 +22,10 @@
 
 mod account;
 mod allow;
+mod choice;
 mod generation;
 mod handshake;
+mod offers;
 mod payment;
 mod reply;
 mod request;
@@ -35,9 +39,11 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use cocoon_ledger::{ClientId, Ledger, Record, RestoreError, Tariff, WorkerId};
-use cocoon_market::Observed;
+use cocoon_market::Market;
 use cocoon_ton::address::Address;
 use cocoon_ton::root::RootConfig;
+use cocoon_trace::TraceContext;
+use cocoon_wire::frame::MAX_FRAME_PAYLOAD;
 use cocoon_wire::tl::{client, http};
 use ed25519_dalek::SigningKey;
 use sha2::{Digest as _, Sha256};
@@ -49,6 +55,7 @@ use crate::{ErrorCode, RequestFailure, Time, Violation, ability};
 
 use account::WaitingRefund;
 use generation::Leaving;
+use offers::Pages;
 use payment::{Notice, SignedOrders};
 use request::Request;
 use roster::Roster;
@@ -182,6 +189,18 @@ pub struct RequestEnd {
     pub took: Duration,
     /// Workers that were tried.
     pub attempts: usize,
+    /// When the query came.
+    pub started: Time,
+    /// Where its sender stands in a trace, by its word.
+    pub parent: Option<TraceContext>,
+}
+
+impl RequestEnd {
+    /// Our place in the trace, as the worker was told it.
+    #[must_use]
+    pub fn span(&self) -> Option<TraceContext> {
+        self.parent.map(|parent| request::span_of(&parent, &self.request))
+    }
 }
 
 #[derive(Debug)]
@@ -233,6 +252,8 @@ struct ClientPeer {
     extensions: bool,
     /// The workers that may see its requests; `None`: all.
     allowed: Option<BTreeSet<[u8; 32]>>,
+    /// How often it may ask what is on offer.
+    market_pages: Pages,
     wallet: Option<Address>,
     contract: Option<Address>,
     account: ClientId,
@@ -284,7 +305,6 @@ struct WorkerPeer {
     suspect: bool,
     /// When it last went from idle to working.
     busy_since: Time,
-    observed: Observed,
     /// The ids under which this worker has work, and the requests they belong to.
     work: BTreeMap<[u8; 32], RequestKey>,
     /// Bodies on their way to it, by the same ids.
@@ -318,7 +338,7 @@ pub struct Proxy {
     ledger: Ledger,
     conns: BTreeMap<ConnId, Conn>,
     /// Workers that finished their handshake, by model name without `@...`.
-    models: BTreeMap<String, BTreeSet<ConnId>>,
+    market: Market<ConnId>,
     roster: Roster,
     requests: BTreeMap<RequestKey, Request>,
     deadlines: BTreeSet<(Time, RequestKey)>,
@@ -342,7 +362,6 @@ pub struct Proxy {
     draining: bool,
     log_behind: bool,
     hold: Option<Hold>,
-    last_tick: Option<Time>,
     counter: u64,
     stats: ProxyStats,
 }
@@ -366,7 +385,7 @@ impl Proxy {
             settings,
             ledger,
             conns: BTreeMap::new(),
-            models: BTreeMap::new(),
+            market: Market::new(),
             roster: Roster::default(),
             requests: BTreeMap::new(),
             deadlines: BTreeSet::new(),
@@ -384,7 +403,6 @@ impl Proxy {
             draining: false,
             log_behind: false,
             hold: None,
-            last_tick: None,
             counter: 0,
             stats: ProxyStats::default(),
         })
@@ -397,6 +415,7 @@ impl Proxy {
             proto_version: 0,
             extensions: false,
             allowed: None,
+            market_pages: Pages::new(now),
             wallet: None,
             contract: None,
             account: ClientId([0; 32]),
@@ -425,7 +444,6 @@ impl Proxy {
             abilities: ability::UNTOLD,
             suspect: false,
             busy_since: now,
-            observed: Observed::default(),
             work: BTreeMap::new(),
             bodies: Outbox::new(true),
         };
@@ -449,6 +467,7 @@ impl Proxy {
         {
             // Its last words may take a while to go out; nothing new is given to it meanwhile.
             worker.paused = true;
+            self.tell_market(conn);
         }
         outcome
     }
@@ -465,7 +484,10 @@ impl Proxy {
                 (LinkEvent::Query { id, data }, true) => self.on_client_query(conn, id, data)?,
                 (LinkEvent::Query { id, data }, false) => self.on_worker_query(conn, id, data)?,
                 (LinkEvent::Packet(data), true) => self.on_client_packet(conn, data, now)?,
-                (LinkEvent::Packet(data), false) => self.on_worker_packet(conn, data, now)?,
+                (LinkEvent::Packet(data), false) => {
+                    self.on_worker_packet(conn, data, now)?;
+                    self.tell_market(conn);
+                }
                 // A proxy asks nothing, so the link drops these before.
                 (LinkEvent::Answer { .. } | LinkEvent::Refused { .. }, _) => {}
             }
@@ -476,8 +498,10 @@ impl Proxy {
     }
 
     fn note_alive(&mut self, conn: ConnId) {
-        if let Some(worker) = self.worker_mut(conn) {
-            worker.suspect = false;
+        if let Some(worker) = self.worker_mut(conn)
+            && std::mem::take(&mut worker.suspect)
+        {
+            self.tell_market(conn);
         }
     }
 
@@ -501,7 +525,13 @@ impl Proxy {
         }
         // Whoever asks needs no telling.
         self.woken.remove(&conn);
-        self.conns.get_mut(&conn)?.link.take_output()
+        let link = &mut self.conns.get_mut(&conn)?.link;
+        let was_full = link.unsent() > MAX_FRAME_PAYLOAD;
+        let output = link.take_output();
+        if was_full {
+            self.tell_market(conn);
+        }
+        output
     }
 
     /// A connection that may have bytes to send, or that must be closed for the reason given.
@@ -520,10 +550,9 @@ impl Proxy {
     /// Does what is due. Call at least every 100 ms.
     pub fn on_time(&mut self, now: Time) {
         let mut suspects = Vec::new();
-        let passed = self.last_tick.replace(now).map_or(Duration::ZERO, |last| now.since(last));
+        let mut broken = Vec::new();
         for (&id, conn) in &mut self.conns {
             if let Peer::Worker(worker) = &mut conn.peer {
-                worker.observed.time_passed(passed);
                 let working = !worker.work.is_empty();
                 conn.link.probe_after(working.then_some(PROBE_AFTER));
                 // An idle worker is silent with right: its time counts from when it got work.
@@ -539,12 +568,17 @@ impl Proxy {
             if let Err(violation) = conn.link.on_time(now) {
                 if let Peer::Worker(worker) = &mut conn.peer {
                     worker.paused = true;
+                    broken.push(id);
                 }
                 self.doomed.insert(id, violation);
             }
             if conn.link.unsent() > 0 {
                 self.woken.insert(id);
             }
+        }
+        self.market.advance(now.0);
+        for &conn in suspects.iter().chain(&broken) {
+            self.tell_market(conn);
         }
         for conn in suspects {
             self.retry_unanswered(conn, now);
@@ -580,7 +614,7 @@ impl Proxy {
                 }
             }
             Peer::Worker(worker) => {
-                self.withdraw(conn, base_name(&worker.model));
+                self.market.leave(conn);
                 self.roster.leave(conn, worker.attested.fingerprint());
                 for key in worker.work.into_values() {
                     self.worker_lost(key, now);

@@ -5,6 +5,7 @@ use cocoon_ledger::{ClaimBound, Coefficient, clamp_claim};
 use cocoon_wire::codec::{ByteStr, Message as _, from_boxed, to_boxed};
 use cocoon_wire::tl::{self, WorkerToProxy, client, ext, http, proxy};
 
+use super::choice::Begun;
 use super::request::Phase;
 use super::{ConnId, End, Proxy, ProxyEvent, RequestEnd, RequestKey};
 use crate::answer::{
@@ -51,6 +52,15 @@ impl From<proxy::QueryFinalInfo> for LastWord {
             debug: info.worker_debug,
         }
     }
+}
+
+/// Whether the answer comes piece by piece as its engine goes on.
+fn is_event_stream(head: &http::Response) -> bool {
+    head.headers.iter().any(|header| {
+        let value = header.value.as_bytes();
+        header.name.as_bytes().eq_ignore_ascii_case(b"content-type")
+            && value.get(..17).is_some_and(|start| start.eq_ignore_ascii_case(b"text/event-stream"))
+    })
 }
 
 /// What clients are shown of a claim is never negative, as what they are charged never is.
@@ -167,11 +177,12 @@ impl Proxy {
                     return Err(Violation::Unexpected("answer that is no HTTP"));
                 };
                 request.phase = Phase::Answering;
-                let (client_conn, asked, started) = (request.client, request.asked, request.started);
+                let streamed = is_event_stream(&head);
+                let begun = Begun { at: now, status: head.status_code, streamed };
+                request.begun = Some(begun);
+                let (client_conn, started) = (request.client, request.started);
                 let (client_request, fingerprint) = (request.client_request, request.fingerprint);
-                if let Some(worker) = self.worker_mut(conn) {
-                    worker.observed.first_byte(now.since(asked));
-                }
+                self.note_begun(key);
                 head.headers.push(seconds_header("X-Cocoon-Proxy-Start", started));
                 head.headers.push(seconds_header("X-Cocoon-Proxy-End", now));
                 if let Some(client) = self.client_mut(client_conn) {
@@ -267,14 +278,21 @@ impl Proxy {
         let failed = match &failure {
             // Whether the worker is to blame for a time-out was settled when it happened.
             _ if abandoned => None,
-            None => Some(false),
+            // An engine's own failure passes as it is, and counts as one.
+            None => {
+                let begun = self.requests.get(&key).and_then(|request| request.begun);
+                Some(begun.is_some_and(|begun| begun.status >= 500))
+            }
             Some(RequestFailure { code: ErrorCode::CANCELLED | ErrorCode::PROTOCOL, .. }) => None,
             Some(_) => Some(true),
         };
-        self.take_from_worker(key, failed);
+        self.take_from_worker(key, failed, now);
         self.drop_upload(key);
         self.note_held(key, 0);
         let Some(request) = self.requests.remove(&key) else { return };
+        if failed == Some(false) {
+            self.note_answered(&request, &word.tokens, now);
+        }
         self.deadlines.remove(&(request.deadline, key));
         if let Some(client) = self.client_mut(request.client) {
             client.requests.remove(&request.client_request);
@@ -297,6 +315,7 @@ impl Proxy {
         let held = bound.hold(&claimed, &self.settings.tariff);
         let (charged, overrun) = self.settle(&request, held.accepted);
         let overrun = overrun.0.saturating_add(held.excess.0);
+        let parent = request.parent();
         let failure = request.failure.or(failure);
         match failure {
             None => self.stats.succeeded += 1,
@@ -306,6 +325,8 @@ impl Proxy {
         self.stats.overrun = self.stats.overrun.saturating_add(overrun);
         self.events.push_back(ProxyEvent::Ended(RequestEnd {
             request: request.id,
+            started: request.started,
+            parent,
             model: request.model,
             worker: Some(request.worker),
             failure,

@@ -2,16 +2,16 @@
 
 use bytes::Bytes;
 use cocoon_ledger::{Coefficient, RequestId, ReserveError, reservation};
-use cocoon_market::{Candidate, NoWorker, choose};
 use cocoon_ton::payment::OrderKind;
+use cocoon_trace::{SpanId, TraceContext};
 use cocoon_wire::codec::Message as _;
-use cocoon_wire::frame::MAX_FRAME_PAYLOAD;
 use cocoon_wire::tl::{ClientToProxy, client, ext, proxy};
 
 use super::account::ACCOUNT_CLOSING;
 use super::account::Credit;
+use super::choice::{Begun, no_worker};
 use super::reply::LastWord;
-use super::upload::{Upload, can_take, is_kept, most_held};
+use super::upload::{Upload, is_kept, most_held};
 use super::{
     ConnId, DRAIN_TIME, MAX_ATTEMPTS, MAX_QUERY_BYTES_HELD, MAX_QUERY_BYTES_HELD_PER_CLIENT, MAX_REQUESTS,
     MAX_REQUESTS_PER_CLIENT, Proxy, RequestKey,
@@ -26,9 +26,6 @@ pub(super) type Rejection = (i32, &'static str, String);
 /// What a client is told that uses faster than its use is charged.
 const BEING_CHARGED: &str =
     "what was used is being charged on chain; try again soon, or raise the client contract's stake";
-
-/// The kind of the failure where there are workers, but none that the client lets see its requests.
-const NO_ATTESTED_WORKER: &str = "no_attested_worker";
 
 /// Where a request stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,6 +65,8 @@ pub(super) struct Request {
     pub(super) phase: Phase,
     pub(super) started: Time,
     pub(super) asked: Time,
+    /// How the answer began.
+    pub(super) begun: Option<Begun>,
     pub(super) deadline: Time,
     pub(super) tried: Vec<ConnId>,
     pub(super) coefficient: Coefficient,
@@ -77,6 +76,19 @@ pub(super) struct Request {
     pub(super) failure: Option<RequestFailure>,
     /// It fails for a reason that another worker might not have, and cannot be given to one from here.
     pub(super) resend: bool,
+}
+
+impl Request {
+    /// Where its sender stands in a trace.
+    pub(super) fn parent(&self) -> Option<TraceContext> {
+        self.options.trace.as_ref().and_then(|trace| TraceContext::parse(trace.as_bytes()))
+    }
+}
+
+/// Our own place in a trace, of which workers are told: named by the request's id, which is random.
+pub(super) fn span_of(parent: &TraceContext, request: &[u8; 32]) -> TraceContext {
+    let [a, b, c, d, e, f, g, h, ..] = *request;
+    TraceContext { span: SpanId::from_random(u64::from_be_bytes([a, b, c, d, e, f, g, h])), ..*parent }
 }
 
 impl Proxy {
@@ -185,7 +197,7 @@ impl Proxy {
         }
         let model = query.model_name.to_lossy().into_owned();
         let worker = self
-            .choose_worker(conn, &model, max_coefficient.get(), &[], query.query.len(), body_bytes)
+            .choose_worker(conn, &model, max_coefficient.get(), &options, &[], query.query.len())
             .map_err(|why| no_worker(why, &model))?;
         let kept = body_bytes
             .is_some_and(|bytes| is_kept(bytes, self.worker(worker).is_some_and(|worker| worker.extensions)));
@@ -240,6 +252,7 @@ impl Proxy {
             phase: Phase::Asked,
             started: now,
             asked: now,
+            begun: None,
             deadline,
             tried: Vec::new(),
             coefficient: Coefficient::ONE,
@@ -280,37 +293,6 @@ impl Proxy {
         }
     }
 
-    /// A worker for a request of this client, with regard to what it allows now.
-    fn choose_worker(
-        &self,
-        client: ConnId,
-        model: &str,
-        max_coefficient: u32,
-        tried: &[ConnId],
-        query: usize,
-        body_bytes: Option<u64>,
-    ) -> Result<ConnId, NoWorker> {
-        // A client that is gone allows nothing any more, and waits for nothing.
-        let Some(client) = self.client(client) else { return Err(NoWorker::None) };
-        let workers = self.models.get(model).into_iter().flatten();
-        let candidates = workers.filter_map(|&conn| {
-            let worker = self.worker(conn)?;
-            // One more large query on top of these could make it look as if it did not read.
-            let full = self.conns.get(&conn)?.link.unsent() > MAX_FRAME_PAYLOAD;
-            Some(Candidate {
-                key: conn,
-                coefficient: worker.coefficient,
-                in_flight: u32::try_from(worker.work.len()).unwrap_or(u32::MAX),
-                limit: if full { 0 } else { worker.limit },
-                ready: !worker.paused && !worker.suspect && can_take(worker.extensions, query, body_bytes),
-                tried: tried.contains(&conn),
-                allowed: Self::is_allowed(client.allowed.as_ref(), worker),
-                observed: worker.observed,
-            })
-        });
-        choose(candidates, max_coefficient)
-    }
-
     /// Gives a request to a worker.
     fn ask(&mut self, key: RequestKey, conn: ConnId, now: Time) {
         let Some(worker) = self.worker(conn) else { return };
@@ -349,7 +331,7 @@ impl Proxy {
         };
         // Of no interest to a worker is how it was chosen.
         let options = Options {
-            trace: request.options.trace.clone(),
+            trace: request.parent().map(|parent| span_of(&parent, &request.id).to_traceparent()),
             body_bytes: request.upload.as_ref().map(Upload::bytes),
             ..Options::default()
         };
@@ -361,6 +343,7 @@ impl Proxy {
             }
             link.packet(&message);
         }
+        self.tell_market(conn);
     }
 
     /// Takes a request away from its worker and gives it to another. `false` where no other is left.
@@ -376,7 +359,7 @@ impl Proxy {
         }
         let Ok(conn) = self.other_worker(request) else { return false };
         self.stats.retries += 1;
-        self.take_from_worker(key, Some(true));
+        self.take_from_worker(key, Some(true), now);
         if let Some(request) = self.requests.get_mut(&key) {
             request.attempt = attempt;
         }
@@ -386,9 +369,8 @@ impl Proxy {
 
     /// A worker that has not been tried for this request.
     fn other_worker(&self, request: &Request) -> Result<ConnId, NoWorker> {
-        let (query, body_bytes) = (request.query.len(), request.upload.as_ref().map(Upload::bytes));
         let (client, model, cap) = (request.client, &request.model, request.max_coefficient);
-        self.choose_worker(client, model, cap, &request.tried, query, body_bytes)
+        self.choose_worker(client, model, cap, &request.options, &request.tried, request.query.len())
     }
 
     /// Notes, where a request fails that another worker might serve, whether only its sender can give it to one.
@@ -400,16 +382,17 @@ impl Proxy {
 
     /// The worker no longer has this request; late words of its are ignored. `failed` is `None` where the end says nothing
     /// about the worker.
-    pub(super) fn take_from_worker(&mut self, key: RequestKey, failed: Option<bool>) {
+    pub(super) fn take_from_worker(&mut self, key: RequestKey, failed: Option<bool>, now: Time) {
         let Some(request) = self.requests.get(&key) else { return };
         let (conn, attempt) = (request.worker, request.attempt);
         if let Some(worker) = self.worker_mut(conn) {
             worker.work.remove(&attempt);
             worker.bodies.close(attempt);
-            if let Some(failed) = failed {
-                worker.observed.ended(failed);
-            }
         }
+        if let Some(failed) = failed {
+            self.market.ended(conn, failed, now.0);
+        }
+        self.tell_market(conn);
     }
 
     /// Tells a worker of ours to stop.
@@ -473,8 +456,8 @@ impl Proxy {
             && request.upload.as_ref().is_none_or(Upload::is_complete)
             && now.since(request.asked) >= super::BLAME_AFTER;
         let conn = request.worker;
-        if silent && let Some(worker) = self.worker_mut(conn) {
-            worker.observed.ended(true);
+        if silent {
+            self.market.ended(conn, true, now.0);
         }
         let failure = RequestFailure::new(ErrorCode::TIMEOUT, "the worker did not answer in time");
         self.give_up(key, failure, now);
@@ -503,21 +486,6 @@ impl Proxy {
         }
         if unasked {
             self.finish(key, None, LastWord::none(), now);
-        }
-    }
-}
-
-fn no_worker(why: NoWorker, model: &str) -> (i32, &'static str, String) {
-    match why {
-        NoWorker::None => (404, "model_not_found", format!("unknown model {model}")),
-        NoWorker::NotReady => (503, "service_unavailable", format!("no ready workers for model {model}")),
-        NoWorker::NotAllowed => {
-            let words = format!("no worker for model {model} has evidence that this client accepts");
-            (503, NO_ATTESTED_WORKER, words)
-        }
-        NoWorker::Busy => (429, "rate_limit_exceeded", format!("all workers for model {model} are busy")),
-        NoWorker::TooDear { cheapest } => {
-            (503, "price_cap_too_low", format!("can run this query with coefficient={cheapest}"))
         }
     }
 }

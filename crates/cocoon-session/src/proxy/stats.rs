@@ -40,8 +40,12 @@ pub struct ConnectionStats {
     pub ready: bool,
     /// Running average of the time to the first byte.
     pub first_byte: Option<std::time::Duration>,
+    /// Running average of completion tokens per second of one answer.
+    pub tokens_per_s: Option<f64>,
     /// Running failure rate, 0 to 1.
     pub failure_rate: f64,
+    /// Requests that ended there.
+    pub requests: u64,
 }
 
 impl Proxy {
@@ -72,17 +76,22 @@ impl Proxy {
     /// The workers that finished their handshake.
     #[must_use]
     pub fn workers(&self) -> Vec<ConnectionStats> {
-        let ready = self.models.values().flatten().filter_map(|&conn| self.worker(conn));
-        ready
-            .map(|worker| ConnectionStats {
-                model: worker.model.clone(),
-                coefficient: worker.coefficient,
-                active: worker.work.len(),
-                limit: worker.limit,
-                abilities: worker.abilities,
-                ready: !worker.paused && !worker.suspect,
-                first_byte: worker.observed.time_to_first_byte(),
-                failure_rate: worker.observed.failure_rate(),
+        let offers = self.market.models().flat_map(|model| self.market.offers(model));
+        offers
+            .filter_map(|offer| {
+                let worker = self.worker(offer.key)?;
+                Some(ConnectionStats {
+                    model: worker.model.clone(),
+                    coefficient: offer.state.coefficient,
+                    active: worker.work.len(),
+                    limit: offer.state.limit,
+                    abilities: offer.state.abilities,
+                    ready: offer.state.ready,
+                    first_byte: offer.observed.time_to_first_byte(),
+                    tokens_per_s: offer.observed.tokens_per_s(),
+                    failure_rate: offer.observed.failure_rate(self.market.now_us()),
+                    requests: offer.observed.requests(),
+                })
             })
             .collect()
     }

@@ -1,6 +1,6 @@
 //! What may come from each side of a connection, for dispatch by exhaustive matching.
 
-use super::{client, ext, proxy, worker};
+use super::{client, ext, market, proxy, worker};
 use crate::macros::tl_direction;
 
 tl_direction! {
@@ -40,6 +40,8 @@ tl_direction! {
         GetWorkers(ext::GetWorkers),
         /// What a worker showed; where extensions are agreed.
         GetEvidence(ext::GetEvidence),
+        /// What is on offer; where extensions are agreed.
+        GetMarket(market::GetMarket),
     }
 }
 

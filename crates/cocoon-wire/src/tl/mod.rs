@@ -9,6 +9,7 @@ pub mod client;
 mod direction;
 pub mod ext;
 pub mod http;
+pub mod market;
 pub mod proxy;
 pub mod tcp;
 pub mod worker;

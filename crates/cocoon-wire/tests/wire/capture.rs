@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 use cocoon_wire::tl::tcp::Packet;
 use cocoon_wire::tl::{
     ClientQuery, ClientToProxy, ProxyToClient, ProxyToWorker, WorkerQuery, WorkerToProxy, client, ext, http,
-    worker,
+    market, worker,
 };
 use cocoon_wire::{FrameDecoder, FrameEncoder, MAX_FRAME_PAYLOAD, Message, from_boxed, to_boxed};
 use serde_json::Value;
@@ -101,6 +101,7 @@ fn client_answer(query: &ClientQuery) -> Answer {
         ClientQuery::GetWorkerTypesV2(_) => decode::<client::WorkerTypesV2>,
         ClientQuery::GetWorkers(_) => decode::<ext::Workers>,
         ClientQuery::GetEvidence(_) => decode::<ext::Evidence>,
+        ClientQuery::GetMarket(_) => decode::<market::Market>,
     }
 }
 

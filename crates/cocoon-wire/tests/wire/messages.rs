@@ -2,7 +2,7 @@
 //! the names of the scheme.
 
 use bytes::Bytes;
-use cocoon_wire::tl::{self, ProtoRange, TokensUsed, client, ext, http, proxy, tcp, worker};
+use cocoon_wire::tl::{self, ProtoRange, TokensUsed, client, ext, http, market, proxy, tcp, worker};
 use cocoon_wire::{ByteStr, Message};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -278,6 +278,12 @@ structs! {
     ext::Workers, "cocoon.workers", { reset seen newest workers };
     ext::GetWorkers, "cocoon.getWorkers", { begun seen };
     ext::GetEvidence, "cocoon.getEvidence", { fingerprint };
+    market::MarketOffer, "cocoon.marketOffer", {
+        fingerprint coefficient active limit abilities first_byte_us milli_tokens_per_s success_ppm requests
+    };
+    market::MarketModel, "cocoon.marketModel", { name offers };
+    market::Market, "cocoon.market", { models more next_model next_index };
+    market::GetMarket, "cocoon.getMarket", { model index };
     ext::AllowWorkers, "cocoon.allowWorkers", { allow disallow };
     ext::RequestOptions, "cocoon.requestOptions", { request_id needs preference affinity trace body_bytes };
     ext::BodyPart, "cocoon.bodyPart", { request_id data last };
@@ -325,7 +331,7 @@ directions! {
     }
     tl::ClientQuery {
         ConnectToProxy AuthorizeWithProxyShort AuthorizeWithProxyLong RequestRefund UpdatePaymentStatus
-        GetWorkerTypes GetWorkerTypesV2 GetWorkers GetEvidence
+        GetWorkerTypes GetWorkerTypesV2 GetWorkers GetEvidence GetMarket
     }
     tl::ClientToProxy { RunQuery RunQueryEx Cancel Credit AllowWorkers RequestOptions BodyPart }
     tl::ProxyToWorker { RunQuery RunQueryEx WorkerRequestPayment Cancel Credit RequestOptions BodyPart }
@@ -361,6 +367,6 @@ every! {
     client::Params client::ProxyConnectionAuth client::ConnectedToProxy client::AuthorizationWithProxy
     client::Refund client::PaymentStatus client::QueryFinalInfo client::WorkerType client::WorkerTypes
     client::WorkerInstanceV2 client::WorkerTypeV2 client::WorkerTypesV2
-    ext::Worker ext::Workers ext::Evidence
+    ext::Worker ext::Workers ext::Evidence market::Market
     tl::WorkerQuery tl::ClientQuery tl::ClientToProxy tl::ProxyToWorker tl::WorkerToProxy tl::ProxyToClient
 }

@@ -129,6 +129,12 @@ const SCHEME: &[&str] = &[
     "cocoon.evidence fingerprint:int256 certificate:bytes verdict:bytes = cocoon.Evidence",
     "cocoon.evidenceUnknown fingerprint:int256 = cocoon.Evidence",
     "cocoon.getEvidence fingerprint:int256 = cocoon.Evidence",
+    "cocoon.marketOffer fingerprint:int256 coefficient:int active:int limit:int abilities:int \
+     first_byte_us:long milli_tokens_per_s:long success_ppm:int requests:long = cocoon.MarketOffer",
+    "cocoon.marketModel name:string offers:vector cocoon.marketOffer = cocoon.MarketModel",
+    "cocoon.market models:vector cocoon.marketModel more:Bool next_model:string next_index:int = \
+     cocoon.Market",
+    "cocoon.getMarket model:string index:int = cocoon.Market",
     "cocoon.allowWorkers allow:vector int256 disallow:vector int256 = cocoon.Ext",
     "cocoon.requestOptions request_id:int256 needs:int preference:int affinity:vector long \
      trace:bytes body_bytes:long = cocoon.Ext",

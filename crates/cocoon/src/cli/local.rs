@@ -54,10 +54,21 @@ pub(crate) struct Up {
     #[arg(long, value_name = "BITS", default_value_t = config::LOOPBACK_DIFFICULTY, value_parser = clap::value_parser!(u8).range(..=28))]
     pub(crate) difficulty: u8,
 
+    /// Requests at a time for each worker [default: 64]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=MAX_AT_ONCE))]
+    pub(crate) max_active: Option<u32>,
+
+    /// HTTP connections at a time of the gateway [default: 4096]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=MAX_AT_ONCE))]
+    pub(crate) max_connections: Option<u32>,
+
     /// Print one line of JSON when ready, instead of text
     #[arg(long)]
     pub(crate) json: bool,
 }
+
+/// Most requests or connections at a time: as many requests as a proxy takes of all its clients.
+const MAX_AT_ONCE: i64 = 65_536;
 
 /// The highest first port that leaves room for the chain's, which is the last.
 const MAX_PORT_BASE: i64 = 65_535 - 3_000;

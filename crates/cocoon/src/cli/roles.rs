@@ -131,6 +131,20 @@ pub(crate) struct Worker {
     /// The OpenAI-style model server that answers
     #[arg(long, value_name = "URL")]
     engine_url: Option<String>,
+
+    /// The price, in 1/1000 of the network's base price
+    #[arg(long, value_name = "N")]
+    coefficient: Option<u32>,
+
+    /// Let the price follow the load between these coefficients
+    #[arg(long, value_name = "FLOOR-CEILING", value_parser = price_range)]
+    follow_load: Option<(u32, u32)>,
+}
+
+fn price_range(text: &str) -> Result<(u32, u32), String> {
+    let range =
+        text.split_once('-').and_then(|(floor, ceiling)| Some((floor.parse().ok()?, ceiling.parse().ok()?)));
+    range.filter(|(floor, ceiling)| floor <= ceiling).ok_or_else(|| "write it as 500-4000".to_owned())
 }
 
 impl Worker {
@@ -143,6 +157,12 @@ impl Worker {
         flags.extend(self.model.map(|model| ("model", model)));
         flags.extend(self.model_path.map(|path| ("model_path", path)));
         flags.extend(self.engine_url.map(|url| ("engine.url", url)));
+        flags.extend(self.coefficient.map(|coefficient| ("coefficient", coefficient.to_string())));
+        if let Some((floor, ceiling)) = self.follow_load {
+            flags.push(("price.follow_load", true.to_string()));
+            flags.push(("price.floor", floor.to_string()));
+            flags.push(("price.ceiling", ceiling.to_string()));
+        }
         config::load(file.as_deref(), environment(), flags)
     }
 }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use cocoon_gateway::{GatewayLimits, RetryLimits};
+use cocoon_gateway::{GatewayLimits, IdempotencyLimits, RetryLimits};
 use cocoon_ton::Address;
 use serde::{Deserialize, Serialize};
 
@@ -63,7 +63,7 @@ pub(crate) struct Limits {
     max_held_bytes: usize,
     max_header_bytes: usize,
     max_answer_bytes: usize,
-    max_connections: usize,
+    pub(crate) max_connections: usize,
     header_timeout_seconds: u64,
     body_timeout_seconds: u64,
     stall_timeout_seconds: u64,
@@ -74,6 +74,10 @@ pub(crate) struct Limits {
     retry_budget_floor: u32,
     /// 0: never.
     hedge_after_ms: u64,
+    idempotency_hours: u64,
+    idempotency_entries: usize,
+    idempotency_bytes: usize,
+    idempotency_answer_bytes: usize,
     default_max_tokens: u32,
     default_max_coefficient: u32,
     default_timeout_seconds: u64,
@@ -99,6 +103,10 @@ impl Default for Limits {
             retry_budget_percent: limits.retry.budget_percent,
             retry_budget_floor: limits.retry.budget_floor,
             hedge_after_ms: 0,
+            idempotency_hours: limits.idempotency.time.as_secs() / 3600,
+            idempotency_entries: limits.idempotency.entries,
+            idempotency_bytes: limits.idempotency.bytes,
+            idempotency_answer_bytes: limits.idempotency.answer_bytes,
             default_max_tokens: limits.default_max_tokens,
             default_max_coefficient: limits.default_max_coefficient,
             default_timeout_seconds: limits.default_timeout.as_secs(),
@@ -127,6 +135,12 @@ impl From<Limits> for GatewayLimits {
                 budget_floor: limits.retry_budget_floor,
                 hedge_after: (limits.hedge_after_ms > 0)
                     .then(|| Duration::from_millis(limits.hedge_after_ms)),
+            },
+            idempotency: IdempotencyLimits {
+                time: Duration::from_secs(limits.idempotency_hours.saturating_mul(3600)),
+                entries: limits.idempotency_entries,
+                bytes: limits.idempotency_bytes,
+                answer_bytes: limits.idempotency_answer_bytes,
             },
             default_max_tokens: limits.default_max_tokens,
             default_max_coefficient: limits.default_max_coefficient,

@@ -2,8 +2,10 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use cocoon_ton::Address;
+use cocoon_worker::{Bounds, FollowConfig};
 use serde::{Deserialize, Serialize};
 
 use super::RoleFile;
@@ -31,6 +33,8 @@ pub(crate) struct WorkerFile {
     pub(crate) model_path: Option<PathBuf>,
     /// Price in 1/1000 of the base price.
     pub(crate) coefficient: u32,
+    /// How the price moves.
+    pub(crate) price: PriceFile,
     /// Requests at a time.
     pub(crate) max_active: u32,
     /// Whether to start without taking requests.
@@ -57,6 +61,47 @@ pub(crate) struct WorkerFile {
     pub(crate) pow: DialPow,
 }
 
+/// How the price moves.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct PriceFile {
+    /// Whether it follows the load; otherwise it is the coefficient.
+    pub(crate) follow_load: bool,
+    /// Lowest coefficient.
+    pub(crate) floor: u32,
+    /// Highest coefficient.
+    pub(crate) ceiling: u32,
+    /// A step, in percent of the price.
+    pub(crate) pace_percent: f64,
+    /// Seconds between steps.
+    pub(crate) every_seconds: u32,
+}
+
+impl Default for PriceFile {
+    fn default() -> Self {
+        Self { follow_load: false, floor: 500, ceiling: 4000, pace_percent: 5.0, every_seconds: 30 }
+    }
+}
+
+impl PriceFile {
+    /// For the worker; `None`: the price is fixed.
+    ///
+    /// # Errors
+    /// The pace is no percentage that a price can have.
+    pub(crate) fn follow(&self) -> anyhow::Result<Option<FollowConfig>> {
+        if !self.follow_load {
+            return Ok(None);
+        }
+        if !(0.1..=50.0).contains(&self.pace_percent) {
+            anyhow::bail!("price.pace_percent must be between 0.1 and 50");
+        }
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "1 to 500")]
+        let pace_permille = (self.pace_percent * 10.0).round() as u32;
+        let bounds = Bounds { floor: self.floor, ceiling: self.ceiling, pace_permille };
+        Ok(Some(FollowConfig { bounds, every: Duration::from_secs(self.every_seconds.into()) }))
+    }
+}
+
 /// What answers: one of the two.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -79,6 +124,7 @@ impl Default for WorkerFile {
             model: None,
             model_path: None,
             coefficient: 1000,
+            price: PriceFile::default(),
             max_active: 64,
             paused: false,
             check_proxy_hashes: false,

@@ -207,7 +207,7 @@ impl Wants {
     pub(super) async fn engine(&self, online: bool) -> Option<Check> {
         let name = "engine";
         let file = self.engine.as_ref().filter(|_| self.configured)?;
-        let engine = match roles::open_engine(file) {
+        let engine = match roles::open_engine(file, 1) {
             Ok(engine) => engine,
             Err(error) => {
                 let mend = "set either engine.url or engine.builtin = true";

@@ -231,9 +231,9 @@ async fn a_price_for_a_million_tokens_is_a_cap() {
     let world = World::start().await;
     // The network's price is two nanoton a token, and the worker takes the base price.
     let body = json!({"model": MODEL, "prompt": "x"}).to_string();
-    let asked = |price: &'static str| world.send("/v1/completions", &[JSON, price], &body);
-    assert_eq!(asked("X-Cocoon-Max-Price: 2000000").await.status, 200);
-    let refused = asked("X-Cocoon-Max-Price: 1999999").await;
+    let fair = world.send("/v1/completions", &[JSON, "X-Cocoon-Max-Price: 2000000"], &body).await;
+    assert_eq!(fair.status, 200, "{fair:?}");
+    let refused = world.send("/v1/completions", &[JSON, "X-Cocoon-Max-Price: 1999999"], &body).await;
     assert_eq!((refused.status, &json_of(&refused)["error"]["code"]), (503, &json!("price_cap_too_low")));
 }
 

@@ -38,6 +38,7 @@ pub(super) async fn worker_of(
         model: "test/model@commit:hash".into(),
         model_files: None,
         coefficient: 1000,
+        follow_load: None,
         max_active: 1,
         root_address: ROOT,
         is_test: true,

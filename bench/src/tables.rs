@@ -5,23 +5,23 @@ use std::fmt::Write as _;
 use serde_json::{Map, Value, json};
 
 /// A column: its name in tables, its name in JSON, and the decimals that a table shows.
-pub(super) struct Column(pub(super) &'static str, pub(super) &'static str, pub(super) usize);
+pub(crate) struct Column(pub(crate) &'static str, pub(crate) &'static str, pub(crate) usize);
 
 /// A table of numbers.
-pub(super) struct Table {
-    title: &'static str,
+pub(crate) struct Table {
+    title: String,
     columns: &'static [Column],
     /// A row without a number somewhere has none to give there.
     rows: Vec<(String, Vec<Option<f64>>)>,
 }
 
 impl Table {
-    pub(super) fn new(title: &'static str, columns: &'static [Column]) -> Self {
-        Self { title, columns, rows: Vec::new() }
+    pub(crate) fn new(title: impl Into<String>, columns: &'static [Column]) -> Self {
+        Self { title: title.into(), columns, rows: Vec::new() }
     }
 
     /// Adds a row: numbers in the order of the columns.
-    pub(super) fn row(&mut self, name: impl Into<String>, numbers: impl IntoIterator<Item = Option<f64>>) {
+    pub(crate) fn row(&mut self, name: impl Into<String>, numbers: impl IntoIterator<Item = Option<f64>>) {
         self.rows.push((name.into(), numbers.into_iter().collect()));
     }
 
@@ -57,18 +57,18 @@ fn cell(number: Option<f64>, decimals: usize) -> String {
 
 /// All tables.
 #[derive(Default)]
-pub(super) struct Report(Vec<Table>);
+pub(crate) struct Report(Vec<Table>);
 
 impl Report {
-    pub(super) fn add(&mut self, table: Table) {
+    pub(crate) fn add(&mut self, table: Table) {
         self.0.push(table);
     }
 
-    pub(super) fn tables(&self) -> String {
+    pub(crate) fn tables(&self) -> String {
         self.0.iter().map(Table::text).collect::<Vec<_>>().join("\n")
     }
 
-    pub(super) fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         json!({"tables": self.0.iter().map(Table::json).collect::<Vec<_>>()})
     }
 }
