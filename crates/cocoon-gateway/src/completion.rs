@@ -101,7 +101,8 @@ async fn answer(
     };
     // Callers are told apart by this gateway's wallet alone.
     let affinity = beginnings(&shared.affinity_key, b"", &base_model, &prepared.body);
-    let asked = Asked { shared, prepared, query, body, model: base_model, started, hedge, affinity, in_flight };
+    let asked =
+        Asked { shared, prepared, query, body, model: base_model, started, hedge, affinity, in_flight };
     match asked.send().await {
         Ok((exchange, head, sent)) => asked.answer(exchange, head, sent).await,
         Err(failure) => {

@@ -82,7 +82,8 @@ impl Proxy {
         // Without extensions a worker gets the body in one frame, or not at all.
         if !can_take(false, query_bytes, options.body_bytes) {
             let workers = self.models.get(model).into_iter().flatten();
-            passed_over.extend(workers.filter(|conn| self.worker(**conn).is_some_and(|worker| !takes(worker))));
+            passed_over
+                .extend(workers.filter(|conn| self.worker(**conn).is_some_and(|worker| !takes(worker))));
         }
         let wish = Wish {
             max_coefficient,

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use cocoon_ledger::{Coefficient, RequestId, ReserveError, reservation};
+use cocoon_market::NoWorker;
 use cocoon_ton::payment::OrderKind;
 use cocoon_trace::{SpanId, TraceContext};
 use cocoon_wire::codec::Message as _;
@@ -310,6 +311,7 @@ impl Proxy {
             }
             worker.work.insert(attempt, key);
         }
+        self.tell_market(conn);
         self.send_query(key, now);
     }
 

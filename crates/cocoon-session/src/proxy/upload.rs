@@ -125,7 +125,8 @@ impl Proxy {
         upload.waits = false;
         if !worker_extensions {
             if upload.is_complete() {
-                return join_body(&query, upload.kept.as_ref()?);
+                // What is no request is for the worker to refuse.
+                return join_body(&query, upload.kept.as_ref()?).or(Some(query));
             }
             upload.waits = true;
             // Where it was not kept, nothing of it has come yet.
