@@ -60,12 +60,13 @@ async fn try_complete(
         slot.heard();
     }
     let key = idempotency::key_of(&parts.headers)?.map(str::to_owned);
+    let caller = Visitor::name(&parts);
     let run = {
         let (shared, headers, body) = (Arc::clone(shared), parts.headers.clone(), body.clone());
-        move || async move { answer(&shared, in_flight, &headers, body, endpoint, started).await }
+        let caller = caller.clone();
+        move || async move { answer(&shared, in_flight, &headers, &caller, body, endpoint, started).await }
     };
     let Some(key) = key else { return run().await };
-    let caller = Visitor::name(&parts);
     let asked = idempotency::Request {
         caller: &caller,
         key: &key,
@@ -82,6 +83,7 @@ async fn answer(
     shared: &Arc<Shared>,
     mut in_flight: InFlight,
     headers: &HeaderMap,
+    caller: &[u8],
     body: Bytes,
     endpoint: Endpoint,
     started: Instant,
@@ -107,8 +109,7 @@ async fn answer(
         (None, None) => shared.limits.retry.hedge_after,
         (None, wanted) => wanted.filter(|after| !after.is_zero()),
     };
-    // Callers are told apart by this gateway's wallet alone.
-    let affinity = beginnings(&shared.affinity_key, b"", &base_model, &prepared.body);
+    let affinity = beginnings(&shared.affinity_key, caller, &base_model, &prepared.body);
     let asked = Asked { shared, prepared, query, model: base_model, started, hedge, affinity, in_flight };
     match asked.send().await {
         Ok((exchange, head, sent)) => asked.answer(exchange, head, sent).await,
