@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use cocoon_ledger::{Dispute, RequestId};
-use cocoon_openai::{CostFields, Endpoint, Usage};
+use cocoon_openai::{BodyKind, CostFields, Endpoint, Usage};
 
 use crate::Shared;
 use crate::answer::Answering;
@@ -49,13 +49,23 @@ pub(crate) struct Charged<'a> {
     pub(crate) end: End,
     /// From the request's head to the end of its answer.
     pub(crate) took: Duration,
+    /// From the request's head to the answer's first bytes, where it was streamed.
+    pub(crate) first: Option<Duration>,
+}
+
+impl End {
+    /// Its kind of failure in traces and metrics.
+    pub(crate) const fn error(self) -> Option<&'static str> {
+        match self {
+            Self::Complete => None,
+            Self::Broken | Self::Cancelled => Some(self.name()),
+        }
+    }
 }
 
 impl Shared {
     /// An answer has ended. Whoever counts answers, tokens or money does it here.
     pub(crate) fn charged(&self, charged: &Charged<'_>) {
-        let Charged { endpoint, model, tokens, end, .. } = charged;
-        tracing::debug!(%endpoint, model, tokens, end = end.name(), "an answer ended");
         self.metrics.charged(charged);
     }
 }
@@ -63,7 +73,8 @@ impl Shared {
 impl Answering {
     /// Hands on what the answer came to, and keeps a dispute.
     pub(crate) fn record(&self, assessment: &Assessment, end: End) {
-        self.shared.charged(&Charged {
+        let timing = &self.timing;
+        let charged = Charged {
             endpoint: self.request.endpoint(),
             model: &self.model,
             usage: assessment.usage,
@@ -71,8 +82,11 @@ impl Answering {
             costs: assessment.costs(&self.order.tariff),
             estimated: assessment.estimated,
             end,
-            took: self.timing.started.elapsed(),
-        });
+            took: timing.started.elapsed(),
+            first: (self.kind == BodyKind::Sse).then(|| timing.head - timing.started),
+        };
+        self.shared.charged(&charged);
+        self.in_flight.trail().ended(self, &charged);
         if let Some(pass) = self.in_flight.pass() {
             pass.answered(end == End::Broken || !self.success, &assessment.usage);
         }

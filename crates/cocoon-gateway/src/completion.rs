@@ -21,7 +21,9 @@ use crate::intake::{InFlight, read_body, too_large};
 use crate::models;
 use crate::outgoing::query;
 use crate::price::coefficient_within;
+use crate::server::failed;
 use crate::slots::Slot;
+use crate::trail::{REQUEST_ID, Trail};
 
 /// Longest name of a model, in bytes.
 const MAX_MODEL_BYTES: usize = 512;
@@ -33,15 +35,17 @@ pub(crate) async fn complete(
     shared: &Arc<Shared>,
     request: Request<Incoming>,
     endpoint: Endpoint,
-) -> Result<Response<Body>, ApiError> {
+) -> Response<Body> {
     let started = Instant::now();
-    let answered = try_complete(shared, request, endpoint, started).await;
-    let status = match &answered {
-        Ok(response) => response.status().as_u16(),
-        Err(error) => error.status,
-    };
+    let trail = Trail::begin(shared, endpoint, request.headers());
+    // An error is an answer from here on, so that it has the request's id.
+    let answered = try_complete(shared, request, endpoint, started, Arc::clone(&trail)).await;
+    let mut response = answered.unwrap_or_else(|error| failed(&error, Some(endpoint)));
+    response.headers_mut().insert(REQUEST_ID, trail.id().clone());
+    let status = response.status().as_u16();
     shared.metrics.request(endpoint.name(), status, started.elapsed());
-    answered
+    trail.headed(shared, status);
+    response
 }
 
 async fn try_complete(
@@ -49,8 +53,9 @@ async fn try_complete(
     request: Request<Incoming>,
     endpoint: Endpoint,
     started: Instant,
+    trail: Arc<Trail>,
 ) -> Result<Response<Body>, ApiError> {
-    let mut in_flight = InFlight::new(shared);
+    let mut in_flight = InFlight::new(shared, trail);
     let admitted = Pass::admit(shared, request.extensions().get(), endpoint);
     let (parts, body) = request.into_parts();
     // The body is read whatever the head says, so that the caller gets to read what is wrong with it.

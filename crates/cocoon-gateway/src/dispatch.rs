@@ -223,7 +223,9 @@ impl Asked<'_> {
     async fn attempt(&self, connection: &Arc<Connection>, timeout: Duration) -> Result<Answered, Missed> {
         let (pool, proxy, model) = (&self.shared.pool, connection.address.as_str(), self.model.as_str());
         pool.breakers().begin(proxy, model, Instant::now());
-        let answered = self.ask(connection, timeout).await;
+        let submission = self.submission(timeout);
+        let began = Instant::now();
+        let answered = self.ask(connection, &submission).await;
         let (mut breakers, now) = (pool.breakers(), Instant::now());
         match answered.as_ref().map_err(|missed| missed.failure.kind) {
             Ok(_) => breakers.succeeded(proxy, model, now),
@@ -232,19 +234,22 @@ impl Asked<'_> {
             Err(_) => breakers.let_go(proxy, model),
         }
         drop(breakers);
+        if let Err(missed) = &answered {
+            let kind = missed.failure.kind;
+            self.in_flight.trail().missed(self.shared, model, &submission.id, began, kind);
+        }
         answered
     }
 
-    async fn ask(&self, connection: &Arc<Connection>, timeout: Duration) -> Result<Answered, Missed> {
+    async fn ask(&self, connection: &Arc<Connection>, submission: &Submission) -> Result<Answered, Missed> {
         let at_most = self.order(connection).at_most().map_or(i64::MAX, AdjustedTokens::to_wire);
-        let submission = self.submission(timeout);
         let access = &self.shared.access;
         if let Some(pass) = self.in_flight.pass() {
             pass.hold(submission.id, &self.order(connection))?;
         }
         let sent = Instant::now();
         let mut exchange = connection
-            .submit(&submission, at_most)
+            .submit(submission, at_most)
             .inspect_err(|_| access.release(&submission.id))
             .map_err(|failure| Failure::from(&failure))?;
         let head = loop {
@@ -280,8 +285,10 @@ impl Asked<'_> {
     }
 
     fn submission(&self, timeout: Duration) -> Submission {
+        let id = rand::random();
+        let trace = self.in_flight.trail().told(self.shared, &id);
         Submission {
-            id: rand::random(),
+            id,
             model: self.model.clone(),
             query: self.query.clone(),
             body: self.body.clone(),
@@ -292,7 +299,7 @@ impl Asked<'_> {
             needs: self.prepared.needs,
             preference: Preference::from_wire(self.prepared.preference.to_wire()),
             affinity: self.affinity.clone(),
-            trace: None,
+            trace,
         }
     }
 

@@ -54,6 +54,27 @@ pub(crate) enum Kind {
     KeyGone,
 }
 
+impl Kind {
+    /// One word for traces.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::UnknownModel => "unknown_model",
+            Self::Busy => "busy",
+            Self::NoWorker => "no_worker",
+            Self::NoAttestedWorker => "no_attested_worker",
+            Self::Unable => "not_supported",
+            Self::TooDear => "too_dear",
+            Self::Balance | Self::Funds => "funds",
+            Self::Invalid => "invalid",
+            Self::TimedOut => "timeout",
+            Self::Engine => "engine",
+            Self::Proxy | Self::NoProxy => "proxy",
+            Self::Lost => "connection_lost",
+            Self::KeyBudget | Self::KeyGone => "key",
+        }
+    }
+}
+
 /// A failure on the way to an answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Failure {

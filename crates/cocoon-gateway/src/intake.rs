@@ -14,6 +14,7 @@ use crate::Shared;
 use crate::access::Pass;
 use crate::config::GatewayLimits;
 use crate::failure::BUSY_RETRY_SECONDS;
+use crate::trail::Trail;
 
 /// Bytes over the limit that are read and dropped, so that the caller gets to read why.
 const MAX_DRAINED_BYTES: usize = 64 << 20;
@@ -30,13 +31,20 @@ pub(crate) struct InFlight {
     room: Option<OwnedSemaphorePermit>,
     /// Whose request it is.
     pass: Option<Pass>,
+    trail: Arc<Trail>,
     _under_way: TaskTrackerToken,
 }
 
 impl InFlight {
-    pub(crate) fn new(shared: &Arc<Shared>) -> Self {
+    pub(crate) fn new(shared: &Arc<Shared>, trail: Arc<Trail>) -> Self {
         shared.metrics.in_flight.inc();
-        Self { shared: Arc::clone(shared), room: None, pass: None, _under_way: shared.under_way.token() }
+        let under_way = shared.under_way.token();
+        Self { shared: Arc::clone(shared), room: None, pass: None, trail, _under_way: under_way }
+    }
+
+    /// The request as operators see it.
+    pub(crate) fn trail(&self) -> &Trail {
+        &self.trail
     }
 
     /// The request was let in.

@@ -25,6 +25,7 @@ mod debug_log;
 mod dispatch;
 mod exchange;
 mod failure;
+mod gen_ai;
 mod https;
 mod idempotency;
 mod intake;
@@ -40,6 +41,7 @@ mod routes;
 mod server;
 mod settle;
 mod slots;
+mod trail;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -51,6 +53,7 @@ use cocoon_ledger::Dispute;
 use cocoon_net::{MonotonicClock, TlsSettings};
 use cocoon_session::client::{ClientSecret, ClientSettings};
 use cocoon_ton::{Address, RootConfig};
+use cocoon_trace::Tracing;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -137,6 +140,7 @@ pub(crate) struct Shared {
     pub(crate) room: Arc<Semaphore>,
     /// With it the beginnings of requests are hashed: random, and never leaves the process.
     pub(crate) affinity_key: [u8; 32],
+    pub(crate) tracing: Option<Tracing>,
     /// Which proxy served which beginning.
     pub(crate) served: affinity::Served,
     /// Whether somebody looks at the market.
@@ -279,6 +283,7 @@ pub async fn start(
         draining: CancellationToken::new(),
         under_way: TaskTracker::new(),
         affinity_key: rand::random(),
+        tracing: config.tracing,
         served: affinity::Served::default(),
         looks: market::Looks::default(),
         retries: Mutex::new(RetryBudget::new(retry.budget_percent, retry.budget_floor, Instant::now())),

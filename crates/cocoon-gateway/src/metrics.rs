@@ -12,6 +12,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::charged::{Charged, End};
+use crate::gen_ai::GenAi;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RequestLabels {
@@ -43,6 +44,7 @@ struct ContractLabel {
 #[derive(Debug)]
 pub(crate) struct Metrics {
     registry: Registry,
+    gen_ai: GenAi,
     requests: Family<RequestLabels, Counter>,
     ends: Family<EndLabel, Counter>,
     duration: Histogram,
@@ -76,6 +78,7 @@ impl Metrics {
         let seconds = || Histogram::new(exponential_buckets(0.001, 2.0, 20));
         let mut metrics = Self {
             registry: Registry::with_prefix("cocoon_gateway"),
+            gen_ai: GenAi::new(),
             requests: Family::default(),
             ends: Family::default(),
             duration: seconds(),
@@ -219,6 +222,7 @@ impl Metrics {
     /// What an answer came to that its caller saw.
     pub(crate) fn charged(&self, charged: &Charged<'_>) {
         self.ended(charged.end, charged.took);
+        self.gen_ai.answered(charged);
         self.tokens.inc_by(charged.tokens);
         self.cost.inc_by(charged.costs.total_cost);
         self.estimated.inc_by(charged.estimated.into());
@@ -264,7 +268,8 @@ impl Metrics {
         }
         let mut out = String::new();
         // Writing to a string cannot fail.
-        let _ = text::encode(&mut out, &self.registry);
+        let _ = text::encode_registry(&mut out, &self.registry);
+        let _ = text::encode(&mut out, self.gen_ai.registry());
         out
     }
 
@@ -294,6 +299,7 @@ mod tests {
             estimated: true,
             end: End::Complete,
             took: Duration::from_millis(5),
+            first: Some(Duration::from_millis(2)),
         });
         metrics.disputed(DisputeReason::UsageDiffers);
         let text = metrics.text(1, &crate::Spent::default(), None);
@@ -309,6 +315,9 @@ mod tests {
             "cocoon_gateway_request_duration_seconds_count 1",
             "cocoon_gateway_proxies_ready 1",
             "cocoon_gateway_spent_nanoton 0",
+            "gen_ai_client_operation_duration_seconds_count{gen_ai_operation_name=\"chat\",gen_ai_request_model=\"m\",error_type=\"\"} 1",
+            "gen_ai_client_token_usage_sum{gen_ai_operation_name=\"chat\",gen_ai_request_model=\"m\",gen_ai_token_type=\"input\"} 9.0",
+            "gen_ai_client_operation_time_to_first_chunk_seconds_count{gen_ai_operation_name=\"chat\",gen_ai_request_model=\"m\"} 1",
         ] {
             assert!(text.contains(line), "{line} is missing in:\n{text}");
         }

@@ -213,7 +213,7 @@ async fn route(
         if shared.draining.is_cancelled() {
             return Err(draining());
         }
-        return complete(shared, request, endpoint).await;
+        return Ok(complete(shared, request, endpoint).await);
     }
     let known = [
         "/v1/models",
@@ -277,7 +277,7 @@ fn draining() -> ApiError {
 }
 
 /// An error as an HTTP answer, in the shape that the endpoint's clients read.
-fn failed(error: &ApiError, endpoint: Option<Endpoint>) -> Response<Body> {
+pub(crate) fn failed(error: &ApiError, endpoint: Option<Endpoint>) -> Response<Body> {
     let body = endpoint.map_or_else(|| error.to_json(), |endpoint| error.to_json_for(endpoint));
     let mut response = Response::new(Body::full(body));
     *response.status_mut() = StatusCode::from_u16(error.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);

@@ -274,6 +274,7 @@ async fn metrics(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
             write("cocoon_worker_wallet_nanoton", "gauge", help, balance);
         }
     }
+    text.push_str(&shared.gen_ai.text());
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text)
 }
 

@@ -20,6 +20,7 @@ mod link;
 mod model;
 mod price;
 mod settle;
+mod trail;
 mod work;
 
 use std::collections::HashMap;
@@ -146,6 +147,7 @@ struct Counts {
 /// What all tasks of one worker share.
 struct Shared {
     config: WorkerConfig,
+    gen_ai: trail::GenAi,
     tls: TlsSettings,
     chain: Arc<dyn Chain>,
     engine: Arc<dyn Engine>,
@@ -294,6 +296,7 @@ pub async fn start(
         .take()
         .map(|config| Arc::new(Settlement::new(config, Arc::clone(&chain), Arc::clone(&channels))));
     let shared = Arc::new(Shared {
+        gen_ai: trail::GenAi::new(),
         paused: AtomicBool::new(config.paused),
         model_files,
         coefficient: AtomicU32::new(coefficient),

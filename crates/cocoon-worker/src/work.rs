@@ -2,6 +2,7 @@
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
+use std::time::Instant;
 
 use bytes::Bytes;
 use cocoon_engine::{EngineError, EngineRequest, EngineResponse};
@@ -20,6 +21,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use crate::Shared;
 use crate::body::{Coming, Stopped};
 use crate::link::{Link, Running};
+use crate::trail::{Seen, Trail};
 
 /// Headers of the caller that go no further than this.
 const OWN_HEADERS: [&str; 8] = [
@@ -39,6 +41,7 @@ const MAX_JSON_BYTES: u64 = 64 * 1024 * 1024;
 /// Works one request off; whatever happens, the session hears of its end.
 pub(crate) async fn run(shared: Arc<Shared>, link: Arc<Link>, work: Work, running: Arc<Running>) {
     let id = work.id;
+    let trail = Trail::begin(&shared, &work);
     shared.counts.requests.fetch_add(1, Ordering::Relaxed);
     let before = shared.active.fetch_add(1, Ordering::AcqRel);
     let end = if let Some(why) = link.hold(&shared) {
@@ -50,8 +53,9 @@ pub(crate) async fn run(shared: Arc<Shared>, link: Arc<Link>, work: Work, runnin
         let failure = RequestFailure::new(ErrorCode::NOT_READY, "too many active queries");
         End { failure: Some(failure), ..End::default() }
     } else {
-        serve(&shared, &link, work, &running).await
+        serve(&shared, &link, work, &running, trail.began).await
     };
+    trail.end(&shared, &end.seen, end.failure.as_ref().map(|failure| failure.code.name()));
     let count = if end.failure.is_none() { &shared.counts.succeeded } else { &shared.counts.failed };
     count.fetch_add(1, Ordering::Relaxed);
     if end.estimated {
@@ -83,6 +87,7 @@ struct End {
     failure: Option<RequestFailure>,
     tokens: Adjusted,
     estimated: bool,
+    seen: Seen,
 }
 
 impl End {
@@ -99,7 +104,13 @@ impl End {
     }
 }
 
-async fn serve(shared: &Arc<Shared>, link: &Arc<Link>, work: Work, running: &Arc<Running>) -> End {
+async fn serve(
+    shared: &Arc<Shared>,
+    link: &Arc<Link>,
+    work: Work,
+    running: &Arc<Running>,
+    began: Instant,
+) -> End {
     let pricing = match Pricing::of(shared, work.coefficient) {
         Ok(pricing) => pricing,
         Err(why) => return End::failed(ErrorCode::PROTOCOL, why),
@@ -130,7 +141,7 @@ async fn serve(shared: &Arc<Shared>, link: &Arc<Link>, work: Work, running: &Arc
     };
     let stream = arriving.stream();
     let asked = Arc::new(arriving.into_basis());
-    answer(shared, link, work.id, response, running, &pricing, stream, &asked).await
+    answer(shared, link, work.id, response, running, &pricing, stream, &asked, began).await
 }
 
 /// Passes an answer on as it comes, and measures it.
@@ -144,7 +155,9 @@ async fn answer(
     pricing: &Pricing,
     stream: bool,
     asked: &Arc<RequestBasis>,
+    began: Instant,
 ) -> End {
+    let mut seen = Seen { endpoint: Some(asked.endpoint()), ..Seen::default() };
     let succeeded = response.status.is_success();
     let kind = body_kind(&response, stream);
     let limits = BodyLimits::of(asked.endpoint());
@@ -170,6 +183,9 @@ async fn answer(
         };
         let pieces = meter.push(chunk);
         if !pieces.is_empty() {
+            if kind == BodyKind::Sse && seen.first.is_none() {
+                seen.first = Some(began.elapsed());
+            }
             send(shared, link, id, &mut head, pieces, running).await;
         }
     }
@@ -185,10 +201,12 @@ async fn answer(
     report.complete &= broken.is_none();
     // Of an answer without a byte, nobody has anything.
     if !succeeded || (silent && rest.as_ref().is_none_or(Bytes::is_empty)) {
-        return End { head, rest, failure: broken, ..End::default() };
+        return End { head, rest, failure: broken, seen, ..End::default() };
     }
     let metered = estimate_usage(&report, asked);
-    End { head, rest, failure: broken, tokens: pricing.adjust(&metered.usage), estimated: metered.estimated }
+    seen.usage = metered.usage;
+    let (tokens, estimated) = (pricing.adjust(&metered.usage), metered.estimated);
+    End { head, rest, failure: broken, tokens, estimated, seen }
 }
 
 /// Queues what came, after the head where that was not sent yet; waits for room where the receiver is slow.

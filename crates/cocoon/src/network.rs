@@ -29,6 +29,7 @@ use crate::home::Opening;
 use crate::http_client;
 use crate::keys;
 use crate::roles::{self, Backend, Running};
+use crate::telemetry::TelemetryFile;
 use crate::treasury::{Images, Treasury, owner_wallet};
 
 /// What the gateway's wallet is given, in nanoton.
@@ -320,6 +321,8 @@ fn worker_file(dir: &StateDir, root: &Root, ports: &Ports, number: u16, model: &
 fn gateway_file(dir: &StateDir, root: &Root, ports: &Ports) -> GatewayFile {
     GatewayFile {
         http: ports.gateway,
+        // All nodes are of the same person.
+        telemetry: TelemetryFile { propagate: true, ..TelemetryFile::default() },
         dir: absolute(&dir.path().join("gateway")),
         root: root.clone(),
         check_proxy_hashes: true,

@@ -33,7 +33,7 @@ const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 const PRIVATE_NETWORK: HeaderName = HeaderName::from_static("access-control-request-private-network");
 const ALLOW_PRIVATE_NETWORK: HeaderName = HeaderName::from_static("access-control-allow-private-network");
 const EXPOSED: HeaderValue = HeaderValue::from_static(
-    "X-Cocoon-Cost-Nanoton, X-Cocoon-Tokens, X-Cocoon-Request-Id, X-Cocoon-Proxy, X-Cocoon-Worker, X-Cocoon-Proxy-Start, \
+    "X-Request-Id, X-Cocoon-Cost-Nanoton, X-Cocoon-Tokens, X-Cocoon-Request-Id, X-Cocoon-Proxy, X-Cocoon-Worker, X-Cocoon-Proxy-Start, \
      X-Cocoon-Proxy-End, X-Cocoon-Worker-Start, X-Cocoon-Worker-End, Retry-After, X-RateLimit-Limit-Requests, \
      X-RateLimit-Limit-Tokens, X-RateLimit-Remaining-Requests, X-RateLimit-Remaining-Tokens, \
      X-RateLimit-Reset-Requests, X-RateLimit-Reset-Tokens, Idempotency-Replayed",

@@ -1,0 +1,215 @@
+//! One request as operators see it: its id, its line in the log, and its spans. Nothing here holds a word of what was
+//! asked or answered.
+//!
+//! A request is a server span of the gateway's, with a client span below it for each time that it was sent to a proxy. The
+//! network gets to know the trace only where that is configured, and never the caller's own headers about it.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use cocoon_openai::Endpoint;
+use cocoon_trace::{Span, SpanId, SpanKind, TraceContext, Value};
+use http::header::{HeaderMap, HeaderName, HeaderValue};
+
+use crate::Shared;
+use crate::answer::Answering;
+use crate::charged::Charged;
+use crate::failure::Kind;
+
+/// The id of a request, as the caller named it or as we did.
+pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// W3C Trace Context: where the caller stands in a trace.
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+/// Longest id that a caller may give.
+const MAX_ID_BYTES: usize = 128;
+
+/// One request.
+#[derive(Debug)]
+pub(crate) struct Trail {
+    id: HeaderValue,
+    endpoint: Endpoint,
+    /// In microseconds since 1970.
+    started_us: u64,
+    /// The gateway's span, and the caller's.
+    place: Option<(TraceContext, Option<SpanId>)>,
+}
+
+impl Trail {
+    pub(crate) fn begin(shared: &Shared, endpoint: Endpoint, headers: &HeaderMap) -> Arc<Self> {
+        let place = shared.tracing.as_ref().map(|tracing| {
+            let parent = headers.get(TRACEPARENT).and_then(|value| TraceContext::parse(value.as_bytes()));
+            (tracing.enter(parent.as_ref(), rand::random()), parent.map(|parent| parent.span))
+        });
+        Arc::new(Self {
+            id: id_of(headers).unwrap_or_else(new_id),
+            endpoint,
+            started_us: shared.clock.micros(),
+            place,
+        })
+    }
+
+    /// For the answer's head.
+    pub(crate) fn id(&self) -> &HeaderValue {
+        &self.id
+    }
+
+    fn id_text(&self) -> &str {
+        self.id.to_str().unwrap_or_default()
+    }
+
+    /// What the proxy is told of the trace, for the attempt with this id.
+    pub(crate) fn told(&self, shared: &Shared, attempt: &[u8; 32]) -> Option<String> {
+        let propagates = shared.tracing.as_ref().is_some_and(|tracing| tracing.propagate);
+        let (context, _) = self.place.filter(|(context, _)| propagates && context.sampled)?;
+        Some(TraceContext { span: span_of(attempt), ..context }.to_traceparent())
+    }
+
+    /// The head of the answer, or an error, is on its way.
+    pub(crate) fn headed(&self, shared: &Shared, status: u16) {
+        let request_id = self.id_text();
+        let endpoint = self.endpoint.name();
+        if status >= 500 {
+            tracing::info!(request_id, endpoint, status, "a request failed");
+        } else {
+            tracing::debug!(request_id, endpoint, status, "a request was answered");
+        }
+        let (Some(tracing), Some((context, parent))) = (&shared.tracing, self.place) else { return };
+        tracing.record(Span {
+            name: format!("POST {}", self.endpoint.path()),
+            kind: SpanKind::Server,
+            context,
+            parent,
+            start_us: self.started_us,
+            end_us: shared.clock.micros(),
+            attributes: vec![
+                ("http.request.method", "POST".into()),
+                ("http.route", self.endpoint.path().into()),
+                ("http.response.status_code", i64::from(status).into()),
+                ("cocoon.request_id", request_id.into()),
+            ],
+            error: (status >= 500).then_some("server_error"),
+        });
+    }
+
+    /// An attempt without an answer to pass on.
+    pub(crate) fn missed(
+        &self,
+        shared: &Shared,
+        model: &str,
+        attempt: &[u8; 32],
+        began: Instant,
+        kind: Kind,
+    ) {
+        self.attempt(shared, model, attempt, began, Vec::new(), Some(kind.name()));
+    }
+
+    fn attempt(
+        &self,
+        shared: &Shared,
+        model: &str,
+        attempt: &[u8; 32],
+        began: Instant,
+        more: Vec<(&'static str, Value)>,
+        error: Option<&'static str>,
+    ) {
+        let (Some(tracing), Some((context, _))) = (&shared.tracing, self.place) else { return };
+        let end_us = shared.clock.micros();
+        let took = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let operation = operation(self.endpoint);
+        let mut attributes = vec![
+            ("gen_ai.operation.name", operation.into()),
+            ("gen_ai.provider.name", "cocoon".into()),
+            ("gen_ai.request.model", model.into()),
+        ];
+        attributes.extend(more);
+        tracing.record(Span {
+            name: format!("{operation} {model}"),
+            kind: SpanKind::Client,
+            context: TraceContext { span: span_of(attempt), ..context },
+            parent: Some(context.span),
+            start_us: end_us.saturating_sub(took),
+            end_us,
+            attributes,
+            error,
+        });
+    }
+
+    /// An answer has ended.
+    pub(crate) fn ended(&self, answering: &Answering, charged: &Charged<'_>) {
+        let request = answering.exchange.request();
+        tracing::debug!(
+            request_id = self.id_text(),
+            cocoon_request_id = %hex::encode(request),
+            endpoint = self.endpoint.name(),
+            model = charged.model,
+            end = charged.end.name(),
+            input_tokens = charged.usage.prompt_tokens,
+            output_tokens = charged.usage.completion_tokens,
+            cost_nanoton = charged.costs.total_cost,
+            took_ms = charged.took.as_millis(),
+            "an answer ended"
+        );
+        let mut more = vec![
+            ("gen_ai.usage.input_tokens", charged.usage.prompt_tokens.into()),
+            ("gen_ai.usage.output_tokens", charged.usage.completion_tokens.into()),
+            ("cocoon.request", hex::encode(request).as_str().into()),
+            ("cocoon.cost_nanoton", charged.costs.total_cost.into()),
+            ("server.address", answering.exchange.connection().address.as_str().into()),
+        ];
+        if let Some(worker) = answering.exchange.worker() {
+            more.push(("cocoon.worker", hex::encode(worker).as_str().into()));
+        }
+        let (shared, began) = (&answering.shared, answering.timing.sent);
+        self.attempt(shared, charged.model, request, began, more, charged.end.error());
+    }
+}
+
+/// What OpenTelemetry's conventions call an endpoint's work.
+pub(crate) fn operation(endpoint: Endpoint) -> &'static str {
+    match endpoint {
+        Endpoint::Chat | Endpoint::Responses | Endpoint::Messages => "chat",
+        Endpoint::Completions => "text_completion",
+        other => other.name(),
+    }
+}
+
+/// The span of an attempt is named by the attempt's id, which is random.
+fn span_of(attempt: &[u8; 32]) -> SpanId {
+    let [a, b, c, d, e, f, g, h, ..] = *attempt;
+    SpanId::from_random(u64::from_be_bytes([a, b, c, d, e, f, g, h]))
+}
+
+/// The caller's name for a request, where it is one that can be written into a log.
+fn id_of(headers: &HeaderMap) -> Option<HeaderValue> {
+    let id = headers.get(REQUEST_ID)?;
+    let bytes = id.as_bytes();
+    let plain = bytes.iter().all(u8::is_ascii_graphic);
+    (plain && (1..=MAX_ID_BYTES).contains(&bytes.len())).then(|| id.clone())
+}
+
+fn new_id() -> HeaderValue {
+    let id = format!("req_{}", hex::encode(rand::random::<[u8; 16]>()));
+    // Hexadecimal digits are a header's value; an empty one is harmless.
+    HeaderValue::from_str(&id).unwrap_or_else(|_| HeaderValue::from_static(""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_callers_id_stands_where_it_can_be_written() {
+        let of = |id: &[u8]| {
+            let mut headers = HeaderMap::new();
+            headers.insert(REQUEST_ID, HeaderValue::from_bytes(id).unwrap());
+            id_of(&headers).map(|id| id.as_bytes().to_vec())
+        };
+        assert_eq!(of(b"mine-7"), Some(b"mine-7".to_vec()));
+        assert_eq!(of(&[b'x'; MAX_ID_BYTES]).map(|id| id.len()), Some(MAX_ID_BYTES));
+        for bad in [&b""[..], b"two words", b"\xc3\xa4", &[b'x'; MAX_ID_BYTES + 1]] {
+            assert_eq!(of(bad), None);
+        }
+        assert_ne!(new_id(), new_id());
+        assert!(new_id().to_str().unwrap().starts_with("req_"));
+    }
+}
