@@ -15,6 +15,7 @@ use cocoon_net::{
 };
 use cocoon_proxy::{Books, Proxy, ProxyConfig};
 use cocoon_ton::{Address, RootConfig};
+use cocoon_trace::Tracing;
 use cocoon_worker::{Worker, WorkerConfig};
 use tempfile::TempDir;
 use zeroize::Zeroizing;
@@ -58,6 +59,8 @@ pub struct Options {
     pub check_worker_hashes: bool,
     pub worker_policy: Policy,
     pub root: RootConfig,
+    /// Where the proxy writes down what becomes of requests.
+    pub tracing: Option<Tracing>,
 }
 
 impl Default for Options {
@@ -72,6 +75,7 @@ impl Default for Options {
             check_worker_hashes: false,
             worker_policy: Policy::any(),
             root: root(),
+            tracing: None,
         }
     }
 }
@@ -123,7 +127,7 @@ pub fn tls_with(identity: Arc<NodeIdentity>, policy: Policy, clock: Arc<dyn Cloc
 /// An ordinary proxy's configuration.
 pub fn proxy_config(store: &Path, options: &Options) -> ProxyConfig {
     ProxyConfig {
-        tracing: None,
+        tracing: options.tracing.clone(),
         http: local(),
         workers: local(),
         clients: local(),

@@ -17,3 +17,4 @@ mod large_bodies;
 mod rotation;
 mod shutdown;
 mod slow_readers;
+mod traces;
