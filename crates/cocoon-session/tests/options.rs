@@ -41,6 +41,7 @@ fn submission(id: u8) -> Submission {
         preference: Preference::Fastest,
         affinity: vec![1, u64::MAX],
         trace: Some(TRACE.into()),
+        body: Bytes::new(),
     }
 }
 
@@ -54,7 +55,7 @@ fn says(extensions: bool) -> Vec<ClientToProxy> {
     let mut client = ClientSession::new(client_settings(), net.now, 1);
     let mut received = BytesMut::new();
     for _ in 0..8 {
-        while let Some(bytes) = client.transmit() {
+        while let Some(bytes) = client.transmit(1 << 20) {
             net.feed(conn, &bytes).unwrap();
         }
         while let Some(bytes) = net.proxy.transmit(conn, 1 << 20) {
@@ -63,7 +64,7 @@ fn says(extensions: bool) -> Vec<ClientToProxy> {
         client.receive(&mut received, net.now).unwrap();
     }
     client.submit(&submission(1), net.now).unwrap();
-    packets_in(&client.transmit().unwrap())
+    packets_in(&client.transmit(1 << 20).unwrap())
 }
 
 #[test]

@@ -61,6 +61,12 @@ impl Proxy {
         self.requests.len()
     }
 
+    /// The most that is held of requests' queries and bodies now, in bytes.
+    #[must_use]
+    pub const fn held_bytes(&self) -> usize {
+        self.held
+    }
+
     /// Number of client connections.
     #[must_use]
     pub fn client_connections(&self) -> usize {
