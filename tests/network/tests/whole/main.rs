@@ -12,6 +12,7 @@ mod cancelling;
 mod durability;
 mod endpoints;
 mod failover;
+mod keys;
 mod rotation;
 mod shutdown;
 mod slow_readers;
