@@ -81,9 +81,10 @@ impl Proxy {
         let mut passed_over = tried.to_vec();
         // Without extensions a worker gets the body in one frame, or not at all.
         if !can_take(false, query_bytes, options.body_bytes) {
-            let workers = self.models.get(model).into_iter().flatten();
-            passed_over
-                .extend(workers.filter(|conn| self.worker(**conn).is_some_and(|worker| !takes(worker))));
+            passed_over.extend(self.conns.iter().filter_map(|(conn, state)| match &state.peer {
+                Peer::Worker(worker) if !takes(worker) => Some(*conn),
+                _ => None,
+            }));
         }
         let wish = Wish {
             max_coefficient,
