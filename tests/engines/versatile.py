@@ -137,7 +137,8 @@ class Answer(quirky.Answer):
     def name(self, prefix, *more):
         """An identifier that follows from what was asked."""
         asked = self.ask and {key: self.ask.get(key) for key in ("messages", "input", "prompt", "query", "tools")}
-        return prefix + digest([self.r.path, asked, *more], 24)
+        # Some paths have a second name, which a gateway may replace by the first.
+        return prefix + digest([self.r.path.removeprefix("/v1"), asked, *more], 24)
 
     # Errors.
 

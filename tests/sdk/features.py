@@ -23,8 +23,9 @@ DOCUMENT = network.ROOT / "docs/clients.md"
 BEGIN, END = "<!-- The table is written by tests/sdk/features.py -->\n", "<!-- end of the table -->\n"
 # In the order of the table; what a client shows beyond these comes after them.
 ORDER = ("models", "chat", "streaming", "tools", "structured output", "reasoning", "image input",
-         "audio input and output", "completions", "responses", "messages", "embeddings", "rerank", "moderations", "tokens",
-         "transcriptions", "speech", "images", "errors", "retries, time-outs, cancelling", "raw answers", "requests")
+         "audio input and output", "completions", "responses", "messages", "counting tokens", "embeddings", "rerank",
+         "moderations", "tokens", "transcriptions", "speech", "images", "errors",
+         "retries, time-outs, cancelling", "raw answers", "requests")
 PROGRAMS = ("exact.py", "openai_python.py", "openai.mjs", "anthropic_python.py", "anthropic.mjs", "langchain_python.py",
             "litellm_python.py", "ai-sdk.mjs")
 
@@ -45,10 +46,17 @@ def table(results):
     features += sorted({name for result in results for name in result["features"]} - set(features))
     heads = [f"{result['client']} {result['version']}" for result in results]
     lines = ["| | " + " | ".join(heads) + " |", "|---|" + "---|" * len(heads)]
+    reasons = []
     for name in features:
-        cells = [{True: "yes", False: "no", None: ""}[result["features"].get(name)] for result in results]
+        cells = []
+        for result in results:
+            cell, reason = {True: "yes", False: "no", None: ""}[result["features"].get(name)], result["lacking"].get(name)
+            if reason and reason not in reasons:
+                reasons.append(reason)
+            cells.append(f"{cell} ({reasons.index(reason) + 1})" if reason else cell)
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+    notes = [f"({number}) {reason}." for number, reason in enumerate(reasons, 1)]
+    return "\n".join([*lines, "", *notes]).rstrip() + "\n"
 
 
 def check_document(tally, results, write):

@@ -42,7 +42,7 @@ pub(crate) struct Answering {
     pub(crate) timing: Timing,
     /// Of the answer's body, so far.
     pub(crate) bytes: u64,
-    pub(crate) _in_flight: InFlight,
+    pub(crate) in_flight: InFlight,
 }
 
 /// Moments of a request here.

@@ -73,6 +73,9 @@ impl Answering {
             end,
             took: self.timing.started.elapsed(),
         });
+        if let Some(pass) = self.in_flight.pass() {
+            pass.answered(end == End::Broken || !self.success, &assessment.usage);
+        }
         if let Some(reason) = assessment.dispute
             && let Some(terms) = self.exchange.connection().terms()
         {

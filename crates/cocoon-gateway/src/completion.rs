@@ -7,11 +7,12 @@ use bytes::Bytes;
 use cocoon_openai::{ApiError, Endpoint, PreparedRequest, RequestForm, Wishes};
 use cocoon_session::client::MAX_QUERY_BYTES;
 use cocoon_session::tariff;
-use http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap};
-use http::{HeaderValue, Request, Response};
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap};
+use http::{Request, Response};
 use hyper::body::Incoming;
 
 use crate::Shared;
+use crate::access::{Pass, Visitor};
 use crate::affinity::beginnings;
 use crate::body::Body;
 use crate::dispatch::Asked;
@@ -50,20 +51,24 @@ async fn try_complete(
     started: Instant,
 ) -> Result<Response<Body>, ApiError> {
     let mut in_flight = InFlight::new(shared);
+    let admitted = Pass::admit(shared, request.extensions().get(), endpoint);
     let (parts, body) = request.into_parts();
     // The body is read whatever the head says, so that the caller gets to read what is wrong with it.
     let body = read_body(&mut in_flight, endpoint, &parts.headers, body).await?;
+    in_flight.admitted(admitted?);
     if let Some(slot) = parts.extensions.get::<Arc<Slot>>() {
         slot.heard();
     }
     let key = idempotency::key_of(&parts.headers)?.map(str::to_owned);
+    let caller = Visitor::name(&parts);
     let run = {
         let (shared, headers, body) = (Arc::clone(shared), parts.headers.clone(), body.clone());
-        move || async move { answer(&shared, in_flight, &headers, body, endpoint, started).await }
+        let caller = caller.clone();
+        move || async move { answer(&shared, in_flight, &headers, &caller, body, endpoint, started).await }
     };
     let Some(key) = key else { return run().await };
     let asked = idempotency::Request {
-        caller: parts.headers.get(AUTHORIZATION).map(HeaderValue::as_bytes).unwrap_or_default(),
+        caller: &caller,
         key: &key,
         path: endpoint.path(),
         headers: &parts.headers,
@@ -76,12 +81,16 @@ async fn try_complete(
 /// Answers a request that has been read.
 async fn answer(
     shared: &Arc<Shared>,
-    in_flight: InFlight,
+    mut in_flight: InFlight,
     headers: &HeaderMap,
+    caller: &[u8],
     body: Bytes,
     endpoint: Endpoint,
     started: Instant,
 ) -> Result<Response<Body>, ApiError> {
+    if let Some(pass) = in_flight.pass() {
+        pass.begin();
+    }
     let prepared = prepare(shared, endpoint, headers, body).await?;
     let (query, body) = query(headers, &prepared);
     if query.len() > MAX_QUERY_BYTES {
@@ -92,6 +101,7 @@ async fn answer(
         let message = format!("No model has a name of more than {MAX_MODEL_BYTES} bytes.");
         return Err(ApiError::invalid_request(Some("model"), "invalid_value", message));
     }
+    in_flight.start(&prepared)?;
     // Whoever sends a key wants one execution; a second one beside it would be another. Otherwise the caller's word goes
     // before the operator's; 0 means that nothing is sent twice.
     let hedge = match (idempotency::key_of(headers)?, prepared.hedge) {
@@ -99,8 +109,7 @@ async fn answer(
         (None, None) => shared.limits.retry.hedge_after,
         (None, wanted) => wanted.filter(|after| !after.is_zero()),
     };
-    // Callers are told apart by this gateway's wallet alone.
-    let affinity = beginnings(&shared.affinity_key, b"", &base_model, &prepared.body);
+    let affinity = beginnings(&shared.affinity_key, caller, &base_model, &prepared.body);
     let asked =
         Asked { shared, prepared, query, body, model: base_model, started, hedge, affinity, in_flight };
     match asked.send().await {

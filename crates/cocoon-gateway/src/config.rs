@@ -12,7 +12,9 @@ use cocoon_ton::Address;
 use cocoon_trace::Tracing;
 use zeroize::Zeroizing;
 
+use crate::access::AccessConfig;
 use crate::attestation::WorkerDemands;
+use crate::https::HttpsConfig;
 use crate::idempotency::IdempotencyLimits;
 use crate::settle::{MIN_SECRET_BYTES, SettlementConfig};
 
@@ -54,6 +56,10 @@ pub struct GatewayConfig {
     pub store: PathBuf,
     /// How to pay; its wallet must be [`Self::wallet`]. `None` for a chain on which nothing moves.
     pub settlement: Option<SettlementConfig>,
+    /// Who may use the gateway.
+    pub access: AccessConfig,
+    /// TLS for callers.
+    pub https: Option<HttpsConfig>,
     /// Limits on requests and connections.
     pub limits: GatewayLimits,
     /// Where to write down what becomes of requests. `None`: nowhere.
@@ -99,6 +105,8 @@ impl std::fmt::Debug for GatewayConfig {
             .field("workers", &self.workers)
             .field("store", &self.store)
             .field("settlement", &self.settlement)
+            .field("access", &self.access)
+            .field("https", &self.https)
             .field("limits", &self.limits)
             .finish_non_exhaustive()
     }
@@ -340,6 +348,8 @@ mod tests {
                 poll: Duration::from_secs(1),
                 min_pause: Duration::from_millis(20),
             }),
+            access: AccessConfig::new(PathBuf::new()),
+            https: None,
             limits: GatewayLimits::default(),
         };
         assert_eq!(good.check_settlement(), Ok(()));

@@ -318,6 +318,7 @@ impl Connection {
             if inner.waiting.remove(&request).is_none() {
                 return;
             }
+            self.shared.access.cancelled(&request);
             let overcharge = inner.claims.expect(request, at_most);
             if let Some(overcharge) = overcharge {
                 self.dispute_charge(&overcharge);
@@ -458,10 +459,12 @@ impl Connection {
                 ClientEvent::Head { request, worker, head } => (request, Event::Head(head, worker)),
                 ClientEvent::Data { request, data } => (request, Event::Data(data)),
                 ClientEvent::Completed { request, info, debug } => {
+                    self.shared.access.claimed(&request, info.tokens.total_tokens_used);
                     overcharges.extend(inner.claims.expect(request, info.tokens.total_tokens_used));
                     (request, Event::End(Ending::Completed { info, debug }))
                 }
                 ClientEvent::Failed { request, failure, info } => {
+                    self.shared.access.failed(&request, &failure, info.as_ref());
                     // Without the proxy's word on it, all that was reserved may be charged; nor is its word the last where it
                     // gave up before the worker spoke.
                     let last_word = failure.code != ErrorCode::TIMEOUT;
@@ -471,6 +474,7 @@ impl Connection {
                     (request, Event::End(Ending::Failed { failure, info }))
                 }
                 ClientEvent::Payment { request: Some((request, tokens)), counters } => {
+                    self.shared.access.charged(&request, tokens);
                     overcharges.extend(inner.claims.charge(request, tokens));
                     others.push(ClientEvent::Payment { request: None, counters });
                     continue;

@@ -238,9 +238,15 @@ impl Asked<'_> {
     async fn ask(&self, connection: &Arc<Connection>, timeout: Duration) -> Result<Answered, Missed> {
         let at_most = self.order(connection).at_most().map_or(i64::MAX, AdjustedTokens::to_wire);
         let submission = self.submission(timeout);
+        let access = &self.shared.access;
+        if let Some(pass) = self.in_flight.pass() {
+            pass.hold(submission.id, &self.order(connection))?;
+        }
         let sent = Instant::now();
-        let mut exchange =
-            connection.submit(&submission, at_most).map_err(|failure| Failure::from(&failure))?;
+        let mut exchange = connection
+            .submit(&submission, at_most)
+            .inspect_err(|_| access.release(&submission.id))
+            .map_err(|failure| Failure::from(&failure))?;
         let head = loop {
             match self.unless_silent(connection, exchange.next()).await? {
                 Event::Head(head, _) => break head,

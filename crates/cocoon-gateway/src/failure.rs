@@ -48,6 +48,10 @@ pub(crate) enum Kind {
     Lost,
     /// No proxy is connected.
     NoProxy,
+    /// The caller's key may not spend what the request can cost.
+    KeyBudget,
+    /// The caller's key was taken away meanwhile.
+    KeyGone,
 }
 
 /// A failure on the way to an answer.
@@ -87,7 +91,7 @@ impl Failure {
     /// What it means for another attempt; `known`: the model was on offer not long ago.
     pub(crate) fn why(&self, known: bool) -> Why {
         match self.kind {
-            Kind::Funds | Kind::Invalid | Kind::TimedOut => Why::Final,
+            Kind::Funds | Kind::Invalid | Kind::TimedOut | Kind::KeyBudget | Kind::KeyGone => Why::Final,
             // A worker that starts anew is away for a moment.
             Kind::UnknownModel if known => Why::NotNow,
             Kind::UnknownModel | Kind::NoAttestedWorker | Kind::Unable | Kind::TooDear | Kind::Balance => {
@@ -168,6 +172,12 @@ impl Failure {
                 "insufficient_funds",
                 format!("No proxy is ready: {words}."),
             ),
+            Kind::KeyBudget => {
+                let quota = ApiError::new(429, "insufficient_quota", "insufficient_quota", words);
+                let wait = self.retry_after.map(|wait| u32::try_from(wait.as_secs()).unwrap_or(u32::MAX));
+                ApiError { retry_after: wait, ..quota }
+            }
+            Kind::KeyGone => ApiError::new(401, "invalid_request_error", "invalid_api_key", words),
             Kind::Invalid => {
                 ApiError::invalid_request(None, "refused_by_network", format!("Refused: {words}."))
             }

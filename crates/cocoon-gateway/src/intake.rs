@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use cocoon_openai::{ApiError, Endpoint};
+use cocoon_openai::{ApiError, Endpoint, PreparedRequest};
 use http::header::{EXPECT, HeaderMap};
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
@@ -11,6 +11,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::Shared;
+use crate::access::Pass;
 use crate::config::GatewayLimits;
 use crate::failure::BUSY_RETRY_SECONDS;
 
@@ -27,13 +28,30 @@ const ROOM_STEP_BYTES: usize = 1 << 20;
 pub(crate) struct InFlight {
     shared: Arc<Shared>,
     room: Option<OwnedSemaphorePermit>,
+    /// Whose request it is.
+    pass: Option<Pass>,
     _under_way: TaskTrackerToken,
 }
 
 impl InFlight {
     pub(crate) fn new(shared: &Arc<Shared>) -> Self {
         shared.metrics.in_flight.inc();
-        Self { shared: Arc::clone(shared), room: None, _under_way: shared.under_way.token() }
+        Self { shared: Arc::clone(shared), room: None, pass: None, _under_way: shared.under_way.token() }
+    }
+
+    /// The request was let in.
+    pub(crate) fn admitted(&mut self, pass: Pass) {
+        self.pass = Some(pass);
+    }
+
+    /// The request is understood: whether its key may ask for this.
+    pub(crate) fn start(&mut self, prepared: &PreparedRequest) -> Result<(), ApiError> {
+        self.pass.as_mut().map_or(Ok(()), |pass| pass.start(prepared))
+    }
+
+    /// Whose request it is, once it was let in.
+    pub(crate) fn pass(&self) -> Option<&Pass> {
+        self.pass.as_ref()
     }
 
     /// Takes room for a body of so many bytes, on top of what it has. Without it, the body must not be kept.

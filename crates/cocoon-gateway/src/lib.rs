@@ -8,6 +8,7 @@
 //! way, and is answered chunk by chunk as the engine writes. Its price is recomputed from what was received; what does
 //! not agree is kept as a dispute. Prompts and answers are never logged.
 
+mod access;
 mod affinity;
 mod answer;
 mod attempts;
@@ -24,6 +25,7 @@ mod debug_log;
 mod dispatch;
 mod exchange;
 mod failure;
+mod https;
 mod idempotency;
 mod intake;
 mod io;
@@ -54,10 +56,12 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
+pub use access::{AccessConfig, OfflineKeys, OfflineReply, RequireKeys};
 pub use attestation::WorkerDemands;
 pub use book::{BookLoadError, Spent};
 pub use cocoon_chain::settler::{Emptied, SettlementStatus, Step};
 pub use config::{GatewayConfig, GatewayLimits, RetryLimits};
+pub use https::{HttpsConfig, HttpsError};
 pub use idempotency::IdempotencyLimits;
 pub use models::{Model, ModelDetails, ModelOffer, Price, ProxyDetails};
 pub use settle::{
@@ -65,10 +69,12 @@ pub use settle::{
     SettlementReport, WalletEnd, deposit, leave, withdraw,
 };
 
+use access::{Access, TIDY_EVERY};
 use attempts::RetryBudget;
 use attestation::Vetting;
 use book::{Book, FLUSH_EVERY};
 use debug_log::DebugLog;
+use https::Https;
 use idempotency::Idempotency;
 use metrics::Metrics;
 use pool::{Dialler, Pool};
@@ -91,6 +97,12 @@ pub enum StartError {
     /// A limit makes no sense.
     #[error("the gateway's limits: {0}")]
     Limits(String),
+    /// Who may use the gateway is not settled.
+    #[error("{0}")]
+    Access(String),
+    /// TLS for callers cannot be used.
+    #[error("TLS for callers: {0}")]
+    Https(#[from] HttpsError),
     /// The settlement makes no sense.
     #[error("the gateway's settlement: {0}")]
     Settlement(String),
@@ -116,6 +128,7 @@ pub(crate) struct Shared {
     tls: TlsSettings,
     pub(crate) check_proxy_hashes: bool,
     pub(crate) book: Book,
+    pub(crate) access: Arc<Access>,
     pub(crate) metrics: Metrics,
     pub(crate) debug_log: DebugLog,
     /// `None` where nothing moves on chain.
@@ -171,6 +184,7 @@ const FAREWELL: std::time::Duration = std::time::Duration::from_secs(2);
 pub struct Gateway {
     shared: Arc<Shared>,
     http: SocketAddr,
+    plain: Option<SocketAddr>,
     requests: TaskTracker,
     background: TaskTracker,
     /// No connections that wait for a request.
@@ -193,6 +207,7 @@ pub async fn start(
 ) -> Result<Gateway, StartError> {
     config.limits.check().map_err(StartError::Limits)?;
     config.check_settlement().map_err(StartError::Settlement)?;
+    config.access.check(config.http).map_err(StartError::Access)?;
     let root = chain.subscribe_root();
     if config.check_proxy_hashes {
         tls.list_images(root.borrow().proxy_hashes.iter().copied())?;
@@ -208,15 +223,28 @@ pub async fn start(
     let listen_error = |source| StartError::Listen { address: config.http, source };
     let listener = TcpListener::bind(config.http).await.map_err(listen_error)?;
     let http = listener.local_addr().map_err(listen_error)?;
+    let plain = match config.https.as_ref().and_then(|https| https.plain) {
+        None => None,
+        Some(address) => {
+            let listen_error = |source| StartError::Listen { address, source };
+            Some(TcpListener::bind(address).await.map_err(listen_error)?)
+        }
+    };
+    let plain_addr = plain.as_ref().and_then(|listener| listener.local_addr().ok());
+    let acme_dir = config.https.as_ref().and_then(|https| https.acme_dir.clone());
+    let https_config = config.https;
     let (path, settlement, secret) = (config.store.clone(), config.settlement.clone(), config.secret.clone());
+    let (clock, access) = (MonotonicClock::start(), config.access);
     let opened = tokio::task::spawn_blocking(move || {
         let book = Book::open(&path)?;
         let settlement =
             settlement.map(|settlement| Settlement::open(settlement, &secret, chain, &book)).transpose()?;
-        Ok::<_, BookLoadError>((book, settlement.map(Arc::new)))
+        let access = Access::open(clock, access, http)?;
+        let https = https_config.map(Https::open).transpose()?.map(Arc::new);
+        Ok::<_, StartError>((book, settlement.map(Arc::new), access, https))
     })
     .await;
-    let (book, settlement) = match opened {
+    let (book, settlement, access, https) = match opened {
         Ok(opened) => opened?,
         // Opening panicked or the runtime is shutting down: neither says more.
         Err(error) => {
@@ -224,6 +252,9 @@ pub async fn start(
             return Err(BookLoadError::Content { key: "the file", detail }.into());
         }
     };
+    if let Some(why) = access.why_not_open(http) {
+        return Err(StartError::Access(why));
+    }
     let retry = config.limits.retry;
     let (requests, background) = (TaskTracker::new(), TaskTracker::new());
     let (stop, abort, disconnect) =
@@ -231,7 +262,7 @@ pub async fn start(
     let shared = Arc::new(Shared {
         limits: config.limits,
         wallet: config.wallet,
-        clock: MonotonicClock::start(),
+        clock,
         started_unix_seconds: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
         root: root.clone(),
         pool: Pool::default(),
@@ -239,6 +270,7 @@ pub async fn start(
         tls: tls.clone(),
         check_proxy_hashes: config.check_proxy_hashes,
         book,
+        access: Arc::new(access),
         metrics: Metrics::new(),
         debug_log: DebugLog::default(),
         settlement: settlement.clone(),
@@ -269,20 +301,37 @@ pub async fn start(
     let dialler = Dialler { tls, options: config.dial, settings, check_proxy_hashes };
     background.spawn(attestation::run(Arc::clone(&shared), disconnect.clone()));
     background.spawn(keep_books(Arc::clone(&shared), disconnect.clone()));
+    background.spawn(keep_access(Arc::clone(&shared), disconnect.clone()));
     if let Some(settlement) = settlement {
         settlement.warn_of_slow_looks(&root.borrow());
         background.spawn(settle::run(Arc::clone(&shared), settlement, disconnect.clone()));
     }
     background.spawn(pool::keep_connected(Arc::clone(&shared), dialler, config.proxies, disconnect.clone()));
+    if let Some(https) = &https {
+        background.spawn(https::keep_fresh(Arc::clone(https), disconnect.clone()));
+    }
+    if let Some(plain) = plain {
+        background.spawn(https::serve_plain(plain, http, acme_dir, background.clone(), stop.clone()));
+    }
     background.spawn(server::serve(
         Arc::clone(&shared),
-        listener,
+        (listener, https),
         requests.clone(),
         stop.clone(),
         abort.clone(),
     ));
     let ends = [stop.clone().drop_guard(), abort.clone().drop_guard(), disconnect.clone().drop_guard()];
-    Ok(Gateway { shared, http, requests, background, stop, abort, disconnect, _ends: ends })
+    Ok(Gateway {
+        shared,
+        http,
+        plain: plain_addr,
+        requests,
+        background,
+        stop,
+        abort,
+        disconnect,
+        _ends: ends,
+    })
 }
 
 /// Writes what the proxies' notices change, in groups.
@@ -305,11 +354,43 @@ async fn keep_books(shared: Arc<Shared>, stop: CancellationToken) {
     }
 }
 
+/// Writes what callers use, in groups, and lets go of what is old.
+async fn keep_access(shared: Arc<Shared>, stop: CancellationToken) {
+    let mut failing = false;
+    let mut tidied: Option<Instant> = None;
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(FLUSH_EVERY) => {}
+            () = stop.cancelled() => return,
+        }
+        let mut outcome = shared.access.flush().await;
+        if outcome.is_ok() && tidied.is_none_or(|tidied| tidied.elapsed() >= TIDY_EVERY) {
+            tidied = Some(Instant::now());
+            outcome = shared.access.tidy().await;
+        }
+        match outcome {
+            Ok(()) => failing = false,
+            Err(error) => {
+                shared.metrics.store_faults.inc();
+                if !std::mem::replace(&mut failing, true) {
+                    tracing::error!(%error, "keys and usage cannot be stored");
+                }
+            }
+        }
+    }
+}
+
 impl Gateway {
     /// Where it listens for HTTP.
     #[must_use]
     pub fn http_addr(&self) -> SocketAddr {
         self.http
+    }
+
+    /// Where it listens without TLS, only to lead callers on.
+    #[must_use]
+    pub fn plain_addr(&self) -> Option<SocketAddr> {
+        self.plain
     }
 
     /// Resolves when at least one proxy connection takes requests.
@@ -373,8 +454,12 @@ impl Gateway {
         if let Err(error) = self.shared.book.flush().await {
             tracing::error!(%error, "the proxies' counters cannot be stored");
         }
+        if let Err(error) = self.shared.access.flush().await {
+            tracing::error!(%error, "keys and usage cannot be stored");
+        }
         let shared = Arc::clone(&self.shared);
-        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || shared.book.close()).await {
+        let closing = move || shared.book.close().and(shared.access.close());
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(closing).await {
             tracing::error!(%error, "the gateway's store did not close well");
         }
     }

@@ -89,7 +89,7 @@ impl Asked<'_> {
             request_guid: self.prepared.request_guid,
             timing: Timing { started: self.started, sent, head: Instant::now() },
             bytes: 0,
-            _in_flight: self.in_flight,
+            in_flight: self.in_flight,
         };
         // What has a price only at its end is held where it is text of a bounded size. Sound and other bytes flow.
         let held = !success || kind.is_whole();

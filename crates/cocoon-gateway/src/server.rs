@@ -8,10 +8,8 @@ use bytes::Bytes;
 use cocoon_openai::{ApiError, Endpoint};
 use cocoon_session::tariff;
 use http::header::{
-    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
-    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS, ALLOW,
-    CACHE_CONTROL, CONNECTION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderMap, HeaderValue,
-    REFERRER_POLICY, RETRY_AFTER, VARY, X_CONTENT_TYPE_OPTIONS,
+    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue, REFERRER_POLICY,
+    RETRY_AFTER, X_CONTENT_TYPE_OPTIONS,
 };
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
@@ -20,15 +18,19 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Serialize;
 use serde_json::json;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::Shared;
+use crate::access::{self, Access, Visitor};
 use crate::attestation;
 use crate::body::{Body, Occupying};
 use crate::completion::complete;
 use crate::connection::Connection;
+use crate::https::Https;
 use crate::io::{HalfClosed, Stalling};
 use crate::market;
 use crate::models::{self, ProxyDetails};
@@ -44,10 +46,6 @@ const DRAINING_RETRY_SECONDS: u32 = 1;
 /// Disputes shown to people.
 const SHOWN_DISPUTES: usize = 20;
 
-const EXPOSED: HeaderValue = HeaderValue::from_static(
-    "X-Cocoon-Cost-Nanoton, X-Cocoon-Tokens, X-Cocoon-Request-Id, X-Cocoon-Proxy, X-Cocoon-Worker, X-Cocoon-Proxy-Start, \
-     X-Cocoon-Proxy-End, X-Cocoon-Worker-Start, X-Cocoon-Worker-End, Retry-After, Idempotency-Replayed",
-);
 /// Where callers see who serves them, and on what evidence.
 const ATTESTATION: &str = "/v1/attestation";
 /// Where callers see what is on offer, and where people do.
@@ -55,13 +53,12 @@ const MARKET: &str = "/v1/market";
 const MARKET_PAGE: &str = "/market";
 /// How long a list of models waits for what proxies tell of their workers' abilities.
 const MARKET_PATIENCE: Duration = Duration::from_millis(300);
-const ANY: HeaderValue = HeaderValue::from_static("*");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
 /// Accepts connections until `stop`; `abort` ends those that are still there.
 pub(crate) async fn serve(
     shared: Arc<Shared>,
-    listener: TcpListener,
+    (listener, https): (TcpListener, Option<Arc<Https>>),
     tasks: TaskTracker,
     stop: CancellationToken,
     abort: CancellationToken,
@@ -79,10 +76,11 @@ pub(crate) async fn serve(
         match accepted {
             Ok((stream, _)) => {
                 let (shared, stop, abort) = (Arc::clone(&shared), stop.clone(), abort.clone());
+                let https = https.clone();
                 slot.idles();
                 tasks.spawn(async move {
                     tokio::select! {
-                        () = serve_connection(shared, stream, slot, stop) => {}
+                        () = greet(shared, stream, https, slot, stop) => {}
                         () = abort.cancelled() => {}
                     }
                 });
@@ -97,11 +95,37 @@ pub(crate) async fn serve(
     }
 }
 
-async fn serve_connection(shared: Arc<Shared>, stream: TcpStream, slot: Arc<Slot>, stop: CancellationToken) {
+/// Speaks TLS first, where that is to be.
+async fn greet(
+    shared: Arc<Shared>,
+    stream: TcpStream,
+    https: Option<Arc<Https>>,
+    slot: Arc<Slot>,
+    stop: CancellationToken,
+) {
     if stream.set_nodelay(true).is_err() {
         // The caller is gone already.
         return;
     }
+    let Some(https) = https else { return serve_connection(shared, stream, slot, stop).await };
+    let handshake = TlsAcceptor::from(Arc::clone(&https.server)).accept(stream);
+    let outcome = tokio::select! {
+        outcome = tokio::time::timeout(https.handshake_timeout(), handshake) => outcome,
+        () = either(&stop, slot.left()) => return,
+    };
+    match outcome {
+        Ok(Ok(stream)) => serve_connection(shared, stream, slot, stop).await,
+        Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake with a caller failed"),
+        Err(_) => tracing::debug!("a caller was too slow with its TLS handshake"),
+    }
+}
+
+async fn serve_connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    shared: Arc<Shared>,
+    stream: S,
+    slot: Arc<Slot>,
+    stop: CancellationToken,
+) {
     shared.metrics.connections.inc();
     let limits = shared.limits;
     let service = {
@@ -144,20 +168,29 @@ async fn either(first: &CancellationToken, second: &CancellationToken) {
     }
 }
 
-async fn respond(shared: &Arc<Shared>, request: Request<Incoming>) -> Response<Body> {
-    let preflight = request.method() == Method::OPTIONS;
+async fn respond(shared: &Arc<Shared>, mut request: Request<Incoming>) -> Response<Body> {
+    let access = &shared.access;
+    if access::is_preflight(request.method()) {
+        return access::preflight(access, request.uri().path(), request.headers());
+    }
     let head_only = request.method() == Method::HEAD;
-    let mut response = if preflight {
-        allow_all(request.headers())
-    } else {
-        let endpoint = Endpoint::from_path(request.uri().path());
-        route(shared, request).await.unwrap_or_else(|error| failed(&error, endpoint))
+    let endpoint = Endpoint::from_path(request.uri().path());
+    let (mut response, cors) = match access::enter(access, request.uri().path(), request.headers()) {
+        Ok(visitor) => {
+            request.extensions_mut().insert(visitor.clone());
+            let mut response =
+                route(shared, &visitor, request).await.unwrap_or_else(|error| failed(&error, endpoint));
+            access.limits_of(&visitor).stamp(response.headers_mut());
+            (response, visitor.cors)
+        }
+        Err(turned_away) => {
+            let (error, cors) = *turned_away;
+            (failed(&error, endpoint), cors)
+        }
     };
-    let headers = response.headers_mut();
-    headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, ANY);
-    headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED);
+    cors.stamp(response.headers_mut());
     if shared.draining.is_cancelled() {
-        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     if head_only {
         *response.body_mut() = Body::EMPTY;
@@ -165,7 +198,15 @@ async fn respond(shared: &Arc<Shared>, request: Request<Incoming>) -> Response<B
     response
 }
 
-async fn route(shared: &Arc<Shared>, request: Request<Incoming>) -> Result<Response<Body>, ApiError> {
+async fn route(
+    shared: &Arc<Shared>,
+    visitor: &Visitor,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, ApiError> {
+    let request = match Access::serve(shared, visitor, request).await {
+        Ok(served) => return served,
+        Err(request) => request,
+    };
     let path = request.uri().path();
     if let Some(endpoint) = Endpoint::from_path(path) {
         only(&request, &[Method::POST], "POST")?;
@@ -245,26 +286,13 @@ fn failed(error: &ApiError, endpoint: Option<Endpoint>) -> Response<Body> {
     if let Some(seconds) = error.retry_after {
         headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
     }
+    access::stamp_error(error, headers);
     if error.status == 405
         && let Some(allowed) = error.message.rsplit("use ").next()
         && let Ok(value) = HeaderValue::from_str(allowed.trim_end_matches('.'))
     {
         headers.insert(ALLOW, value);
     }
-    response
-}
-
-/// Lets a browser's page of any origin do whatever it asks for.
-fn allow_all(asked: &HeaderMap) -> Response<Body> {
-    let mut response = Response::new(Body::EMPTY);
-    *response.status_mut() = StatusCode::NO_CONTENT;
-    let headers = response.headers_mut();
-    headers.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, HEAD, POST, OPTIONS"));
-    // `*` does not cover `Authorization`; what was asked for does.
-    let allowed = asked.get(ACCESS_CONTROL_REQUEST_HEADERS).cloned().unwrap_or(ANY);
-    headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, allowed);
-    headers.insert(ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("86400"));
-    headers.insert(VARY, HeaderValue::from_static("Access-Control-Request-Headers"));
     response
 }
 
@@ -404,7 +432,7 @@ fn json_response(status: StatusCode, value: &impl Serialize) -> Response<Body> {
 }
 
 /// `%2F` and the like decoded; what is no such escape stays.
-fn percent_decoded(text: &str) -> String {
+pub(crate) fn percent_decoded(text: &str) -> String {
     let bytes = text.as_bytes();
     let mut out = Vec::with_capacity(bytes.len());
     let mut at = 0;

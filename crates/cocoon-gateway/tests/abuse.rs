@@ -59,7 +59,7 @@ async fn told(gateway: SocketAddr, bytes: Vec<u8>) -> String {
 fn completion(head: &str) -> String {
     let body = ask(&json!({})).to_string();
     format!(
-        "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\n{head}content-length: {}\r\n\r\n{body}",
+        "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\n{head}content-length: {}\r\n\r\n{body}",
         body.len()
     )
 }
@@ -69,14 +69,14 @@ async fn heads_that_are_too_large_are_431_and_bodies_that_lie_are_refused() {
     let engine = answers();
     let network = Network::with(engine.clone()).await;
     let gateway = network.gateway.http_addr();
-    let post = "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\n";
+    let post = "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\n";
     let body = ask(&json!({})).to_string();
     let many: String = (0..5000).map(|number| format!("x-{number}: 1\r\n")).collect();
     for (name, bytes, status) in [
         ("a megabyte in one header", format!("{post}x: {}\r\n\r\n", "x".repeat(1 << 20)), "431"),
         ("a megabyte without an end", format!("{post}x: {}", "x".repeat(1 << 20)), "431"),
         ("thousands of headers", format!("{post}{many}\r\n"), "431"),
-        ("a long address", format!("GET /{} HTTP/1.1\r\nhost: x\r\n\r\n", "x".repeat(100_000)), "4"),
+        ("a long address", format!("GET /{} HTTP/1.1\r\nhost: localhost\r\n\r\n", "x".repeat(100_000)), "4"),
         ("two lengths", format!("{post}content-length: 5\r\ncontent-length: 7\r\n\r\n{body}"), "400"),
         ("a senseless length", format!("{post}content-length: -1\r\n\r\n{body}"), "400"),
         (
@@ -101,7 +101,7 @@ async fn a_body_that_is_shorter_than_it_says_never_reaches_an_engine() {
     let engine = answers();
     let network = Network::with(engine.clone()).await;
     let mut tcp = connect(network.gateway.http_addr()).await;
-    tcp.write_all(b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n{")
+    tcp.write_all(b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1000\r\n\r\n{")
         .await
         .unwrap();
     tcp.shutdown().await.unwrap();
@@ -115,7 +115,11 @@ async fn a_body_that_is_shorter_than_it_says_never_reaches_an_engine() {
 async fn requests_in_one_piece_are_answered_in_order() {
     let network = Network::with(answers()).await;
     let mut tcp = connect(network.gateway.http_addr()).await;
-    let two = format!("{}{}", completion(""), "GET /health HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+    let two = format!(
+        "{}{}",
+        completion(""),
+        "GET /health HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
+    );
     tcp.write_all(two.as_bytes()).await.unwrap();
     let reply = rest(&mut tcp).await;
     let (first, second) =
@@ -146,7 +150,7 @@ async fn a_caller_that_closes_only_its_sending_side_gets_its_answer() {
         let network = Network::with(engine.clone()).await;
         let mut tcp = connect(network.gateway.http_addr()).await;
         let body = ask(&json!({"stream": stream})).to_string();
-        let head = "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\n";
+        let head = "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\n";
         tcp.write_all(format!("{head}content-length: {}\r\n\r\n{body}", body.len()).as_bytes())
             .await
             .unwrap();
@@ -185,7 +189,7 @@ async fn a_caller_that_stops_reading_is_cut_off_and_its_engine_stopped() {
     let network = Network::start(Plan { limits, ..Plan::default() }, vec![engine.clone()]).await;
     let mut tcp = connect(network.gateway.http_addr()).await;
     let body = ask(&json!({"stream": true, "timeout": 300})).to_string();
-    let head = "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\n";
+    let head = "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\n";
     tcp.write_all(format!("{head}content-length: {}\r\n\r\n{body}", body.len()).as_bytes()).await.unwrap();
     assert_eq!(network.client().await.get("/health").await.status, 200);
     eventually("the engine to be stopped", || (engine.cancelled.load(Ordering::SeqCst) == 1).then_some(()))
@@ -219,7 +223,7 @@ async fn thousands_of_idle_connections_cost_little_and_hinder_nobody() {
         let mut tcp = connect(gateway).await;
         // Some have spoken before, some have begun to speak, some have said nothing.
         match number % 3 {
-            0 => tcp.write_all(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap(),
+            0 => tcp.write_all(b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap(),
             1 => tcp.write_all(b"POST /v1/chat/completions HTTP/1.1\r\nho").await.unwrap(),
             _ => {}
         }

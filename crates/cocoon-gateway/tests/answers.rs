@@ -186,7 +186,7 @@ async fn pages_for_operators_and_browsers() {
     headers.insert("origin", "https://example.org".parse().unwrap());
     headers.insert("access-control-request-headers", "authorization, x-any".parse().unwrap());
     let reply = client.send(preflight).await;
-    assert_eq!((reply.status, reply.header("access-control-allow-origin")), (204, "*"));
+    assert_eq!((reply.status, reply.header("access-control-allow-origin")), (204, "https://example.org"));
     assert_eq!(reply.header("access-control-allow-headers"), "authorization, x-any");
     assert!(reply.header("access-control-allow-methods").contains("POST"));
     let error = client.get("/nothing").await;

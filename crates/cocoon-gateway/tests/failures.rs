@@ -98,8 +98,10 @@ async fn busy_workers_are_429_with_a_time_to_come_back() {
     let gateway = network.gateway.http_addr();
     let mut first = TcpStream::connect(gateway).await.unwrap();
     let body = ask(&json!({})).to_string();
-    let head =
-        format!("POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", body.len());
+    let head = format!(
+        "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
     first.write_all((head + &body).as_bytes()).await.unwrap();
     eventually("the first request", || (!engine.asked.lock().unwrap().is_empty()).then_some(())).await;
     let reply = network.client().await.post(&ask(&json!({}))).await;
@@ -382,7 +384,7 @@ async fn a_caller_that_drips_is_cut_off_and_others_are_not() {
     let mut head = TcpStream::connect(address).await.unwrap();
     head.write_all(b"POST /v1/chat/completions HTTP/1.1\r\nhost: ").await.unwrap();
     let mut body = TcpStream::connect(address).await.unwrap();
-    body.write_all(b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{")
+    body.write_all(b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100\r\n\r\n{")
         .await
         .unwrap();
     assert_eq!(network.client().await.post(&ask(&json!({}))).await.status, 200);
@@ -452,7 +454,8 @@ async fn large_bodies_share_one_room_and_small_ones_need_none() {
     // 32 bodies of 8 MiB fill the 256 MiB there are; more, since one that comes beside another large one finds none.
     let refused = loop {
         let mut caller = TcpStream::connect(gateway).await.unwrap();
-        let head = "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 8388608\r\n\r\n{";
+        let head =
+            "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: 8388608\r\n\r\n{";
         caller.write_all(head.as_bytes()).await.unwrap();
         caller.write_all(&[b' '; 100_000]).await.unwrap();
         slow.push(caller);

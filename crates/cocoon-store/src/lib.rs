@@ -34,6 +34,9 @@ pub const MAX_VALUE_BYTES: usize = 1024 * 1024;
 /// Longest key of the key-value table, in bytes.
 pub const MAX_KEY_BYTES: usize = 256;
 
+/// Most entries that one [`Store::list`] gives.
+pub const MAX_LISTED: usize = 65_536;
+
 /// Largest file of a store, in bytes, where none is given. Snapshots keep a store far below it.
 pub const MAX_FILE_BYTES: u64 = 64 * 1024 * 1024 * 1024;
 
@@ -53,6 +56,25 @@ pub struct Loaded {
     pub snapshot: Option<(Position, Bytes)>,
     /// The records after it, in order and without gaps.
     pub records: Vec<(Position, Bytes)>,
+}
+
+/// A change of the key-value table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// Sets the value of a key.
+    Put(String, Bytes),
+    /// Removes a key and its value, if it is there.
+    Remove(String),
+}
+
+impl Change {
+    /// What it takes in the queue.
+    pub(crate) fn bytes(&self) -> usize {
+        match self {
+            Self::Put(key, value) => key.len() + value.len(),
+            Self::Remove(key) => key.len(),
+        }
+    }
 }
 
 /// Resolves once a write is durable, or has failed. Dropping it does not take the write back.
@@ -100,6 +122,24 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// As for [`Store::append`].
     fn put(&self, key: &str, value: Bytes) -> Result<Written, StoreError>;
+
+    /// Queues changes that become durable together or not at all, in their order.
+    ///
+    /// # Errors
+    /// As for [`Store::append`]; nothing is queued where one of them exceeds its limit.
+    fn write(&self, changes: Vec<Change>) -> Result<Written, StoreError>;
+
+    /// Reads the durable entries whose keys begin with `prefix` and come after `after`, in the order of their keys, at
+    /// most `limit` and [`MAX_LISTED`] of them. Waits for the disk.
+    ///
+    /// # Errors
+    /// [`StoreError`] where the file cannot be read.
+    fn list(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<(String, Bytes)>, StoreError>;
 
     /// Reads the durable value of a key. Waits for the disk.
     ///

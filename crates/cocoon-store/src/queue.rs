@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
-use crate::{Position, StoreError};
+use crate::{Change, Position, StoreError};
 
 /// Most records and values that wait for the disk.
 pub const MAX_QUEUE_ENTRIES: usize = 65_536;
@@ -27,6 +27,7 @@ pub(crate) enum Job {
     Record { position: Position, bytes: Bytes },
     Snapshot { at: Position, bytes: Bytes, done: Done },
     Put { key: String, value: Bytes, done: Done },
+    Write { changes: Vec<Change>, done: Done },
 }
 
 #[derive(Debug, Default)]
@@ -84,6 +85,14 @@ impl Queue {
         let mut state = self.open()?;
         state.make_room(1, key.len() + value.len())?;
         state.jobs.push(Job::Put { key: key.to_owned(), value, done });
+        self.wake_writer(&state, state.jobs.len() == 1);
+        Ok(())
+    }
+
+    pub(crate) fn write(&self, changes: Vec<Change>, done: Done) -> Result<(), StoreError> {
+        let mut state = self.open()?;
+        state.make_room(changes.len().max(1), changes.iter().map(Change::bytes).sum())?;
+        state.jobs.push(Job::Write { changes, done });
         self.wake_writer(&state, state.jobs.len() == 1);
         Ok(())
     }

@@ -13,8 +13,8 @@ use crate::open::{self, from_sql};
 use crate::queue::Queue;
 use crate::writer::Writer;
 use crate::{
-    Durability, Loaded, MAX_FILE_BYTES, MAX_KEY_BYTES, MAX_RECORD_BYTES, MAX_SNAPSHOT_BYTES, MAX_VALUE_BYTES,
-    Position, Store, StoreError, Written,
+    Change, Durability, Loaded, MAX_FILE_BYTES, MAX_KEY_BYTES, MAX_LISTED, MAX_RECORD_BYTES,
+    MAX_SNAPSHOT_BYTES, MAX_VALUE_BYTES, Position, Store, StoreError, Written,
 };
 
 /// A [`Store`] in one SQLite file: mode 0600, write-ahead log, each commit synced, one writer thread that
@@ -135,6 +135,50 @@ impl Store for SqliteStore {
         let (done, written) = oneshot::channel();
         self.queue.put(key, value, done)?;
         Ok(Written(written))
+    }
+
+    fn write(&self, changes: Vec<Change>) -> Result<Written, StoreError> {
+        for change in &changes {
+            match change {
+                Change::Put(key, value) => {
+                    at_most("key", key.len(), MAX_KEY_BYTES)?;
+                    at_most("value", value.len(), MAX_VALUE_BYTES)?;
+                }
+                Change::Remove(key) => at_most("key", key.len(), MAX_KEY_BYTES)?,
+            }
+        }
+        let (done, written) = oneshot::channel();
+        self.queue.write(changes, done)?;
+        Ok(Written(written))
+    }
+
+    fn list(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<(String, Bytes)>, StoreError> {
+        // Keys compare as bytes; what begins with the prefix stands together.
+        const FROM: &str =
+            "SELECT key, value FROM entries WHERE key >= ?1 AND key > ?2 ORDER BY key LIMIT ?3";
+        let limit = limit.min(MAX_LISTED);
+        self.read(|transaction| {
+            let mut select = transaction.prepare(FROM)?;
+            let mut rows = select.query((
+                prefix,
+                after.unwrap_or_default(),
+                i64::try_from(limit).unwrap_or(i64::MAX),
+            ))?;
+            let mut listed = Vec::new();
+            while let Some(row) = rows.next()? {
+                let key: String = row.get(0)?;
+                if !key.starts_with(prefix) {
+                    break;
+                }
+                listed.push((key, Bytes::from(row.get::<_, Vec<u8>>(1)?)));
+            }
+            Ok(listed)
+        })
     }
 
     fn get(&self, key: &str) -> Result<Option<Bytes>, StoreError> {

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use crate::open::{from_sql, to_sql};
 use crate::queue::{Done, Job, Queue};
-use crate::{Durability, StoreError};
+use crate::{Change, Durability, StoreError};
 
 pub(crate) struct Writer {
     pub(crate) path: PathBuf,
@@ -91,12 +91,25 @@ fn write(transaction: &Connection, job: &Job) -> rusqlite::Result<()> {
             transaction.execute("INSERT OR REPLACE INTO snapshot VALUES (1, ?1, ?2)", (at, &bytes[..]))?;
             transaction.execute("DELETE FROM records WHERE position <= ?1", (at,))?;
         }
-        Job::Put { key, value, .. } => {
-            let mut upsert = transaction.prepare_cached("INSERT OR REPLACE INTO entries VALUES (?1, ?2)")?;
-            upsert.execute((key, &value[..]))?;
+        Job::Put { key, value, .. } => put(transaction, key, value)?,
+        Job::Write { changes, .. } => {
+            for change in changes {
+                match change {
+                    Change::Put(key, value) => put(transaction, key, value)?,
+                    Change::Remove(key) => {
+                        let mut delete = transaction.prepare_cached("DELETE FROM entries WHERE key = ?1")?;
+                        delete.execute((key,))?;
+                    }
+                }
+            }
         }
     }
     Ok(())
+}
+
+fn put(transaction: &Connection, key: &str, value: &[u8]) -> rusqlite::Result<()> {
+    let mut upsert = transaction.prepare_cached("INSERT OR REPLACE INTO entries VALUES (?1, ?2)")?;
+    upsert.execute((key, value)).map(drop)
 }
 
 fn answer(jobs: Vec<Job>, outcome: &Result<(), StoreError>) {
@@ -107,7 +120,7 @@ fn answer(jobs: Vec<Job>, outcome: &Result<(), StoreError>) {
     for job in jobs {
         match job {
             Job::Record { .. } => {}
-            Job::Snapshot { done, .. } | Job::Put { done, .. } => tell(done),
+            Job::Snapshot { done, .. } | Job::Put { done, .. } | Job::Write { done, .. } => tell(done),
         }
     }
 }

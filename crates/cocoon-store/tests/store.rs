@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use cocoon_store::{
-    Loaded, MAX_KEY_BYTES, MAX_QUEUE_ENTRIES, MAX_RECORD_BYTES, MAX_VALUE_BYTES, SqliteStore, Store,
+    Change, Loaded, MAX_KEY_BYTES, MAX_QUEUE_ENTRIES, MAX_RECORD_BYTES, MAX_VALUE_BYTES, SqliteStore, Store,
     StoreError, wait_durable,
 };
 use tempfile::TempDir;
@@ -211,4 +211,35 @@ fn oversized_records_keys_and_values_are_refused() {
     too_large(store.append(&[Bytes::from(vec![0; MAX_RECORD_BYTES + 1])]).map(drop));
     too_large(store.put("key", Bytes::from(vec![0; MAX_VALUE_BYTES + 1])).map(drop));
     too_large(store.put(&"k".repeat(MAX_KEY_BYTES + 1), Bytes::new()).map(drop));
+}
+
+#[tokio::test]
+async fn changes_are_made_together_and_listed_by_their_prefix_in_order() {
+    let (_dir, path) = scratch();
+    let store = SqliteStore::open(&path).unwrap();
+    let put = |key: &str| Change::Put(key.to_owned(), Bytes::copy_from_slice(key.as_bytes()));
+    let first = vec![put("b/2"), put("b/1"), put("b"), put("a/1"), put("c/1"), put("b/é")];
+    store.write(first).unwrap().await.unwrap();
+    store.write(vec![Change::Remove("b/1".to_owned()), put("b/3")]).unwrap().await.unwrap();
+    store.write(vec![Change::Remove("never there".to_owned())]).unwrap().await.unwrap();
+    let listed = |after, limit| {
+        let entries = store.list("b/", after, limit).unwrap();
+        entries.into_iter().map(|(key, value)| (value == key, key)).collect::<Vec<_>>()
+    };
+    let all = ["b/2", "b/3", "b/é"].map(|key| (true, key.to_owned()));
+    assert_eq!(listed(None, 10), all);
+    assert_eq!(listed(None, 2), all[..2]);
+    assert_eq!(listed(Some("b/2"), 10), all[1..]);
+    assert!(store.list("d", None, 10).unwrap().is_empty());
+
+    let too_large = vec![put("b/4"), Change::Put("b/5".to_owned(), vec![0; MAX_VALUE_BYTES + 1].into())];
+    assert!(matches!(store.write(too_large), Err(StoreError::TooLarge { .. })));
+    assert!(matches!(
+        store.write(vec![Change::Remove("k".repeat(MAX_KEY_BYTES + 1))]),
+        Err(StoreError::TooLarge { .. })
+    ));
+    drop(store);
+    let store = SqliteStore::open(&path).unwrap();
+    let kept = store.list("b/", None, 10).unwrap();
+    assert_eq!(kept.len(), 3, "nothing of a refused write stays: {kept:?}");
 }

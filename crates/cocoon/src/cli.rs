@@ -3,6 +3,7 @@
 mod attest;
 mod chain;
 mod doctor;
+mod keys;
 mod local;
 mod market;
 mod model;
@@ -16,6 +17,7 @@ use clap::{Parser, Subcommand};
 pub(crate) use attest::{Attest, AttestCommand, MakeEvidence, PeerKind, ShowEvidence, VerifyEvidence};
 pub(crate) use chain::{BlockTime, Chain, ChainCommand, ChainUrl, RunChain};
 pub(crate) use doctor::Doctor;
+pub(crate) use keys::{Expiry, GatewayArgs, Keys, KeysCommand, SetKey, SettingArgs};
 pub(crate) use local::{Demo, Up};
 pub(crate) use market::Market;
 pub(crate) use model::{HashModel, Model, ModelCommand, PackModel, VerifyModel};
@@ -70,6 +72,7 @@ Examples:
   cocoon up                      a whole network on this machine, for any OpenAI client
   cocoon demo README.md          summarise a file through such a network and show who paid whom
   cocoon worker --config w.toml  one role alone
+  cocoon keys add alice          a key for a team's gateway, with limits and a budget
   cocoon doctor                  whether this machine is ready to be a worker
   cocoon chain                   a TON-style chain on this machine, with a faucet and toncenter's API
   cocoon tx te6ccg...            what a message or transaction of the contracts says
@@ -94,6 +97,7 @@ pub(crate) enum Command {
     Tx(Tx),
     Root(Root),
     Wallet(Wallet),
+    Keys(Keys),
     Doctor(Doctor),
 }
 

@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use cocoon_tee::sealing::SealingKey;
 
 /// A directory that this process holds until this is dropped.
@@ -29,15 +29,24 @@ impl StateDir {
     /// It cannot be made or written to, or another process holds it.
     pub(crate) fn open(path: &Path) -> anyhow::Result<Self> {
         let shown = path.display();
+        Self::try_open(path)?.with_context(|| {
+            format!(
+                "another cocoon process is using {shown}; stop it, or choose another directory with --dir"
+            )
+        })
+    }
+
+    /// The same; `None` where another process holds it.
+    ///
+    /// # Errors
+    /// It cannot be made or written to.
+    pub(crate) fn try_open(path: &Path) -> anyhow::Result<Option<Self>> {
+        let shown = path.display();
         make_private(path).with_context(|| format!("cannot make the directory {shown}"))?;
         let lock = File::create(path.join("lock")).with_context(|| format!("cannot write to {shown}"))?;
         match lock.try_lock() {
-            Ok(()) => Ok(Self { path: path.to_owned(), sealing: None, _lock: lock }),
-            Err(std::fs::TryLockError::WouldBlock) => {
-                bail!(
-                    "another cocoon process is using {shown}; stop it, or choose another directory with --dir"
-                )
-            }
+            Ok(()) => Ok(Some(Self { path: path.to_owned(), sealing: None, _lock: lock })),
+            Err(std::fs::TryLockError::WouldBlock) => Ok(None),
             Err(std::fs::TryLockError::Error(error)) => {
                 Err(error).with_context(|| format!("cannot lock {}", path.join("lock").display()))
             }

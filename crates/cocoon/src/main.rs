@@ -21,11 +21,13 @@ mod exit;
 mod home;
 mod http_client;
 mod keys;
+mod keys_command;
 mod logging;
 mod market_command;
 mod model_command;
 mod model_files;
 mod network;
+mod pinned;
 mod record;
 mod roles;
 mod root_command;
@@ -95,6 +97,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             Command::Gateway(options) => roles::run_gateway(&options.load()?, &mut stop).await,
             Command::Proxy(options) => roles::run_proxy(&options.load()?, &mut stop).await,
             Command::Worker(options) => roles::run_worker(&options.load()?, &mut stop).await,
+            Command::Keys(options) => keys_command::run(options).await,
             Command::Chain(options) => chain_command::run(options, &mut stop).await,
             Command::Model(options) => model_command::run(options, &mut stop).await,
             Command::Market(options) => market_command::run(options, &mut stop).await,

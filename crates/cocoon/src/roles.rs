@@ -1,5 +1,6 @@
 //! Starts one role from its configuration. `cocoon up` starts all of them the same way.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -9,7 +10,7 @@ use cocoon_chain::{Chain, StaticChain, ToncenterChain, ToncenterOptions};
 use cocoon_engine::Engine;
 use cocoon_engine::builtin::{EXTRACTIVE_SUMMARY_MODEL, ExtractiveSummary};
 use cocoon_engine::upstream::{HttpEngine, HttpEngineOptions};
-use cocoon_gateway::{Gateway, GatewayConfig, WorkerDemands};
+use cocoon_gateway::{AccessConfig, Gateway, GatewayConfig, WorkerDemands};
 use cocoon_net::{
     Clock, DialOptions, Judge, NodeIdentity, NodeKey, SystemClock, TlsSettings, spawn_rotation,
 };
@@ -41,6 +42,12 @@ const PAYMENT_KEY: &str = "payment-key.hex";
 const CLIENT_SECRET: &str = "client-secret.hex";
 /// Where a node keeps its books.
 const LEDGER: &str = "ledger.sqlite";
+/// Where a gateway keeps API keys and what was used.
+pub(crate) const ACCESS: &str = "access.sqlite";
+/// What opens a gateway's admin API.
+pub(crate) const ADMIN_TOKEN: &str = "admin-token.hex";
+/// Where a gateway's admin API was found at its last start.
+pub(crate) const ADMIN_ADDRESS: &str = "admin-url.txt";
 /// Longest secret that authorises a client, in bytes.
 const MAX_SECRET_BYTES: u64 = 1024;
 
@@ -93,7 +100,10 @@ pub(crate) async fn run_gateway(file: &GatewayFile, signals: &mut Signals) -> an
     let chain = Backend::open(GatewayFile::ROLE, &file.root, &file.chain).await?;
     let gateway = start_gateway(file, &chain).await?;
     let address = gateway.role.http_addr();
-    tracing::info!(http = %address, openai_base_url = %format!("http://{address}/v1"), "the gateway is listening");
+    let scheme = if file.tls.cert_file.is_some() { "https" } else { "http" };
+    let plain = gateway.role.plain_addr().map(|address| address.to_string());
+    let openai_base_url = format!("{scheme}://{address}/v1");
+    tracing::info!(http = %address, openai_base_url, plain, "the gateway is listening");
     wait(signals, &chain).await;
     signals.unless_stopped(gateway.shutdown()).await
 }
@@ -173,14 +183,55 @@ pub(crate) async fn start_gateway(file: &GatewayFile, backend: &Backend) -> anyh
         dial: dial(file.pow.max_difficulty),
         store: dir.path().join(LEDGER),
         settlement,
+        access: access(file, &dir)?,
+        https: file.tls.https()?,
         limits: file.limits.into(),
         tracing: telemetry.as_ref().map(Telemetry::tracing),
     };
+    let has_tls = config.https.is_some();
     let settings = tls.settings(shown.require, Whom::Proxy)?;
     let role = cocoon_gateway::start(config, settings, Arc::clone(&backend.chain))
         .await
         .context("cannot start the gateway")?;
+    // Where `cocoon keys` finds it, whatever the flags and the system made of the address.
+    let address = AdminAddress::of(role.http_addr(), has_tls);
+    crate::dir::write_whole(&dir.path().join(ADMIN_ADDRESS), &format!("{}\n", address.url))?;
     Ok(Running { role, _dir: dir, _rotation: tls.rotate(), telemetry })
+}
+
+/// Who may use a gateway. The token for its admin API is made where there is none.
+fn access(file: &GatewayFile, dir: &StateDir) -> anyhow::Result<AccessConfig> {
+    let token_file = dir.path().join(ADMIN_TOKEN);
+    let is_new = !token_file.exists();
+    // Not sealed: whoever may administer the gateway reads it.
+    let token = keys::load_or_create(&token_file, None)?;
+    if is_new {
+        tracing::info!(file = %token_file.display(), "made the token for the admin API");
+    }
+    let mut access = AccessConfig::new(dir.path().join(ACCESS));
+    access.require_keys = file.access.require_keys.into();
+    access.allowed_hosts.clone_from(&file.access.allowed_hosts);
+    access.allowed_origins.clone_from(&file.access.allowed_origins);
+    access.usage_days = file.access.usage_days;
+    access.admin_token = Some(Zeroizing::new(hex::encode(*token)));
+    Ok(access)
+}
+
+/// Where a gateway's admin API is found on this machine.
+pub(crate) struct AdminAddress {
+    pub(crate) url: String,
+}
+
+impl AdminAddress {
+    fn of(http: SocketAddr, has_tls: bool) -> Self {
+        let ip = match http.ip() {
+            IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::from(Ipv4Addr::LOCALHOST),
+            IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::from(Ipv6Addr::LOCALHOST),
+            ip => ip,
+        };
+        let scheme = if has_tls { "https" } else { "http" };
+        Self { url: format!("{scheme}://{}", SocketAddr::from((ip, http.port()))) }
+    }
 }
 
 /// What a gateway demands of workers itself; `None` where it leaves them to its proxies.

@@ -25,6 +25,9 @@ fn help_is_there_for_every_command_and_shows_examples() {
         &["tx", "--help"],
         &["root", "--help"],
         &["doctor", "--help"],
+        &["keys", "--help"],
+        &["keys", "add", "--help"],
+        &["keys", "usage", "--help"],
     ] {
         let output = run(command);
         assert!(output.status.success(), "{command:?}");

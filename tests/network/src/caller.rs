@@ -17,7 +17,7 @@ pub struct Reply {
 
 /// Asks for a page.
 pub async fn get(server: SocketAddr, path: &str) -> Reply {
-    let request = format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
     exchange(server, request.as_bytes()).await
 }
 
@@ -31,16 +31,33 @@ pub async fn send(server: SocketAddr, path: &str, headers: &[&str], body: &[u8])
     let lines: String = headers.iter().map(|line| format!("{line}\r\n")).collect();
     let length = body.len();
     let head = format!(
-        "POST {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\nContent-Length: {length}\r\n{lines}\r\n"
+        "POST {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {length}\r\n{lines}\r\n"
     );
     exchange(server, &[head.as_bytes(), body].concat()).await
+}
+
+/// Asks for anything, with a token; an empty body where `body` is null.
+pub async fn call(
+    server: SocketAddr,
+    method: &str,
+    path: &str,
+    token: &str,
+    body: &serde_json::Value,
+) -> Reply {
+    let body = if body.is_null() { String::new() } else { body.to_string() };
+    let length = body.len();
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nAuthorization: Bearer {token}\r\n\
+         Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
+    );
+    exchange(server, request.as_bytes()).await
 }
 
 fn completion(body: &serde_json::Value) -> String {
     let body = body.to_string();
     let length = body.len();
     format!(
-        "POST /v1/chat/completions HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\
+        "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
          Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
     )
 }

@@ -12,7 +12,7 @@ mod network;
 mod raw;
 mod relay;
 
-pub use caller::{Reply, Streaming, get, post, send};
+pub use caller::{Reply, Streaming, call, get, post, send};
 pub use client::{Answer, Ask, Exchange, Notice, TestClient};
 pub use engine::{
     Answering, Call, FixedEngine, SOUND, ScriptedEngine, VersatileEngine, chat_answer, delta, usage_event,
@@ -21,8 +21,8 @@ pub use fake_proxy::FakeProxy;
 pub use fleet::Fleet;
 pub use log::{Event, Log};
 pub use network::{
-    ManualClock, Network, Options, SECRET, gateway, gateway_with, gateway_with_tls, identity, local,
-    proxy_config, root, tls, tls_with, wallet,
+    ADMIN_TOKEN, ManualClock, Network, Options, SECRET, gateway, gateway_with, gateway_with_tls, identity,
+    local, proxy_config, root, tls, tls_with, wallet,
 };
 pub use raw::{MODEL, RawPeer, http_request, ready_client, ready_worker, ready_worker_over, worker_params};
 pub use relay::{Mode, Relay};

@@ -9,7 +9,7 @@ use std::time::Duration;
 use cocoon_attest::{Policy, UnixSeconds, VerifierSet};
 use cocoon_chain::StaticChain;
 use cocoon_engine::Engine;
-use cocoon_gateway::{Gateway, GatewayConfig, GatewayLimits};
+use cocoon_gateway::{AccessConfig, Gateway, GatewayConfig, GatewayLimits};
 use cocoon_net::{
     AcceptOptions, Clock, DialOptions, ListenerOptions, NodeIdentity, NodeKey, SystemClock, TlsSettings,
 };
@@ -24,6 +24,9 @@ use crate::{Ask, TestClient, until, within};
 
 /// What every client proves itself with in test mode.
 pub const SECRET: &[u8] = b"";
+
+/// What opens the admin API of a gateway that has one.
+pub const ADMIN_TOKEN: &str = "the admin token of the network tests";
 
 /// A clock that stands where it was set.
 pub struct ManualClock(AtomicU64);
@@ -177,6 +180,8 @@ pub async fn gateway_with_tls(
         dial: DialOptions { max_difficulty: 8, timeout: Duration::from_secs(10) },
         store: dir.join("gateway.db"),
         settlement: None,
+        access: AccessConfig::new(dir.join("access.db")),
+        https: None,
         limits: GatewayLimits { default_max_tokens: 100, ..GatewayLimits::default() },
     };
     change(&mut config);

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use cocoon_attest::Policy;
 use cocoon_chain::Chain as _;
-use cocoon_gateway::{Gateway, GatewayConfig, GatewayLimits, LeaveConfig, LeaveStep, WalletEnd};
+use cocoon_gateway::{
+    AccessConfig, Gateway, GatewayConfig, GatewayLimits, LeaveConfig, LeaveStep, WalletEnd,
+};
 use cocoon_localchain::{ExternalMessage, LocalChain, Options, RootedChain};
 use cocoon_net::DialOptions;
 use cocoon_network_tests::{
@@ -141,6 +143,8 @@ impl World {
             dial: DialOptions { max_difficulty: 8, timeout: Duration::from_secs(10) },
             store: self.dir.path().join("gateway.db"),
             settlement: Some(settlement),
+            access: AccessConfig::new(self.dir.path().join("access.db")),
+            https: None,
             limits: GatewayLimits { default_max_tokens: 100, ..GatewayLimits::default() },
         };
         cocoon_gateway::start(config, tls("none", Policy::any()), self.chain.clone()).await.unwrap()

@@ -148,7 +148,8 @@ def _(at):
 def _(at):
     path, text = "/v1/chat/completions", user("get_weather «жетон\U0001F36C» city=Ålesund")
     return [ask(at, path, messages=text, **STREAM), ask(at, path, messages=text, n=3, logprobs=True, **STREAM),
-            ask(at, path, messages=text, tools=TOOLS, **STREAM), ask(at, path, messages=text, reasoning_effort="low", **STREAM)]
+            ask(at, path, messages=text, tools=TOOLS, **STREAM),
+            ask(at, path, messages=text, reasoning_effort="low", **STREAM)]
 
 
 @case("completions", "answers and events")
@@ -210,7 +211,8 @@ def _(at):
 def _(at):
     file = [("file", "lamp.wav", "audio/wav", sound())]
     path = "/v1/audio/transcriptions"
-    results = [post_form(at, path, [("response_format", kind)], file) for kind in ("json", "text", "srt", "vtt", "verbose_json")]
+    kinds = ("json", "text", "srt", "vtt", "verbose_json")
+    results = [post_form(at, path, [("response_format", kind)], file) for kind in kinds]
     return [*results, post_form(at, path, [("stream", "true")], file), post_form(at, "/v1/audio/translations", [], file)]
 
 
@@ -249,7 +251,8 @@ def received(at, path):
 @case("requests", "the engine receives the JSON that was sent")
 def _(at):
     kinds = (("/v1/chat/completions", '"messages":[{"role": "user", "content":"x"}]'), ("/v1/completions", '"prompt":"x"'),
-             ("/v1/responses", '"input":"x"'), ("/v1/messages", '"messages":[{"role":"user","content":"x"}],"max_tokens":99'),
+             ("/v1/responses", '"input":"x"'),
+             ("/v1/messages", '"messages":[{"role":"user","content":"x"}],"max_tokens":99'),
              ("/v1/embeddings", '"input":"x"'), ("/v1/rerank", '"query":"x","documents":["y" , "z"]'),
              ("/v1/moderations", '"input":"x"'), ("/v1/audio/speech", '"input":"x","voice":"y"'),
              ("/v1/images/generations", '"prompt":"x"'), ("/tokenize", '"prompt":"x"'), ("/detokenize", '"tokens":[5 , 6]'))
@@ -263,9 +266,11 @@ def _(at):
 
 @case("requests", "the engine receives the form that was sent")
 def _(at):
-    odd = [("prompt", "ein Wörtchen\r\nmehr"), ("spline", "1"), ("timestamp_granularities[]", "word"), ("response_format", "verbose_json")]
+    odd = [("prompt", "ein Wörtchen\r\nmehr"), ("spline", "1"), ("timestamp_granularities[]", "word"),
+           ("response_format", "verbose_json")]
     for path, name, data in (("/v1/audio/transcriptions", "file", sound(20)), ("/v1/images/edits", "image", PICTURE)):
-        files = [(name, "ein Bild «1».bin", "application/octet-stream", data + b"\r\n--" + BOUNDARY.encode()[:-1] + b"\r\n")]
+        nearly = b"\r\n--" + BOUNDARY.encode()[:-1] + b"\r\n"
+        files = [(name, "ein Bild «1».bin", "application/octet-stream", data + nearly)]
         fields = odd if name == "file" else odd[:2]
         sent = form([("model", at.model), *fields], files)
         equal(post_form(at, path, fields, files)["status"], 200, "status")

@@ -161,6 +161,8 @@ def _(at):
     Solution.model_validate_json(strict.choices[0].message.content)
     parsed = client(at).chat.completions.parse(model=at.model, messages=user("solve"), response_format=Solution)
     assert isinstance(parsed.choices[0].message.parsed, Solution), parsed
+    beta = client(at).beta.chat.completions.parse(model=at.model, messages=user("solve"), response_format=Solution)
+    equal(beta.choices[0].message.parsed, parsed.choices[0].message.parsed, "by its older name")
     with client(at).chat.completions.stream(model=at.model, messages=user("solve"), response_format=Solution) as stream:
         final = stream.get_final_completion()
     equal(final.choices[0].message.parsed, parsed.choices[0].message.parsed, "streamed")
@@ -181,7 +183,8 @@ def _(at):
     assert answer.choices[0].message.model_extra["reasoning_content"].startswith("Let me think"), answer
     assert answer.usage.completion_tokens_details.reasoning_tokens > 0, answer.usage
     chunks = list(chat(at, "think", reasoning_effort="low", stream=True, stream_options={"include_usage": True}))
-    text = "".join((choice.delta.model_extra or {}).get("reasoning_content", "") for chunk in chunks for choice in chunk.choices)
+    deltas = [choice.delta.model_extra or {} for chunk in chunks for choice in chunk.choices]
+    text = "".join(delta.get("reasoning_content", "") for delta in deltas)
     equal(text, answer.choices[0].message.model_extra["reasoning_content"], "streamed reasoning")
     equal(chunks[-1].usage.completion_tokens, answer.usage.completion_tokens, "completion tokens")
     return [answer, chunks]
@@ -421,6 +424,18 @@ def _(at):
     return results
 
 
+@case("errors", "what is not offered is a 404, and what is too large a 413, whatever the size of what was sent")
+def _(at):
+    for asked in (lambda: client(at).files.list(), lambda: client(at).batches.list(),
+                  lambda: client(at).vector_stores.list(),
+                  lambda: client(at).responses.retrieve("resp_1"), lambda: client(at).fine_tuning.jobs.list(),
+                  lambda: client(at).post("/no-such-thing", body={"text": "x" * 4_000_000}, cast_to=object)):
+        raises(openai.NotFoundError, asked)
+    if at.network:
+        error = raises(openai.APIStatusError, lambda: chat(at, "x" * 40_000_000))
+        equal(error.status_code, 413, "status")
+
+
 @case("errors", "a stream that breaks raises and never looks complete")
 def _(at):
     def read(quirk):
@@ -431,10 +446,15 @@ def _(at):
 
     raises(openai.APIError, lambda: read("error-event"))
     raises(Exception, lambda: read("break-chunk"))
-    events = list(client(at).responses.create(model=at.model, input="one two quirk:error-event", stream=True))
-    kinds = [event.type for event in events]
+    kinds = []
+    try:
+        for event in client(at).responses.create(model=at.model, input="one two quirk:error-event", stream=True):
+            kinds.append(event.type)
+    except openai.APIError:
+        assert at.network, "the engine's own event is no exception of this client"
     assert kinds[-1] == "error" and "response.completed" not in kinds, kinds
-    return [events[-1].code, events[-1].message]
+    broken = client(at).responses.create(model=at.model, input="one two quirk:break-chunk", stream=True)
+    raises(openai.APIError if at.network else Exception, lambda: list(broken))
 
 
 @case("retries, time-outs, cancelling", "a client's own retry succeeds")

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use cocoon_attest::{Policy, UnixSeconds, VerifierSet};
 use cocoon_chain::{StaticChain, TestModeClient};
 use cocoon_engine::{Engine, EngineError, EngineHealth, EngineRequest, EngineResponse};
-use cocoon_gateway::{Gateway, GatewayConfig, GatewayLimits};
+use cocoon_gateway::{AccessConfig, Gateway, GatewayConfig, GatewayLimits, HttpsConfig};
 use cocoon_net::{
     AcceptOptions, DialOptions, ListenerOptions, NodeIdentity, NodeKey, SystemClock, TlsSettings,
 };
@@ -179,6 +179,9 @@ pub struct Plan {
     pub model: &'static str,
     /// Let the gateway take its proxies from the root configuration, which names none at first.
     pub proxies_from_root: bool,
+    /// What is unusual about who may use the gateway.
+    pub access: fn(&mut AccessConfig),
+    pub https: Option<HttpsConfig>,
 }
 
 impl Default for Plan {
@@ -194,6 +197,8 @@ impl Default for Plan {
             check_proxy_hashes: false,
             model: MODEL,
             proxies_from_root: false,
+            access: |_| (),
+            https: None,
         }
     }
 }
@@ -262,6 +267,15 @@ impl Network {
     /// One proxy, one worker with this engine.
     pub async fn with(engine: Arc<dyn Engine>) -> Self {
         Self::start(Plan::default(), vec![engine]).await
+    }
+
+    /// Puts another gateway with the same stores in the place of the first one, which is stopped in order.
+    pub async fn restart_gateway(self, plan: &Plan) -> Self {
+        let Self { gateway: old, proxies, workers, chain, dir, workers_at } = self;
+        old.shutdown().await;
+        let gateway = gateway(plan, &dir, &proxies, &chain).await;
+        gateway.ready().await;
+        Self { gateway, proxies, workers, chain, dir, workers_at }
     }
 
     pub async fn client(&self) -> Client {
@@ -355,17 +369,50 @@ async fn proxy_at(
     cocoon_proxy::start(config, worker_tls, client_tls, chain).await.unwrap()
 }
 
+/// A gateway on this address that knows no proxy.
+pub async fn try_start(
+    http: &str,
+    require_keys: cocoon_gateway::RequireKeys,
+) -> Result<Gateway, cocoon_gateway::StartError> {
+    start_alone(|config| {
+        config.http = http.parse().unwrap();
+        config.access.require_keys = require_keys;
+    })
+    .await
+}
+
+/// A gateway with TLS that knows no proxy.
+pub async fn try_start_with_tls(https: HttpsConfig) -> Result<Gateway, cocoon_gateway::StartError> {
+    start_alone(|config| config.https = Some(https)).await
+}
+
+async fn start_alone(change: impl FnOnce(&mut GatewayConfig)) -> Result<Gateway, cocoon_gateway::StartError> {
+    let dir = tempfile::tempdir().unwrap();
+    let chain = Arc::new(StaticChain::from_config(RootConfig::test_mode(address(1))).unwrap());
+    let mut config = config(&Plan::default(), &dir, vec!["127.0.0.1:1".to_owned()]);
+    change(&mut config);
+    cocoon_gateway::start(config, tls("none", Policy::fake_tdx()), chain).await
+}
+
 async fn gateway(plan: &Plan, dir: &TempDir, proxies: &[Proxy], chain: &Arc<StaticChain>) -> Gateway {
     let unreachable = vec!["127.0.0.1:1".to_owned()];
     let addresses: Vec<_> = proxies.iter().map(|proxy| proxy.clients_addr().to_string()).collect();
-    let config = GatewayConfig {
+    let proxies = match plan.proxies_from_root {
+        true => Vec::new(),
+        false if addresses.is_empty() => unreachable,
+        false => addresses,
+    };
+    let config = config(plan, dir, proxies);
+    cocoon_gateway::start(config, tls("none", Policy::fake_tdx()), chain.clone()).await.unwrap()
+}
+
+fn config(plan: &Plan, dir: &TempDir, proxies: Vec<String>) -> GatewayConfig {
+    let mut access = AccessConfig::new(dir.path().join("access.sqlite"));
+    (plan.access)(&mut access);
+    GatewayConfig {
         tracing: None,
         http: "127.0.0.1:0".parse().unwrap(),
-        proxies: match plan.proxies_from_root {
-            true => Vec::new(),
-            false if addresses.is_empty() => unreachable,
-            false => addresses,
-        },
+        proxies,
         wallet: address(3),
         secret: Zeroizing::new(Vec::new()),
         root_address: address(2),
@@ -377,9 +424,10 @@ async fn gateway(plan: &Plan, dir: &TempDir, proxies: &[Proxy], chain: &Arc<Stat
         dial: dial(),
         store: dir.path().join("gateway.sqlite"),
         settlement: None,
+        access,
+        https: plan.https.clone(),
         limits: plan.limits,
-    };
-    cocoon_gateway::start(config, tls("none", Policy::fake_tdx()), chain.clone()).await.unwrap()
+    }
 }
 
 /// One keep-alive HTTP connection.
@@ -454,7 +502,7 @@ pub fn request(method: Method, path: &str, body: Bytes) -> Request<Full<Bytes>> 
     Request::builder()
         .method(method)
         .uri(path)
-        .header("host", "gateway")
+        .header("host", "localhost")
         .header("content-type", "application/json")
         .header(HeaderName::from_static("authorization"), "Bearer hidden")
         .body(Full::new(body))

@@ -52,11 +52,21 @@ impl Common {
 Examples:
   cocoon gateway --config gateway.toml
   COCOON_GATEWAY_PROXIES=10.0.0.5:11002 cocoon gateway --config gateway.toml --http 127.0.0.1:8080
+  cocoon gateway --config gateway.toml --http 0.0.0.0:443 --tls-cert fullchain.pem --tls-key privkey.pem
+                                  for a team; needs a key first: cocoon keys add NAME --config gateway.toml
 
 crates/cocoon/examples/gateway.toml documents every field.")]
 pub(crate) struct Gateway {
     #[command(flatten)]
     common: Common,
+
+    /// The certificate that callers see, with its chain, PEM; read again when it changes
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<String>,
+
+    /// Its key, PEM
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<String>,
 }
 
 impl Gateway {
@@ -65,7 +75,9 @@ impl Gateway {
     /// # Errors
     /// See [`config::load`].
     pub(crate) fn load(self) -> anyhow::Result<GatewayFile> {
-        let (file, flags) = self.common.overrides();
+        let (file, mut flags) = self.common.overrides();
+        flags.extend(self.tls_cert.map(|path| ("tls.cert_file", path)));
+        flags.extend(self.tls_key.map(|path| ("tls.key_file", path)));
         config::load(file.as_deref(), environment(), flags)
     }
 }

@@ -9,6 +9,7 @@ use cocoon_ton::Address;
 use serde::{Deserialize, Serialize};
 
 use super::RoleFile;
+use super::access::{AccessFile, TlsFile};
 use super::attestation::{CollateralFile, GatewayAttestation, Shown};
 use super::money::{ChainFile, GatewayMoney};
 use super::shared::{DialPow, Root, address_text};
@@ -45,6 +46,10 @@ pub(crate) struct GatewayFile {
     pub(crate) attestation: GatewayAttestation,
     /// Where to fetch what verifying takes.
     pub(crate) collateral: CollateralFile,
+    /// Who may use it.
+    pub(crate) access: AccessFile,
+    /// TLS for callers.
+    pub(crate) tls: TlsFile,
     /// Where traces go.
     pub(crate) telemetry: TelemetryFile,
     /// Work for peers.
@@ -165,6 +170,8 @@ impl Default for GatewayFile {
             money: GatewayMoney::default(),
             attestation: GatewayAttestation::default(),
             collateral: CollateralFile::default(),
+            access: AccessFile::default(),
+            tls: TlsFile::default(),
             telemetry: TelemetryFile::default(),
             pow: DialPow::default(),
             limits: Limits::default(),

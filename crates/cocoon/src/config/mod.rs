@@ -3,6 +3,7 @@
 //! The default value of each role's struct is the one list of its fields: it tells which names exist, which
 //! environment variables override them, and what a misspelt name may have meant.
 
+mod access;
 mod attestation;
 mod gateway;
 mod load;
@@ -48,6 +49,9 @@ const PATH_FIELDS: &[&str] = &[
     "root.file",
     "root.simulated_seed_file",
     "secret_file",
+    "tls.acme_dir",
+    "tls.cert_file",
+    "tls.key_file",
 ];
 
 #[cfg(test)]

@@ -231,6 +231,22 @@ fn a_gateway_pays_in_the_least_and_once_unless_it_is_told_otherwise() {
 }
 
 #[test]
+fn tls_is_said_to_lack_what_it_lacks() {
+    let https = |text: &str| parse::<GatewayFile>(text).unwrap().tls.https();
+    assert!(https("").unwrap().is_none());
+    let whole = https("[tls]\ncert_file = \"c\"\nkey_file = \"k\"\nhttp = \"0.0.0.0:80\"\nacme_dir = \"w\"");
+    assert_eq!(whole.unwrap().unwrap().plain, Some("0.0.0.0:80".parse().unwrap()));
+    for (text, lacks) in [
+        ("[tls]\ncert_file = \"c\"", "tls.key_file"),
+        ("[tls]\nhttp = \"0.0.0.0:80\"", "tls.cert_file"),
+        ("[tls]\ncert_file = \"c\"\nkey_file = \"k\"\nacme_dir = \"w\"", "tls.http"),
+    ] {
+        let message = https(text).unwrap_err().to_string();
+        assert!(message.contains(lacks), "{message}");
+    }
+}
+
+#[test]
 fn a_path_to_an_api_key_is_relative_to_its_file_too() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("gateway.toml");

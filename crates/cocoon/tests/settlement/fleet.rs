@@ -362,7 +362,7 @@ pub(crate) fn exchange(address: &str, method: &str, path: &str, body: &str) -> O
     let length = body.len();
     write!(
         tcp,
-        "{method} {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\nContent-Type: application/json\r\n\
+        "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\n\
          Content-Length: {length}\r\n\r\n{body}"
     )
     .ok()?;

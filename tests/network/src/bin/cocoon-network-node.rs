@@ -1,5 +1,5 @@
-//! One node in a process of its own, so that a test can kill it: `proxy DIR WORKER_PORT CLIENT_PORT` or
-//! `worker DIR PROXY_WORKER_PORT`. Says where its HTTP page is once it runs, and ends when its input ends.
+//! One node in a process of its own, so that a test can kill it: `proxy DIR WORKER_PORT CLIENT_PORT`,
+//! `worker DIR PROXY_WORKER_PORT` or `gateway DIR PROXY_CLIENT_PORT`. Says where its HTTP page is once it runs, and ends when its input ends.
 #![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout)]
 
 use std::net::SocketAddr;
@@ -8,7 +8,9 @@ use std::sync::Arc;
 
 use cocoon_attest::Policy;
 use cocoon_chain::StaticChain;
-use cocoon_network_tests::{FixedEngine, Network, Options, proxy_config, root, tls};
+use cocoon_network_tests::{
+    ADMIN_TOKEN, FixedEngine, Network, Options, gateway_with, proxy_config, root, tls,
+};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
@@ -29,6 +31,15 @@ async fn main() {
             let engine = Arc::new(FixedEngine("from a process".into()));
             let worker = cocoon_worker::start(config, show(), chain, engine).await.unwrap();
             (worker.http_addr(), Box::new(worker))
+        }
+        "gateway" => {
+            let proxies = [port(3)];
+            let gateway = gateway_with(&proxies, dir, chain, |config| {
+                config.access.admin_token = Some(ADMIN_TOKEN.to_owned().into());
+            })
+            .await;
+            gateway.ready().await;
+            (gateway.http_addr(), Box::new(gateway))
         }
         other => panic!("no such role: {other}"),
     };

@@ -110,7 +110,7 @@ async fn exchange(gateway: SocketAddr, body: &str) -> String {
     let mut reply = Vec::new();
     let Ok(mut tcp) = TcpStream::connect(gateway).await else { return "cannot connect".to_owned() };
     let head = format!(
-        "POST /v1/chat/completions HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\
+        "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\
          content-type: application/json\r\ncontent-length: {}\r\n\r\n",
         body.len()
     );

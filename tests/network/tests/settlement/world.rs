@@ -8,7 +8,7 @@ use std::time::Duration;
 use cocoon_attest::Policy;
 use cocoon_chain::Chain as _;
 use cocoon_engine::{Engine, EngineError, EngineHealth, EngineRequest, EngineResponse};
-use cocoon_gateway::{ChannelReport, Gateway, GatewayConfig, GatewayLimits, LeaveStep};
+use cocoon_gateway::{AccessConfig, ChannelReport, Gateway, GatewayConfig, GatewayLimits, LeaveStep};
 use cocoon_localchain::{ExternalMessage, LocalChain, Options, RootedChain, SUPPLY_NANOTON};
 use cocoon_net::DialOptions;
 use cocoon_network_tests::{
@@ -261,6 +261,8 @@ impl World {
             dial: DialOptions { max_difficulty: 8, timeout: Duration::from_secs(10) },
             store: self.store("gateway", GATEWAY),
             settlement: Some(settlement),
+            access: AccessConfig::new(self.store("access", GATEWAY)),
+            https: None,
             limits: GatewayLimits { default_max_tokens: 100, ..GatewayLimits::default() },
         };
         cocoon_gateway::start(config, tls("none", Policy::any()), self.chain.clone()).await.unwrap()

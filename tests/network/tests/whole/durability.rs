@@ -21,14 +21,14 @@ use tokio::net::TcpStream;
 use tokio::process::{Child, ChildStdin, Command};
 
 /// A node in a process of its own.
-struct Process {
+pub(crate) struct Process {
     child: Child,
-    http: SocketAddr,
+    pub(crate) http: SocketAddr,
     _stdin: ChildStdin,
 }
 
 impl Process {
-    async fn start(arguments: &[&str]) -> Self {
+    pub(crate) async fn start(arguments: &[&str]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_cocoon-network-node"))
             .args(arguments)
             .stdin(Stdio::piped())
@@ -43,7 +43,7 @@ impl Process {
     }
 
     /// As `kill -9` does.
-    async fn kill(mut self) {
+    pub(crate) async fn kill(mut self) {
         self.child.kill().await.unwrap();
     }
 

@@ -12,6 +12,7 @@ mod cancelling;
 mod durability;
 mod endpoints;
 mod failover;
+mod keys;
 mod large_bodies;
 mod rotation;
 mod shutdown;
