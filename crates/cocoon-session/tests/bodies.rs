@@ -281,7 +281,7 @@ fn a_body_that_no_frame_holds_goes_to_no_published_worker() {
     let mut client = raw_client(&mut net, true);
     let _published = raw_worker(&mut net, false);
     begin(&mut net, &mut client, 1, 16 << 20);
-    assert_eq!(refusal(&mut net, &mut client), (503, false));
+    assert_eq!(refusal(&mut net, &mut client), (404, false));
     let mut ours = raw_worker(&mut net, true);
     begin(&mut net, &mut client, 2, 16 << 20);
     assert_eq!(hears(&mut net, &mut ours).0.len(), 1);
@@ -386,6 +386,8 @@ fn what_is_held_of_one_clients_unfinished_bodies_is_bounded() {
     net.proxy.closed(client.conn, net.now);
     net.pass(Duration::from_secs(61));
     assert_eq!(net.proxy.held_bytes(), 0);
+    // The others have been silent for too long.
+    let _fresh = raw_worker(&mut net, true);
     let mut other = raw_client(&mut net, true);
     begin(&mut net, &mut other, 1, 100 << 20);
     assert_eq!(answers(&mut net, &mut other), []);
