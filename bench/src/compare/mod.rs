@@ -158,6 +158,16 @@ async fn measure(
     };
     // Both ends of a connection to the mock are ours; some files are open anyhow.
     let most = usize::try_from(files / 2).unwrap_or(usize::MAX).saturating_sub(100);
+    // Before any load, so that what an allocator keeps afterwards does not hide the growth.
+    let idle = usize::from(flags.idle.unwrap_or(if quick { 200 } else { 8000 })).min(most);
+    for contestant in contestants {
+        say(&format!("measuring: {idle} idle connections, {}", contestant.kind.name()));
+        match rounds::idle_connections(contestant, idle).await {
+            Ok(kib) => results.idle_connection(contestant.kind, kib),
+            Err(error) => results
+                .note(format!("{} FAILED with {idle} idle connections: {error:#}", contestant.kind.name())),
+        }
+    }
     let bursts_at =
         levels.iter().copied().map(usize::from).filter(|&level| level <= BURSTS).max().unwrap_or(BURSTS);
     let mut given_up = Vec::new();
@@ -174,15 +184,6 @@ async fn measure(
             if *measure != Measure::Bursts || connections == bursts_at {
                 level(&load, rounds, mock, contestants, &mut given_up, results).await?;
             }
-        }
-    }
-    let idle = usize::from(flags.idle.unwrap_or(if quick { 200 } else { 8000 })).min(most);
-    for contestant in contestants {
-        say(&format!("measuring: {idle} idle connections, {}", contestant.kind.name()));
-        match rounds::idle_connections(contestant, idle).await {
-            Ok(kib) => results.idle_connection(contestant.kind, kib),
-            Err(error) => results
-                .note(format!("{} FAILED with {idle} idle connections: {error:#}", contestant.kind.name())),
         }
     }
     Ok(())

@@ -4,15 +4,19 @@
 //! stream of body bytes out. Dropping the body (or the future) cancels the work. What the bytes mean (usage,
 //! server-sent events) is not an engine's business: see `cocoon-openai`.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use cocoon_openai::ability;
+use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 
+mod body;
 pub mod builtin;
 pub mod upstream;
 
-/// One request to an engine. The body is complete and has already been checked by the worker.
+pub use body::{BodyBroken, BodyStream};
+
+/// One request to an engine. What is there of the body has already been checked by the worker.
 #[derive(Debug, Clone)]
 pub struct EngineRequest {
     /// HTTP method, `POST` for completions.
@@ -21,8 +25,30 @@ pub struct EngineRequest {
     pub path: String,
     /// End-to-end headers; hop-by-hop ones and `Content-Length` are the engine's own business.
     pub headers: http::HeaderMap,
-    /// The whole request body.
+    /// The whole request body, or its first bytes.
     pub body: Bytes,
+    /// The bytes that follow those, as they come.
+    pub rest: Option<BodyStream>,
+}
+
+impl EngineRequest {
+    /// Reads what follows of the body, and gives all of it; `None` where that is more than `limit` bytes.
+    ///
+    /// # Errors
+    /// The rest does not come.
+    pub async fn read_whole(&self, limit: usize) -> Result<Option<Bytes>, EngineError> {
+        let Some(mut rest) = self.rest.as_ref().and_then(BodyStream::take) else {
+            return Ok(Some(self.body.clone()));
+        };
+        let mut body = BytesMut::from(self.body.as_ref());
+        while let Some(data) = rest.next().await {
+            body.extend_from_slice(&data.map_err(|broken| EngineError::Broken(broken.to_string()))?);
+            if body.len() > limit {
+                return Ok(None);
+            }
+        }
+        Ok(Some(body.freeze()))
+    }
 }
 
 /// The body of an answer, as it comes. An error means that the answer is incomplete.

@@ -8,6 +8,7 @@
 //! nobody waits any more.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -19,6 +20,7 @@ use hyper::body::Incoming;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
+use crate::body::Sending;
 use crate::{Engine, EngineBody, EngineError, EngineHealth, EngineRequest, EngineResponse};
 
 mod explore;
@@ -132,7 +134,9 @@ impl HttpEngine {
         let target = format!("{}{}", self.base_path, request.path);
         let target: Uri =
             target.parse().map_err(|_| EngineError::Unsupported("the path is not valid".to_owned()))?;
-        let mut upstream = http::Request::new(http_body_util::Full::new(request.body));
+        let body = Sending::new(request.body, request.rest.as_ref());
+        let sent = body.sent();
+        let mut upstream = http::Request::new(body);
         *upstream.method_mut() = request.method;
         *upstream.uri_mut() = target;
         *upstream.headers_mut() = headers::for_request(request.headers, self.authority.clone());
@@ -153,7 +157,7 @@ impl HttpEngine {
             )));
         }
         let (head, body) = response.into_parts();
-        let exchange = Exchange { body, connection, pool: Arc::clone(&self.pool), _permit: permit };
+        let exchange = Exchange { body, connection, sent, pool: Arc::clone(&self.pool), _permit: permit };
         Ok(EngineResponse {
             status: head.status,
             headers: headers::for_response(head.headers),
@@ -184,6 +188,8 @@ struct Exchange {
     body: Incoming,
     /// Dropped before its end, it closes the connection.
     connection: Connection,
+    /// Whether the request is all out; a server may answer before.
+    sent: Arc<AtomicBool>,
     pool: Arc<Pool>,
     _permit: OwnedSemaphorePermit,
 }
@@ -201,7 +207,9 @@ impl Exchange {
                         _ => continue,
                     },
                     Ok(None) => {
-                        exchange.pool.keep(exchange.connection);
+                        if exchange.sent.load(Ordering::Relaxed) {
+                            exchange.pool.keep(exchange.connection);
+                        }
                         return None;
                     }
                     Ok(Some(Err(error))) => pool::error_of(&error),

@@ -92,7 +92,7 @@ async fn answer(
         pass.begin();
     }
     let prepared = prepare(shared, endpoint, headers, body).await?;
-    let query = query(headers, &prepared);
+    let (query, body) = query(headers, &prepared);
     if query.len() > MAX_QUERY_BYTES {
         return Err(too_large(endpoint, shared.limits.body_bytes(endpoint)));
     }
@@ -110,7 +110,8 @@ async fn answer(
         (None, wanted) => wanted.filter(|after| !after.is_zero()),
     };
     let affinity = beginnings(&shared.affinity_key, caller, &base_model, &prepared.body);
-    let asked = Asked { shared, prepared, query, model: base_model, started, hedge, affinity, in_flight };
+    let asked =
+        Asked { shared, prepared, query, body, model: base_model, started, hedge, affinity, in_flight };
     match asked.send().await {
         Ok((exchange, head, sent)) => asked.answer(exchange, head, sent).await,
         Err(failure) => {

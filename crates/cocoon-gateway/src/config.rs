@@ -8,7 +8,6 @@ use cocoon_net::DialOptions;
 use cocoon_openai::{
     BodyForm, DEFAULT_MAX_COEFFICIENT, DEFAULT_MAX_TOKENS, DEFAULT_TIMEOUT_SECONDS, Endpoint, RequestDefaults,
 };
-use cocoon_session::client::MAX_QUERY_BYTES;
 use cocoon_ton::Address;
 use cocoon_trace::Tracing;
 use zeroize::Zeroizing;
@@ -259,13 +258,11 @@ impl GatewayLimits {
 
     /// Largest body of a request to an endpoint, in bytes.
     pub(crate) fn body_bytes(&self, endpoint: Endpoint) -> usize {
-        let limit = match endpoint {
+        match endpoint {
             Endpoint::Chat | Endpoint::Responses | Endpoint::Messages => self.max_conversation_bytes,
             _ if endpoint.form() == BodyForm::Multipart => self.max_upload_bytes,
             _ => self.max_body_bytes,
-        };
-        // A request goes to a proxy in one frame.
-        limit.min(MAX_QUERY_BYTES - HEADER_ALLOWANCE_BYTES)
+        }
     }
 
     pub(crate) fn request_defaults(&self) -> RequestDefaults {

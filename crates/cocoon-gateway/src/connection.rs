@@ -664,7 +664,7 @@ impl Endpoint for Connection {
         self.step(|session| session.receive(received, now).map_err(|violation| violation.to_string()))
     }
 
-    fn transmit(&self, _capacity: usize) -> Option<Bytes> {
-        self.lock().session.as_mut()?.transmit()
+    fn transmit(&self, capacity: usize) -> Option<Bytes> {
+        self.lock().session.as_mut()?.transmit(capacity)
     }
 }

@@ -37,6 +37,8 @@ pub(crate) struct Asked<'a> {
     pub(crate) shared: &'a Arc<Shared>,
     pub(crate) prepared: PreparedRequest,
     pub(crate) query: Bytes,
+    /// The bytes of a large body that follow the query.
+    pub(crate) body: Bytes,
     /// The model's name without `@...`.
     pub(crate) model: String,
     pub(crate) started: Instant,
@@ -282,6 +284,7 @@ impl Asked<'_> {
             id: rand::random(),
             model: self.model.clone(),
             query: self.query.clone(),
+            body: self.body.clone(),
             max_coefficient: self.prepared.max_coefficient,
             max_tokens: self.prepared.completion_bound,
             timeout,
@@ -377,7 +380,7 @@ impl Asked<'_> {
 
     pub(crate) fn order(&self, connection: &Connection) -> Order {
         Order {
-            query_bytes: self.query.len() as u64,
+            query_bytes: (self.query.len() + self.body.len()) as u64,
             max_tokens: u64::try_from(self.prepared.completion_bound).unwrap_or(0),
             max_coefficient: Coefficient::from_wire(self.prepared.max_coefficient.into())
                 .unwrap_or(Coefficient::MAX),

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use cocoon_openai::ApiError;
-use cocoon_session::{ErrorCode, RequestFailure};
+use cocoon_session::{ErrorCode, RESEND_HEADER, RequestFailure};
 use cocoon_wire::tl::http;
 use serde::Deserialize;
 
@@ -227,10 +227,14 @@ impl From<&RequestFailure> for Failure {
 
 /// Whether this head says that a node of the network could not serve the request; then, in which way.
 pub(crate) fn refusal(head: &http::Response) -> Option<Kind> {
-    let header = head
-        .headers
-        .iter()
-        .find(|header| header.name.as_bytes().eq_ignore_ascii_case(ERROR_HEADER.as_bytes()))?;
+    let find = |name: &str| {
+        head.headers.iter().find(|header| header.name.as_bytes().eq_ignore_ascii_case(name.as_bytes()))
+    };
+    let header = find(ERROR_HEADER)?;
+    // A worker failed, and the proxy could not ask another one: it no longer had the body, which we have.
+    if find(RESEND_HEADER).is_some() {
+        return Some(Kind::Engine);
+    }
     let word = header.value.to_lossy();
     Some(match head.status_code {
         402 => Kind::Balance,

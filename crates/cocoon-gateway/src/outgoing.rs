@@ -5,7 +5,8 @@
 
 use bytes::Bytes;
 use cocoon_openai::PreparedRequest;
-use cocoon_wire::codec::{ByteStr, to_boxed};
+use cocoon_session::split_body;
+use cocoon_wire::codec::ByteStr;
 use cocoon_wire::tl::http as wire;
 use http::header::{CONNECTION, HeaderMap};
 
@@ -46,8 +47,8 @@ const KEPT_BACK: [&str; 32] = [
     "x-real-ip",
 ];
 
-/// The boxed `http.request` for the worker.
-pub(crate) fn query(headers: &HeaderMap, prepared: &PreparedRequest) -> Bytes {
+/// The boxed `http.request` for the worker, and the bytes of a large body that follow it.
+pub(crate) fn query(headers: &HeaderMap, prepared: &PreparedRequest) -> (Bytes, Bytes) {
     let header = |name: &str, value: &[u8]| wire::Header {
         name: name.to_owned().into(),
         value: ByteStr(Bytes::copy_from_slice(value)),
@@ -77,7 +78,7 @@ pub(crate) fn query(headers: &HeaderMap, prepared: &PreparedRequest) -> Bytes {
             .filter(|(name, _)| passes(name.as_str()))
             .map(|(name, value)| header(name.as_str(), value.as_bytes())),
     );
-    to_boxed(&wire::Request {
+    split_body(wire::Request {
         method: ByteStr::from_static("POST"),
         url: ByteStr::from_static(prepared.endpoint.path()),
         http_version: ByteStr::from_static("HTTP/1.1"),
@@ -120,7 +121,7 @@ mod tests {
         }
         let body = br#"{"model":"m","messages":[1]}"#;
         let prepared = PreparedRequest::parse(body, Endpoint::Chat, 5).unwrap();
-        let request: wire::Request = from_boxed(query(&headers, &prepared)).unwrap();
+        let request: wire::Request = from_boxed(query(&headers, &prepared).0).unwrap();
         let names: Vec<_> = request.headers.iter().map(|header| header.name.to_lossy()).collect();
         assert_eq!(names, ["Content-Type", "Content-Length", "x-custom", "accept"]);
         assert_eq!(request.headers[1].value.to_lossy(), prepared.body.len().to_string());

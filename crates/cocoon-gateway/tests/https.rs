@@ -21,9 +21,17 @@ const NAME: &str = "gateway.example";
 /// A certificate of its own for that name, in the files; returns it.
 fn make_files(dir: &Path) -> CertificateDer<'static> {
     let made = rcgen::generate_simple_self_signed(vec![NAME.to_owned()]).unwrap();
-    write_key(dir, &made.signing_key.serialize_pem());
-    std::fs::write(dir.join("cert.pem"), made.cert.pem()).unwrap();
+    write_key(dir, &pem("PRIVATE KEY", &made.signing_key.serialize_der()));
+    std::fs::write(dir.join("cert.pem"), pem("CERTIFICATE", made.cert.der())).unwrap();
     made.cert.der().clone()
+}
+
+/// RFC 7468.
+fn pem(label: &str, der: &[u8]) -> String {
+    use base64::Engine as _;
+    let text = base64::engine::general_purpose::STANDARD.encode(der);
+    let lines: Vec<_> = text.as_bytes().chunks(64).map(|line| std::str::from_utf8(line).unwrap()).collect();
+    format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", lines.join("\n"))
 }
 
 fn write_key(dir: &Path, pem: &str) {

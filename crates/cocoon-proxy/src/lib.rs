@@ -19,7 +19,7 @@ use cocoon_chain::{Chain, ChainError};
 use cocoon_ledger::{AdjustedTokens, Nanoton, Record};
 use cocoon_net::{Listener, ListenerOptions, PageListener, SecureStream, TlsSettings};
 use cocoon_session::proxy::{ConnId, ProxySettings, RestoreBooksError};
-use cocoon_session::tariff;
+use cocoon_session::{DEFAULT_MAX_BODY_BYTES, tariff};
 use cocoon_store::{SqliteStore, Store, StoreError};
 use cocoon_ton::address::Address;
 use cocoon_ton::contracts::{CodeMissing, proxy_address};
@@ -343,6 +343,7 @@ fn settings(config: &ProxyConfig, root: Arc<RootConfig>) -> Result<ProxySettings
         check_models: config.check_worker_hashes,
         trust_long_authorization: config.trust_long_authorization,
         extensions: config.extensions,
+        max_body_bytes: DEFAULT_MAX_BODY_BYTES,
         seed,
     })
 }

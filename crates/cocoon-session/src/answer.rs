@@ -31,6 +31,15 @@ pub(crate) const WORKER_HEADER: &str = "X-Cocoon-Worker";
 /// The header by which a gateway names the proxy; nobody else has a say in it.
 pub(crate) const PROXY_HEADER: &str = "X-Cocoon-Proxy";
 
+/// The header by which a proxy tells a client of ours that a request failed before its first byte, at no charge, and that
+/// the proxy could not give it to another worker itself because it no longer had the body: worth sending anew.
+pub const RESEND_HEADER: &str = "X-Cocoon-Resend";
+
+/// Says that a request is worth sending anew.
+pub(crate) fn resend_header() -> http::Header {
+    header(RESEND_HEADER, "1".into())
+}
+
 /// Names a worker, in lower-case hexadecimal digits.
 pub(crate) fn worker_header(fingerprint: &[u8; 32]) -> http::Header {
     header(WORKER_HEADER, fingerprint.iter().map(|byte| format!("{byte:02x}")).collect())
@@ -108,6 +117,7 @@ pub(crate) fn reason(status: i32) -> &'static str {
         400 => "Bad Request",
         402 => "Payment Required",
         404 => "Not Found",
+        413 => "Content Too Large",
         429 => "Too Many Requests",
         499 => "Client Closed Request",
         502 => "Bad Gateway",
@@ -115,6 +125,20 @@ pub(crate) fn reason(status: i32) -> &'static str {
         504 => "Gateway Timeout",
         _ => "Error",
     }
+}
+
+/// Most headers of a request or an answer. Engines and callers have far fewer; a reader of HTTP dies of far more.
+pub const MAX_HEADERS: usize = 512;
+/// Most bytes of names and values of all headers together.
+pub const MAX_HEAD_BYTES: usize = 128 * 1024;
+
+/// Headers that nodes add to an answer, at most.
+pub(crate) const OWN_HEADERS: usize = 16;
+
+/// Whether these headers are of a size that may be kept and passed on; `own`: so many of them are the network's own.
+pub(crate) fn fits(headers: &[http::Header], own: usize) -> bool {
+    let bytes = headers.iter().map(|header| header.name.as_bytes().len() + header.value.as_bytes().len());
+    headers.len() <= MAX_HEADERS + own && bytes.sum::<usize>() <= MAX_HEAD_BYTES + 256 * own
 }
 
 /// Makes the head of a peer's answer safe to pass on: a published gateway builds an HTTP answer from it and dies of

@@ -21,10 +21,12 @@ use cocoon_wire::tl::{self, ProtoRange, ProxyToClient, client, ext, http};
 use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
-use crate::answer::{ERROR_HEADER, TIME_SHARE, sanitize, take_worker};
+use crate::answer::{ERROR_HEADER, OWN_HEADERS, TIME_SHARE, fits, sanitize, take_worker};
+use crate::body::join_body;
 use crate::link::{Link, LinkEvent, Side};
 use crate::market::Walk;
 use crate::options::Options;
+use crate::outbox::Outbox;
 use crate::terms::{ProxyClaims, check_proxy, words};
 use crate::workers::{Progress, Workers};
 use crate::{
@@ -134,6 +136,9 @@ pub struct Submission {
     pub model: String,
     /// The boxed `http.request`, at most [`MAX_QUERY_BYTES`].
     pub query: Bytes,
+    /// The bytes of the body that follow those in the query, as [`split_body`](crate::split_body) has them; none where
+    /// the query holds all. A published proxy gets them in the query all the same.
+    pub body: Bytes,
     /// Highest price accepted, in 1/1000.
     pub max_coefficient: i32,
     /// Limit of completion tokens, all choices together.
@@ -289,6 +294,8 @@ pub struct ClientSession {
     workers: Workers,
     /// As `models_asked`.
     workers_asked: bool,
+    /// Bodies of requests that are not all out yet.
+    bodies: Outbox<[u8; 32], (), ()>,
     market: Walk,
 }
 
@@ -309,6 +316,7 @@ impl ClientSession {
             refund_asked: false,
             workers: Workers::default(),
             workers_asked: false,
+            bodies: Outbox::new(true),
             market: Walk::default(),
         }
     }
@@ -344,9 +352,21 @@ impl ClientSession {
         self.events.pop_front()
     }
 
-    /// Bytes to send.
-    pub fn transmit(&mut self) -> Option<Bytes> {
+    /// Bytes to send, about `capacity` of them.
+    pub fn transmit(&mut self, capacity: usize) -> Option<Bytes> {
+        while self.link.unsent() < capacity
+            && let Some(chunk) = self.bodies.next_chunk()
+        {
+            let (request_id, data, last) = (chunk.key, chunk.data, chunk.end.is_some());
+            self.link.packet(&ext::BodyPart { request_id, data, last });
+        }
         self.link.take_output()
+    }
+
+    /// Bytes of requests' bodies that wait for the proxy to take them.
+    #[must_use]
+    pub fn unsent_body_bytes(&self) -> usize {
+        self.bodies.total_queued()
     }
 
     /// The proxy's terms once the connection is ready.
@@ -624,22 +644,34 @@ impl ClientSession {
         if self.requests.len() >= MAX_REQUESTS || self.link.unsent() > MAX_FRAME_PAYLOAD {
             return refuse("too many requests are under way to this proxy");
         }
-        if request.query.len() > MAX_QUERY_BYTES || self.requests.contains_key(&request.id) {
-            return Err(RequestFailure::new(ErrorCode::PROTOCOL, "request too large, or its id is in use"));
+        let extensions = self.extensions();
+        let streams = extensions && !request.body.is_empty();
+        let query = if streams || request.body.is_empty() {
+            Some(request.query.clone())
+        } else {
+            // Not joined in vain.
+            let fits = request.query.len() + request.body.len() <= MAX_QUERY_BYTES;
+            fits.then(|| join_body(&request.query, &request.body)).flatten()
+        };
+        let Some(query) = query.filter(|query| query.len() <= MAX_QUERY_BYTES) else {
+            return Err(RequestFailure::new(ErrorCode::PROTOCOL, "the request is too large for this proxy"));
+        };
+        if self.requests.contains_key(&request.id) {
+            return Err(RequestFailure::new(ErrorCode::PROTOCOL, "the request's id is in use"));
         }
-        if self.extensions() {
+        if extensions {
             let options = Options {
                 needs: request.needs,
                 preference: request.preference,
                 affinity: request.affinity.clone(),
                 trace: request.trace.clone(),
-                body_bytes: None,
+                body_bytes: streams.then_some(request.body.len() as u64),
             };
             self.link.packet(&options.to_wire(request.id));
         }
         self.link.packet(&client::RunQueryEx {
             model_name: request.model.clone().into(),
-            query: request.query.clone(),
+            query,
             max_coefficient: request.max_coefficient,
             max_tokens: request.max_tokens,
             timeout: request.timeout.as_secs_f64() * TIME_SHARE,
@@ -651,6 +683,11 @@ impl ClientSession {
         let deadline = now.plus(request.timeout);
         self.requests.insert(request.id, Running { deadline, answering: false, held: 0, grant: 0 });
         self.deadlines.insert((deadline, request.id));
+        if streams {
+            self.bodies.open(request.id);
+            self.bodies.data(request.id, request.body.clone());
+            self.bodies.end(request.id, ());
+        }
         Ok(())
     }
 
@@ -680,6 +717,8 @@ impl ClientSession {
     fn forget(&mut self, request: &[u8; 32]) -> Option<Running> {
         let running = self.requests.remove(request)?;
         self.deadlines.remove(&(running.deadline, *request));
+        // Whatever of its body is not out yet, nobody waits for.
+        self.bodies.close(*request);
         Some(running)
     }
 
@@ -716,7 +755,11 @@ impl ClientSession {
                 self.on_error(m.request_id, m.error_code, &m.error, info);
                 Ok(())
             }
-            ProxyToClient::BodyCredit(_) => Err(Violation::Unexpected("credit for a body")),
+            ProxyToClient::BodyCredit(m) => {
+                let bytes = usize::try_from(m.bytes).map_err(|_| Violation::Unexpected("negative credit"))?;
+                self.bodies.grant(m.request_id, bytes);
+                Ok(())
+            }
             ProxyToClient::ClientRequestPayment(m) => {
                 let counters = PaymentCounters::new(m.db_tokens, m.max_tokens, m.signed_payment);
                 let request = Some((m.request_id, m.request_tokens));
@@ -739,7 +782,7 @@ impl ClientSession {
             self.check_worker(&head, worker)?;
         }
         // Published workers leave a stale `Content-Length` in, and a proxy passes on what a worker says.
-        let Some(head) = sanitize(head) else {
+        let Some(head) = Some(head).filter(|head| fits(&head.headers, OWN_HEADERS)).and_then(sanitize) else {
             let failure = RequestFailure::new(ErrorCode::ERROR, "the answer is no HTTP");
             self.cancel(request);
             self.events.push_back(ClientEvent::Failed { request, failure, info: None });

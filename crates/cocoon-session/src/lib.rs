@@ -6,6 +6,7 @@
 //!
 //! - [`link`]: one framed connection: opening, pings, time-outs, query/answer correlation.
 //! - [`outbox`]: answers on their way out, shared fairly between the requests of one connection.
+//! - `body`: request bodies that stream.
 //! - [`client`]: the gateway's side of a connection to a proxy.
 //! - [`worker`]: the worker's side of a connection to a proxy.
 //! - [`proxy`]: a whole proxy: all its connections, requests, reservations and payment notices.
@@ -20,12 +21,15 @@ pub mod proxy;
 pub mod worker;
 
 mod answer;
+mod body;
 mod market;
 mod options;
 mod terms;
 mod time;
 mod workers;
 
+pub use answer::{MAX_HEAD_BYTES, MAX_HEADERS, RESEND_HEADER};
+pub use body::{DEFAULT_MAX_BODY_BYTES, FIRST_BODY_BYTES, WHOLE_BODY_BYTES, split_body};
 pub use cocoon_wire::tl::ext::{MAX_AFFINITY, MAX_PART_BYTES, MAX_TRACE_BYTES, ability};
 pub use cocoon_wire::tl::market::MarketOffer;
 pub use market::{KnownMarket, MAX_KNOWN_OFFERS};

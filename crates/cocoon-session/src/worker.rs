@@ -20,6 +20,7 @@ use cocoon_wire::codec::{ByteStr, Message as _, from_boxed, to_boxed};
 use cocoon_wire::tl::{self, ProtoRange, ProxyToWorker, ext, http, proxy, worker};
 
 use crate::answer::{self, error_body, seconds_header};
+use crate::body::{Incoming, compact};
 use crate::link::{Link, LinkEvent, Side};
 use crate::options::Options;
 use crate::outbox::{Chunk, Outbox};
@@ -69,6 +70,8 @@ pub struct WorkerSettings {
     pub root_address: Address,
     /// Whether to offer extension set 1.
     pub extensions: bool,
+    /// Largest body of a request, in bytes, where it streams.
+    pub max_body_bytes: u64,
 }
 
 /// A request to work on.
@@ -78,6 +81,8 @@ pub struct Work {
     pub id: [u8; 32],
     /// The HTTP request of the caller.
     pub request: http::Request,
+    /// Bytes of the body that follow those in the request, as [`WorkerEvent::Body`]; `None`: it is whole.
+    pub body_bytes: Option<u64>,
     /// The price that the proxy counts with, in 1/1000.
     pub coefficient: i64,
     /// Time that is left.
@@ -98,6 +103,16 @@ pub enum WorkerEvent {
     Ready,
     /// A request.
     Work(Box<Work>),
+    /// More of a request's body. Tell [`WorkerSession::body_taken`] once it is passed on; no more comes than that allows,
+    /// [`INITIAL_CREDIT_BYTES`] to begin with.
+    Body {
+        /// Which request.
+        request: [u8; 32],
+        /// The bytes.
+        data: Bytes,
+        /// Whether the body ends here.
+        last: bool,
+    },
     /// The caller went away, or time is up: stop, and end the request with [`WorkerSession::fail`].
     Cancelled {
         /// Which request.
@@ -137,6 +152,7 @@ struct Running {
     has_head: bool,
     cancelled: bool,
     full: bool,
+    body: Option<Incoming>,
 }
 
 #[derive(Debug)]
@@ -396,7 +412,7 @@ impl WorkerSession {
                 self.announced = Some((m.request_id, Options::from_wire(m)?));
                 Ok(())
             }
-            ProxyToWorker::BodyPart(_) => Err(Violation::Unexpected("part of a body")),
+            ProxyToWorker::BodyPart(m) => self.on_body_part(m),
             ProxyToWorker::WorkerRequestPayment(m) => {
                 let request = Some((m.request_id, m.request_tokens));
                 self.on_payment(request, m.db_tokens, m.max_tokens, m.signed_payment)
@@ -433,10 +449,18 @@ impl WorkerSession {
         let timeout = answer::request_time(timeout).unwrap_or(MAX_REQUEST_TIME);
         let deadline = now.plus(timeout);
         self.outbox.open(id);
-        self.requests.insert(
-            id,
-            Running { started: now, deadline, enable_debug, has_head: false, cancelled: false, full: false },
-        );
+        // None at all is a whole one, too.
+        let body_bytes = options.body_bytes.filter(|bytes| *bytes > 0);
+        let running = Running {
+            started: now,
+            deadline,
+            enable_debug,
+            has_head: false,
+            cancelled: false,
+            full: false,
+            body: body_bytes.map(Incoming::new),
+        };
+        self.requests.insert(id, running);
         self.deadlines.insert((deadline, id));
         // The proxy passes queries on unread: a bad one is the caller's fault, not that of this connection.
         let Ok(request) = from_boxed::<http::Request>(query) else {
@@ -444,9 +468,41 @@ impl WorkerSession {
             self.fail(id, failure, tl::TokensUsed::default(), now);
             return Ok(());
         };
-        let work = Work { id, request, coefficient, timeout, enable_debug, trace: options.trace };
+        if !answer::fits(&request.headers, 0) {
+            let failure = RequestFailure::new(ErrorCode::PROTOCOL, "the request has too many headers");
+            self.fail(id, failure, tl::TokensUsed::default(), now);
+            return Ok(());
+        }
+        if body_bytes.is_some_and(|bytes| bytes > self.settings.max_body_bytes) {
+            let failure = RequestFailure::new(ErrorCode::PROTOCOL, "the body is too large for this worker");
+            self.fail(id, failure, tl::TokensUsed::default(), now);
+            return Ok(());
+        }
+        let work = Work { id, request, body_bytes, coefficient, timeout, enable_debug, trace: options.trace };
         self.events.push_back(WorkerEvent::Work(Box::new(work)));
         Ok(())
+    }
+
+    fn on_body_part(&mut self, part: ext::BodyPart) -> Result<(), Violation> {
+        let ext::BodyPart { request_id: request, data, last } = part;
+        // What came for a request that is over was under way.
+        let Some(running) = self.requests.get_mut(&request) else { return Ok(()) };
+        let Some(body) = &mut running.body else {
+            return Err(Violation::Unexpected("part of a body that was whole"));
+        };
+        body.part(data.len(), last)?;
+        if !running.cancelled {
+            self.events.push_back(WorkerEvent::Body { request, data: compact(data), last });
+        }
+        Ok(())
+    }
+
+    /// Notes that so many bytes of a request's body were passed on, so that more may come.
+    pub fn body_taken(&mut self, request: [u8; 32], bytes: usize) {
+        let Some(running) = self.requests.get_mut(&request) else { return };
+        if let Some(bytes) = running.body.as_mut().and_then(|body| body.taken(bytes)) {
+            self.link.packet(&ext::BodyCredit { request_id: request, bytes });
+        }
     }
 
     fn cancel(&mut self, request: [u8; 32], failure: &RequestFailure) {

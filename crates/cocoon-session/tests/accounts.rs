@@ -337,7 +337,7 @@ fn our_client_asks_for_its_refund_and_gets_the_order() {
     let mut received = BytesMut::new();
     let mut exchange = |net: &mut Net, session: &mut ClientSession| -> Vec<ClientEvent> {
         for _ in 0..8 {
-            while let Some(bytes) = session.transmit() {
+            while let Some(bytes) = session.transmit(1 << 20) {
                 net.feed(conn, &bytes).unwrap();
             }
             while let Some(bytes) = net.proxy.transmit(conn, 1 << 20) {

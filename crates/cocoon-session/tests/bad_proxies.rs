@@ -29,7 +29,7 @@ struct LostClient {
 fn pump(net: &mut Net, conn: ConnId, session: &mut ClientSession) -> Vec<ClientEvent> {
     let mut received = BytesMut::new();
     for _ in 0..8 {
-        while let Some(bytes) = session.transmit() {
+        while let Some(bytes) = session.transmit(1 << 20) {
             net.feed(conn, &bytes).unwrap();
         }
         while let Some(bytes) = net.proxy.transmit(conn, 1 << 20) {
@@ -73,6 +73,7 @@ impl LostClient {
             preference: Preference::Balanced,
             affinity: Vec::new(),
             trace: None,
+            body: Bytes::new(),
         };
         self.session.submit(&submission, START).unwrap();
     }
@@ -83,7 +84,7 @@ impl LostClient {
     }
 
     fn asks<Q: Message>(&mut self) -> Option<(i64, Q)> {
-        let said = self.session.transmit().unwrap_or_default();
+        let said = self.session.transmit(1 << 20).unwrap_or_default();
         let mut rest = said.as_ref();
         let mut found = None;
         while let Some((length, more)) = rest.split_first_chunk::<4>() {
@@ -334,7 +335,7 @@ fn a_list_of_models_that_comes_late_is_asked_for_once_and_costs_no_connection() 
         client.session.receive(&mut alive, now).unwrap();
         client.session.on_time(now).unwrap();
         client.session.refresh_models(now).unwrap();
-        let said = client.session.transmit().unwrap_or_default();
+        let said = client.session.transmit(1 << 20).unwrap_or_default();
         asked += said.windows(4).filter(|id| *id == question.as_ref()).count();
     }
     assert_eq!(asked, 1);

@@ -360,6 +360,7 @@ fn submission(query: &client::RunQueryEx) -> Submission {
         preference: Preference::Balanced,
         affinity: Vec::new(),
         trace: None,
+        body: Bytes::new(),
     }
 }
 
@@ -390,7 +391,7 @@ fn our_client_stands_in_for_the_captured_one() {
                     panic!("the captured client says something else")
                 };
                 session.submit(&submission(&captured), now).unwrap();
-                dialler.hear(&session.transmit().unwrap());
+                dialler.hear(&session.transmit(1 << 20).unwrap());
                 let ours: client::RunQueryEx = from_boxed(dialler.messages.pop().unwrap()).unwrap();
                 assert!((ours.timeout - captured.timeout).abs() < 1e-6);
                 assert_eq!(client::RunQueryEx { timeout: captured.timeout, ..ours }, captured);
@@ -398,14 +399,14 @@ fn our_client_stands_in_for_the_captured_one() {
             continue;
         }
         received.push(frame.packet.clone());
-        while let Some(bytes) = session.transmit() {
+        while let Some(bytes) = session.transmit(1 << 20) {
             dialler.hear(&bytes);
         }
         while dialler.missing_query(&frame.packet) {
             now = now.plus(Duration::from_secs(1));
             assert!(now < Time(support::START.0 + 100_000_000), "our client never asks this");
             session.on_time(now).unwrap();
-            while let Some(bytes) = session.transmit() {
+            while let Some(bytes) = session.transmit(1 << 20) {
                 dialler.hear(&bytes);
             }
         }
@@ -471,6 +472,7 @@ fn our_worker_stands_in_for_the_captured_one() {
         root: keys.root(),
         root_address: keys.address("/root_contract_address"),
         extensions: true,
+        max_body_bytes: cocoon_session::DEFAULT_MAX_BODY_BYTES,
     };
     let mut now = support::START;
     let mut session = WorkerSession::new(settings, now, 42);

@@ -135,7 +135,7 @@ fn dial_client(net: &mut Net, root: Arc<RootConfig>) -> Result<bool, Violation> 
     let mut session = ClientSession::new(ClientSettings { root, ..client_settings() }, net.now, 1);
     let mut received = BytesMut::new();
     for _ in 0..8 {
-        while let Some(bytes) = session.transmit() {
+        while let Some(bytes) = session.transmit(1 << 20) {
             net.feed(conn, &bytes)?;
         }
         while let Some(bytes) = net.proxy.transmit(conn, 1 << 20) {

@@ -428,7 +428,7 @@ impl Ours {
 
     fn events(&mut self, net: &mut Net) -> Vec<ClientEvent> {
         for _ in 0..40 {
-            while let Some(bytes) = self.session.transmit() {
+            while let Some(bytes) = self.session.transmit(1 << 20) {
                 net.feed(self.conn, &bytes).unwrap();
             }
             while let Some(bytes) = net.proxy.transmit(self.conn, 1 << 20) {
@@ -452,6 +452,7 @@ impl Ours {
             preference: Preference::Balanced,
             affinity: Vec::new(),
             trace: None,
+            body: Bytes::new(),
         };
         self.session.submit(&submission, net.now).unwrap();
     }
@@ -528,7 +529,7 @@ fn our_client_uses_no_proxy_that_cannot_be_told_which_workers_it_wants() {
     let mut received = BytesMut::new();
     let mut violation = None;
     for _ in 0..8 {
-        while let Some(bytes) = session.transmit() {
+        while let Some(bytes) = session.transmit(1 << 20) {
             net.feed(conn, &bytes).unwrap();
         }
         while let Some(bytes) = net.proxy.transmit(conn, 1 << 20) {

@@ -9,11 +9,12 @@ use cocoon_ledger::{Coefficient, PeerCounters, reservation};
 use cocoon_session::client::{ClientEvent, ClientSession, ClientSettings, Submission};
 use cocoon_session::proxy::ClientChainState;
 use cocoon_session::{
-    INITIAL_CREDIT_BYTES, Preference, ProxyTerms, RequestFailure, Time, Violation, WorkerList,
+    INITIAL_CREDIT_BYTES, Preference, ProxyTerms, RequestFailure, Time, Violation, WHOLE_BODY_BYTES,
+    WorkerList, split_body,
 };
 use cocoon_ton::contracts::ContractStatus;
 use cocoon_ton::{Address, OrderKind, RootConfig};
-use cocoon_wire::codec::{ByteStr, to_boxed};
+use cocoon_wire::codec::ByteStr;
 use cocoon_wire::tl::http;
 
 use crate::Sabotage;
@@ -137,8 +138,8 @@ impl ClientNode {
         self.session = Some((wire, ClientSession::new(self.settings.clone(), now, random)));
     }
 
-    pub(crate) fn transmit(&mut self) -> Option<Bytes> {
-        self.session.as_mut().and_then(|(_, session)| session.transmit())
+    pub(crate) fn transmit(&mut self, room: usize) -> Option<Bytes> {
+        self.session.as_mut().and_then(|(_, session)| session.transmit(room))
     }
 
     pub(crate) fn receive(&mut self, received: &mut BytesMut, now: Time) -> Result<(), Violation> {
@@ -407,7 +408,11 @@ impl World<'_> {
             max_tokens: u32::try_from(rng.range(0, 600)).unwrap_or(0),
             max_coefficient: if rng.chance(85) { 4_000 } else { [1_200, 700, 100][rng.size(0, 2)] },
         };
-        let padding = if rng.chance(5) { rng.size(0, 80_000) } else { rng.size(0, 1_500) };
+        let padding = match rng.range(0, 99) {
+            0..=4 => rng.size(0, 80_000),
+            5..=8 => rng.size(WHOLE_BODY_BYTES, 3 * 1024 * 1024),
+            _ => rng.size(0, 1_500),
+        };
         let model = match rng.range(0, 29) {
             0 => "sim/none".to_owned(),
             1..=2 => MODELS[rng.size(0, 1)].to_owned(),
@@ -438,14 +443,17 @@ impl World<'_> {
             headers: Vec::new(),
             payload: prompt.encode(padding),
         };
-        let query = if garbled { prompt.encode(padding) } else { to_boxed(&request) };
+        let (query, body) =
+            if garbled { (prompt.encode(padding.min(80_000)), Bytes::new()) } else { split_body(request) };
         let coefficient = Coefficient::new(prompt.max_coefficient).unwrap_or(Coefficient::MAX);
-        let bound = reservation(prompt.max_tokens.into(), query.len() as u64, coefficient, &TARIFF)
-            .map_or(0, |bound| bound.0);
+        let bound =
+            reservation(prompt.max_tokens.into(), (query.len() + body.len()) as u64, coefficient, &TARIFF)
+                .map_or(0, |bound| bound.0);
         let submission = Submission {
             id: prompt.call,
             model: model.split_once('@').map_or(model, |(base, _)| base).to_owned(),
             query,
+            body,
             max_coefficient: coefficient.to_wire(),
             max_tokens: i32::try_from(prompt.max_tokens).unwrap_or(i32::MAX),
             timeout,

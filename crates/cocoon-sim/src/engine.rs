@@ -7,7 +7,7 @@ use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use cocoon_ledger::{Coefficient, PeerCounters, TokenCounts, Tokens, adjust_exact};
 use cocoon_session::proxy::RequestEnd;
 use cocoon_session::worker::{Work, WorkerEvent, WorkerSession, WorkerSettings};
-use cocoon_session::{ErrorCode, ProxyTerms, RequestFailure, Time, Violation};
+use cocoon_session::{ErrorCode, INITIAL_CREDIT_BYTES, ProxyTerms, RequestFailure, Time, Violation};
 use cocoon_ton::{Address, OrderKind, RootConfig};
 use cocoon_wire::codec::ByteStr;
 use cocoon_wire::tl::{TokensUsed, http};
@@ -23,6 +23,9 @@ use crate::world::{Event, Node, Step, World};
 /// queue and one chunk, the credit of each hop, and a part on its way.
 const MAX_BEHIND: usize = 1024 * 1024;
 
+/// Bytes of a prompt without its padding.
+const PROMPT_BYTES: usize = 40;
+
 /// What a caller asks, as it stands in the body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Prompt {
@@ -37,8 +40,18 @@ impl Prompt {
         out.put_slice(&self.call);
         out.put_u32_le(self.max_tokens);
         out.put_u32_le(self.max_coefficient);
-        out.put_bytes(b' ', padding);
+        out.extend((0..padding).map(|at| self.padding(at)));
         out.freeze()
+    }
+
+    /// The byte of the padding at a place: another one for each call, and hardly the same at neighbouring places.
+    fn padding(&self, at: usize) -> u8 {
+        self.call[at % 32].wrapping_add((at / 32).to_le_bytes()[0])
+    }
+
+    /// Whether these are bytes of the padding, from a place on.
+    fn is_padding(&self, bytes: &[u8], from: usize) -> bool {
+        bytes.iter().zip(from..).all(|(byte, at)| *byte == self.padding(at))
     }
 
     fn decode(mut body: &[u8]) -> Option<Self> {
@@ -74,6 +87,13 @@ struct Job {
     wrote: usize,
     /// Held back until there is room.
     waiting: bool,
+    /// Bytes of the body that have come, and that are still to come.
+    body_came: usize,
+    body_left: u64,
+    /// Bytes of it that wait to be read.
+    body_waits: usize,
+    /// How long the engine takes to read a piece of it; `None`: it never does.
+    body_read_after_ms: Option<u64>,
     cancelled: Option<RequestFailure>,
 }
 
@@ -216,6 +236,10 @@ fn random_job(work: &Work, prompt: Prompt, calm: bool, rng: &mut Rng) -> Job {
         has_head: false,
         wrote: 0,
         waiting: false,
+        body_came: work.request.payload.len() - PROMPT_BYTES,
+        body_left: work.body_bytes.unwrap_or(0),
+        body_waits: 0,
+        body_read_after_ms: Some(0),
         cancelled: None,
     };
     if calm {
@@ -228,6 +252,7 @@ fn random_job(work: &Work, prompt: Prompt, calm: bool, rng: &mut Rng) -> Job {
         5 | 6 => job.chunks = (0..rng.range(4, 40)).map(|_| rng.size(1_000, 65_536)).collect(),
         _ => {}
     }
+    job.body_read_after_ms = [Some(0), Some(5), Some(100), None][rng.size(0, 3)];
     job.gap_ms = [0, 1, 30, 300][rng.size(0, 3)];
     match rng.range(0, 19) {
         0 | 1 => job.ending = Ending::Fail,
@@ -282,6 +307,7 @@ impl World<'_> {
             }
             WorkerEvent::Ready => Ok(()),
             WorkerEvent::Work(work) => self.on_work(worker, &work),
+            WorkerEvent::Body { request, data, last } => self.on_body(worker, request, &data, last),
             WorkerEvent::Cancelled { request, failure } => {
                 let life = node.life;
                 let Some(job) = node.jobs.get_mut(&request) else {
@@ -315,6 +341,9 @@ impl World<'_> {
         let Some(prompt) = Prompt::decode(&work.request.payload) else {
             return Err(Breach("a query changed on its way".into()));
         };
+        if !prompt.is_padding(&work.request.payload[PROMPT_BYTES..], 0) {
+            return Err(Breach("a body changed on its way".into()));
+        }
         if work.coefficient > i64::from(prompt.max_coefficient) {
             return Err(Breach(format!("call {} went to a worker over its price cap", short(&prompt.call))));
         }
@@ -327,6 +356,47 @@ impl World<'_> {
         let slowest = if self.rng.chance(20) { 4_000 } else { 50 };
         self.after(0, slowest, Event::Engine { worker, life, request: work.id });
         Ok(())
+    }
+
+    /// More of a body comes to an engine: the next bytes, and no more than it has agreed to.
+    fn on_body(&mut self, worker: usize, request: [u8; 32], data: &Bytes, last: bool) -> Step {
+        let node = &mut self.workers[worker];
+        let life = node.life;
+        let Some(job) = node.jobs.get_mut(&request) else {
+            return Err(Breach(format!("a body came for request {}, which is over", short(&request))));
+        };
+        if !job.prompt.is_padding(data, job.body_came) {
+            return Err(Breach(format!("the body of call {} changed on its way", short(&job.prompt.call))));
+        }
+        job.body_came += data.len();
+        job.body_waits += data.len();
+        job.body_left = job.body_left.saturating_sub(data.len() as u64);
+        if job.body_waits > INITIAL_CREDIT_BYTES || last != (job.body_left == 0) {
+            return Err(Breach(format!("the body of call {} breaks its terms", short(&job.prompt.call))));
+        }
+        if let Some(ms) = job.body_read_after_ms {
+            self.after(0, ms, Event::BodyRead { worker, life, request, bytes: data.len() });
+        }
+        if last {
+            self.summary.bodies += 1;
+            self.after(0, 5, Event::Engine { worker, life, request });
+        }
+        Ok(())
+    }
+
+    /// An engine has read that much of a body.
+    pub(crate) fn body_read(&mut self, worker: usize, life: u64, request: [u8; 32], bytes: usize) -> Step {
+        let node = &mut self.workers[worker];
+        if node.life != life {
+            return Ok(());
+        }
+        if let Some(job) = node.jobs.get_mut(&request) {
+            job.body_waits -= bytes;
+        }
+        if let Some((_, session)) = &mut node.session {
+            session.body_taken(request, bytes);
+        }
+        self.after_worker(worker)
     }
 
     /// An engine goes one step on with a request.
@@ -342,7 +412,11 @@ impl World<'_> {
         let mut next = None;
         if let Some(failure) = job.cancelled.take() {
             session.fail(request, failure, claim, now);
-        } else if job.waiting || (job.chunks.is_empty() && job.ending == Ending::Never) {
+        } else if job.waiting
+            || (job.chunks.is_empty() && job.ending == Ending::Never)
+            // An engine that fails or refuses need not have read the body.
+            || (job.body_left > 0 && job.ending == Ending::Complete && job.status == 200)
+        {
             next = Some(false);
         } else if job.chunks.is_empty() && job.ending == Ending::Fail {
             let code = [ErrorCode::ERROR, ErrorCode::NOT_READY, ErrorCode::PROTOCOL][self.rng.size(0, 2)];

@@ -88,6 +88,8 @@ pub struct Summary {
     pub cuts: u64,
     /// Answers that a slow or absent reader held back.
     pub held_back: u64,
+    /// Bodies of requests that streamed to an engine to their end.
+    pub bodies: u64,
     /// Clients that left with a refund order.
     pub refunds: u64,
     /// Charges that reached the chain.
@@ -106,6 +108,7 @@ impl std::ops::AddAssign for Summary {
         self.failed += other.failed;
         self.cancelled += other.cancelled;
         self.charges += other.charges;
+        self.bodies += other.bodies;
         self.crashes += other.crashes;
         self.cuts += other.cuts;
         self.held_back += other.held_back;

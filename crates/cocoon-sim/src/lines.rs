@@ -78,7 +78,7 @@ impl World<'_> {
             }
             let bytes = match (way, wire.node) {
                 (Way::FromProxy, _) => self.proxy.as_mut().and_then(|proxy| proxy.transmit(ConnId(id), room)),
-                (Way::ToProxy, Node::Client(client)) => self.clients[client].transmit(),
+                (Way::ToProxy, Node::Client(client)) => self.clients[client].transmit(room),
                 (Way::ToProxy, Node::Worker(worker)) => self.workers[worker].transmit(room),
                 (Way::ToProxy, Node::Proxy) => None,
             };

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use cocoon_ledger::{Multiplier, PricePerToken, Tariff};
+use cocoon_session::DEFAULT_MAX_BODY_BYTES;
 use cocoon_session::client::{ClientSecret, ClientSettings};
 use cocoon_session::proxy::ProxySettings;
 use cocoon_session::worker::WorkerSettings;
@@ -94,6 +95,7 @@ impl Network {
             check_models: false,
             trust_long_authorization: self.trust_long,
             extensions: self.extensions,
+            max_body_bytes: DEFAULT_MAX_BODY_BYTES,
             seed: rng.bytes32(),
         }
     }
@@ -126,6 +128,7 @@ impl Network {
             root: Arc::clone(&self.root),
             root_address: self.root_address,
             extensions: rng.chance(75),
+            max_body_bytes: DEFAULT_MAX_BODY_BYTES,
         }
     }
 }

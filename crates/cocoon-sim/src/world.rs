@@ -64,6 +64,8 @@ pub(crate) enum Event {
     Act(usize),
     /// A caller reads what it received.
     Consume { client: usize, call: CallId, bytes: usize },
+    /// An engine has read that much of a request's body.
+    BodyRead { worker: usize, life: u64, request: [u8; 32], bytes: usize },
     /// An engine goes on with a request.
     Engine { worker: usize, life: u64, request: [u8; 32] },
     /// A worker's owner changes price or takes a break.
@@ -225,6 +227,9 @@ impl<'a> World<'a> {
             Event::Restart(node) => self.restart(node),
             Event::Act(client) => self.act(client)?,
             Event::Consume { client, call, bytes } => self.consume(client, call, bytes)?,
+            Event::BodyRead { worker, life, request, bytes } => {
+                self.body_read(worker, life, request, bytes)?;
+            }
             Event::Engine { worker, life, request } => self.engine(worker, life, request)?,
             Event::Manage(worker) => self.manage(worker)?,
             Event::Fault => self.fault()?,

@@ -4,6 +4,7 @@
 //! - [`work`](self): one task per request: engine, metering, answer (`work.rs`).
 //! - [`http`](self): the operator's page: health, metrics, pause, resume, price, payout (`http.rs`).
 //! - [`abilities`](self): what the engine can do (`abilities.rs`).
+//! - [`body`](self): a request's body on its way from the link to the engine (`body.rs`).
 //! - [`channel`](self): what is kept of each proxy over restarts (`channel.rs`).
 //! - [`model`](self): whether the model's files are still those that were checked (`model.rs`).
 //! - [`price`](self): a price that follows the load (`price.rs`).
@@ -11,6 +12,7 @@
 //! - [`leave`]: the same with the node stopped, and the way out for the wallet's coins.
 
 mod abilities;
+mod body;
 mod channel;
 mod http;
 mod leave;

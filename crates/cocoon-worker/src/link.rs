@@ -8,13 +8,14 @@ use bytes::{Bytes, BytesMut};
 use cocoon_attest::PolicyError;
 use cocoon_net::{Backoff, Ended, Endpoint, SecureStream, dial, pump};
 use cocoon_session::worker::{WorkerEvent, WorkerSession, WorkerSettings};
-use cocoon_session::{PaymentCounters, ProxyTerms, RequestFailure, Time};
+use cocoon_session::{DEFAULT_MAX_BODY_BYTES, PaymentCounters, ProxyTerms, RequestFailure, Time};
 use cocoon_ton::Address;
 use cocoon_ton::root::RootConfig;
 use std::sync::atomic::Ordering;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use crate::body::BodyQueue;
 use crate::channel::Channel;
 use crate::settle::Hold;
 use crate::{Shared, work};
@@ -35,6 +36,8 @@ pub(crate) struct Running {
     pub(crate) why: Mutex<Option<RequestFailure>>,
     pub(crate) cancelled: CancellationToken,
     pub(crate) room: Notify,
+    /// What came of the body and was not passed on yet.
+    pub(crate) body: BodyQueue,
 }
 
 #[derive(Debug)]
@@ -179,6 +182,7 @@ async fn serve(
         root: Arc::clone(&root),
         root_address: config.root_address,
         extensions: config.extensions,
+        max_body_bytes: DEFAULT_MAX_BODY_BYTES,
     };
     let link = Arc::new(Link {
         machine: Mutex::new(Machine {
@@ -380,6 +384,11 @@ impl Link {
                 let running = Arc::new(Running::default());
                 machine.running.insert(work.id, Arc::clone(&running));
                 shared.tasks.spawn(work::run(Arc::clone(shared), Arc::clone(self), *work, running));
+            }
+            WorkerEvent::Body { request, data, last } => {
+                if let Some(running) = machine.running.get(&request) {
+                    running.body.put(data, last);
+                }
             }
             WorkerEvent::Cancelled { request, failure } => {
                 if let Some(running) = machine.running.get(&request) {

@@ -7,8 +7,8 @@ use bytes::Bytes;
 use cocoon_engine::{EngineError, EngineRequest, EngineResponse};
 use cocoon_ledger::{Adjusted, Coefficient, Tariff, TokenCounts, adjust_exact};
 use cocoon_openai::{
-    AnswerMeter, ArrivingBody, BodyKind, BodyLimits, CostFields, CostFn, Endpoint, RequestBasis, Usage,
-    estimate_usage,
+    AnswerMeter, ArrivingBody, BodyForm, BodyKind, BodyLimits, CostFields, CostFn, Endpoint, RequestBasis,
+    Usage, estimate_usage,
 };
 use cocoon_session::worker::Work;
 use cocoon_session::{ErrorCode, RequestFailure};
@@ -18,6 +18,7 @@ use futures_util::StreamExt as _;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
 use crate::Shared;
+use crate::body::{Coming, Stopped};
 use crate::link::{Link, Running};
 
 /// Headers of the caller that go no further than this.
@@ -31,6 +32,9 @@ const OWN_HEADERS: [&str; 8] = [
     "expect",
     "accept-encoding",
 ];
+
+/// Largest body of JSON, in bytes: it is held until it is whole.
+const MAX_JSON_BYTES: u64 = 64 * 1024 * 1024;
 
 /// Works one request off; whatever happens, the session hears of its end.
 pub(crate) async fn run(shared: Arc<Shared>, link: Arc<Link>, work: Work, running: Arc<Running>) {
@@ -95,27 +99,37 @@ impl End {
     }
 }
 
-async fn serve(shared: &Arc<Shared>, link: &Link, work: Work, running: &Running) -> End {
+async fn serve(shared: &Arc<Shared>, link: &Arc<Link>, work: Work, running: &Arc<Running>) -> End {
     let pricing = match Pricing::of(shared, work.coefficient) {
         Ok(pricing) => pricing,
         Err(why) => return End::failed(ErrorCode::PROTOCOL, why),
     };
-    let (request, arriving) = match engine_request(shared, &work) {
+    let (request, coming) = match engine_request(shared, link, &work, running).await {
         Ok(request) => request,
-        Err(why) => return End::failed(ErrorCode::PROTOCOL, why),
+        Err(Stopped::Refused(why)) => return End::failed(ErrorCode::PROTOCOL, why),
+        Err(Stopped::Cancelled) => return End::cancelled(running),
     };
-    let stream = arriving.stream();
-    let asked = Arc::new(arriving.into_basis());
     let asking = running.cancelled.run_until_cancelled(shared.engine.call(request));
     let response = match asking.await {
         None => return End::cancelled(running),
         Some(Ok(response)) => response,
+        Some(Err(_)) if let Some(why) = coming.refused() => return End::failed(ErrorCode::PROTOCOL, why),
         Some(Err(EngineError::Unsupported(why))) => return End::failed(ErrorCode::PROTOCOL, why),
         Some(Err(error)) => {
             tracing::warn!(%error, "the engine did not answer");
             return End::failed(ErrorCode::ERROR, "the engine did not answer");
         }
     };
+    // An engine that refuses the request need not have read it to its end; one that serves it has.
+    if response.status.is_success() && !coming.is_whole() {
+        tracing::warn!("the engine answered before it had the whole request");
+        return End::failed(ErrorCode::ERROR, "the engine answered before it had the whole request");
+    }
+    let Some(arriving) = coming.into_read() else {
+        return End::failed(ErrorCode::ERROR, "the request was read twice");
+    };
+    let stream = arriving.stream();
+    let asked = Arc::new(arriving.into_basis());
     answer(shared, link, work.id, response, running, &pricing, stream, &asked).await
 }
 
@@ -230,25 +244,54 @@ fn wire_head(response: &EngineResponse) -> wire_http::Response {
 
 /// What the engine is asked, and what was read of it. Only the endpoints that are metered are open: an engine may
 /// have others that steer it.
-fn engine_request(shared: &Shared, work: &Work) -> Result<(EngineRequest, ArrivingBody), String> {
+async fn engine_request(
+    shared: &Arc<Shared>,
+    link: &Arc<Link>,
+    work: &Work,
+    running: &Arc<Running>,
+) -> Result<(EngineRequest, Coming), Stopped> {
+    let refuse = |why: &str| Stopped::Refused(why.to_owned());
     let request = &work.request;
-    let path = request.url.to_str().ok_or("the URL is not text")?;
+    let path = request.url.to_str().ok_or_else(|| refuse("the URL is not text"))?;
     let bare = path.split_once('?').map_or(path, |(bare, _)| bare);
-    let endpoint = Endpoint::from_path(bare).ok_or("this path is not served")?;
+    let endpoint = Endpoint::from_path(bare).ok_or_else(|| refuse("this path is not served"))?;
     if request.method.as_bytes() != b"POST" {
-        return Err("only POST is served".into());
+        return Err(refuse("only POST is served"));
     }
     let content_type = request
         .headers
         .iter()
         .find(|header| header.name.as_bytes().eq_ignore_ascii_case(b"content-type"))
         .and_then(|header| header.value.to_str());
-    let mut arriving = ArrivingBody::new(endpoint, content_type).map_err(|error| error.message)?;
-    let mut pieces = arriving.push(request.payload.clone()).map_err(|error| error.message)?;
-    pieces.extend(arriving.finish().map_err(|error| error.message)?);
-    if !arriving.model().is_some_and(|model| model == shared.model() || model == shared.config.model) {
-        return Err(format!("model name mismatch: this worker serves {}", shared.model()));
+    let arriving =
+        ArrivingBody::new(endpoint, content_type).map_err(|error| Stopped::Refused(error.message))?;
+    // What has to be held to be read is bounded; the rest goes through.
+    let asked_bytes = work.body_bytes.unwrap_or(0).saturating_add(request.payload.len() as u64);
+    if endpoint.form() == BodyForm::Json && asked_bytes > MAX_JSON_BYTES {
+        return Err(Stopped::Refused(format!("a body of JSON may have {MAX_JSON_BYTES} bytes")));
     }
+    let first = request.payload.clone();
+    let whole = work.body_bytes.is_none();
+    let (coming, mut pieces) =
+        Coming::begin(shared, link, running, work.id, arriving, first, whole).map_err(Stopped::Refused)?;
+    // Nothing goes on before the model is known; a form names it first.
+    while coming.look(|arriving| arriving.model().is_none()).unwrap_or(false)
+        && let Some(more) = coming.next().await?
+    {
+        pieces.extend(more);
+    }
+    let ours = |arriving: &ArrivingBody| {
+        arriving.model().is_some_and(|model| model == shared.model() || model == shared.config.model)
+    };
+    if !coming.look(ours).unwrap_or(false) {
+        let why = format!("model name mismatch: this worker serves {}", shared.model());
+        return Err(Stopped::Refused(why));
+    }
+    let rest = (!coming.is_whole()).then(|| {
+        let removed = coming.look(ArrivingBody::removed_bytes).unwrap_or(0) as u64;
+        let gone = pieces.iter().map(Bytes::len).sum::<usize>() as u64;
+        coming.rest(asked_bytes.checked_sub(removed.saturating_add(gone)))
+    });
     let body = match pieces.len() {
         1 => pieces.swap_remove(0),
         _ => pieces.concat().into(),
@@ -263,8 +306,8 @@ fn engine_request(shared: &Shared, work: &Work) -> Result<(EngineRequest, Arrivi
             headers.append(name, value);
         }
     }
-    let request = EngineRequest { method: Method::POST, path: path.to_owned(), headers, body };
-    Ok((request, arriving))
+    let request = EngineRequest { method: Method::POST, path: path.to_owned(), headers, body, rest };
+    Ok((request, coming))
 }
 
 /// From the engine's tokens to adjusted ones, and their price.

@@ -193,6 +193,7 @@ impl TestClient {
             preference: Preference::Balanced,
             affinity: Vec::new(),
             trace: None,
+            body: Bytes::new(),
         };
         let mut machine = self.shared.machine.lock().unwrap();
         match machine.session.submit(&submission, self.shared.now()) {
@@ -405,7 +406,7 @@ impl Endpoint for Shared {
     }
 
     fn transmit(&self, _: usize) -> Option<Bytes> {
-        self.machine.lock().unwrap().session.transmit()
+        self.machine.lock().unwrap().session.transmit(1 << 20)
     }
 }
 

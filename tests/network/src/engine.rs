@@ -199,9 +199,14 @@ impl Engine for VersatileEngine {
             (_, serde_json::Value::Null) => (404, "application/json", Bytes::from_static(b"{}")),
             (_, answer) => (200, "application/json", answer.to_string().into()),
         };
-        self.0.lock().unwrap().push(request);
-        let body = futures_util::stream::iter([Ok(body)]).boxed();
-        Box::pin(async move { Ok(response(status, kind, body)) })
+        let asked = std::sync::Arc::clone(&self.0);
+        Box::pin(async move {
+            // As a server does that needs all of it.
+            let whole = request.read_whole(1 << 30).await?.unwrap_or_default();
+            asked.lock().unwrap().push(EngineRequest { body: whole, rest: None, ..request });
+            let body = futures_util::stream::iter([Ok(body)]).boxed();
+            Ok(response(status, kind, body))
+        })
     }
 
     fn probe(&self) -> BoxFuture<'_, EngineHealth> {

@@ -94,9 +94,12 @@ impl ExtractiveSummary {
                 return Ok(refusal(&ApiError::new(StatusCode::NOT_FOUND, message)));
             }
         };
+        let Some(body) = request.read_whole(MAX_BODY_BYTES).await? else {
+            return Ok(refusal(&ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "the text is too long")));
+        };
         let cancel = CancelOnDrop::default();
         let flag = Arc::clone(&cancel.0);
-        let work = tokio::task::spawn_blocking(move || summarise(endpoint, &request.body, &flag));
+        let work = tokio::task::spawn_blocking(move || summarise(endpoint, &body, &flag));
         let done =
             work.await.map_err(|_| EngineError::Broken("the summary's thread ended early".to_owned()))?;
         Ok(match done {

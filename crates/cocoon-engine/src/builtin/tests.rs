@@ -13,7 +13,7 @@ fn runtime() -> tokio::runtime::Runtime {
 }
 
 fn request(method: Method, path: &str, body: impl Into<Bytes>) -> EngineRequest {
-    EngineRequest { method, path: path.to_owned(), headers: HeaderMap::new(), body: body.into() }
+    EngineRequest { method, path: path.to_owned(), headers: HeaderMap::new(), body: body.into(), rest: None }
 }
 
 async fn fetch(request: EngineRequest) -> (StatusCode, HeaderMap, Vec<u8>) {

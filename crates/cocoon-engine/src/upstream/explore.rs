@@ -174,7 +174,8 @@ impl Exploration<'_> {
         if let Ok(value) = HeaderValue::from_str(content_type) {
             headers.insert(CONTENT_TYPE, value);
         }
-        let request = EngineRequest { method: Method::POST, path: path.to_owned(), headers, body };
+        let request =
+            EngineRequest { method: Method::POST, path: path.to_owned(), headers, body, rest: None };
         timeout(left, async {
             let mut response = self.engine.call(request).await?;
             let mut answer = BytesMut::new();

@@ -4,9 +4,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::{Request, Response};
-use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -17,6 +15,7 @@ use tokio::time::{Instant, timeout};
 
 use super::HttpEngineOptions;
 use crate::EngineError;
+use crate::body::Sending;
 
 /// Smallest buffer that hyper works with, in bytes.
 const MIN_HEAD_BYTES: usize = 8192;
@@ -42,7 +41,7 @@ struct Idle {
 /// One connection; dropping it closes the socket at once, whatever is under way.
 #[derive(Debug)]
 pub(super) struct Connection {
-    sender: http1::SendRequest<Full<Bytes>>,
+    sender: http1::SendRequest<Sending>,
     task: AbortHandle,
 }
 
@@ -70,7 +69,7 @@ impl Pool {
     /// otherwise nothing is ever sent twice.
     pub(super) async fn send(
         &self,
-        mut request: Request<Full<Bytes>>,
+        mut request: Request<Sending>,
     ) -> Result<(OwnedSemaphorePermit, Response<Incoming>, Connection), EngineError> {
         let permits = Arc::clone(&self.permits).acquire_owned();
         let permit =

@@ -53,6 +53,7 @@ async fn get(engine: &HttpEngine, path: &str) -> Result<(StatusCode, Bytes), Eng
         path: path.to_owned(),
         headers: HeaderMap::new(),
         body: Bytes::new(),
+        rest: None,
     };
     let mut response = engine.call(request).await?;
     let mut body = BytesMut::new();

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod answers;
+mod bodies;
 mod connections;
 mod explore;
 mod server;
@@ -23,6 +24,7 @@ fn post(body: &'static str) -> EngineRequest {
         path: "/v1/chat/completions".to_owned(),
         headers,
         body: Bytes::from_static(body.as_bytes()),
+        rest: None,
     }
 }
 

@@ -98,6 +98,20 @@ impl Peer {
         }
     }
 
+    /// Reads until so many bytes have come, or the client has closed.
+    pub(crate) async fn read(&mut self, most: usize) -> Vec<u8> {
+        let mut bytes = vec![0; most];
+        let mut read = 0;
+        while read < most {
+            match self.stream.read(&mut bytes[read..]).await {
+                Ok(0) | Err(_) => break,
+                Ok(more) => read += more,
+            }
+        }
+        bytes.truncate(read);
+        bytes
+    }
+
     /// Writes; whether the client still took it.
     pub(crate) async fn write(&mut self, bytes: &[u8]) -> bool {
         self.stream.write_all(bytes).await.is_ok()

@@ -11,6 +11,7 @@ use cocoon_wire::frame::MAX_FRAME_PAYLOAD;
 use cocoon_wire::tl::TokensUsed;
 
 use super::request::{Rejection, Request};
+use super::upload::can_take;
 use super::{Conn, ConnId, Peer, Proxy, RequestKey};
 use crate::options::Options;
 use crate::{INITIAL_CREDIT_BYTES, Time};
@@ -19,6 +20,10 @@ use crate::{INITIAL_CREDIT_BYTES, Time};
 const NO_ATTESTED_WORKER: &str = "no_attested_worker";
 /// The kind of the failure where there are workers, but none that can do what the request needs.
 const NOT_SUPPORTED: &str = "not_supported";
+
+/// The bit beside a worker's abilities, ours alone, that says that it takes bodies in parts.
+/// The market knows it; nobody is told of it, and nobody can ask for it.
+pub(super) const TAKES_STREAMS: u32 = 1 << 31;
 
 /// What was noticed of an answer as it began.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,7 +48,7 @@ impl Conn {
             coefficient: worker.coefficient,
             in_flight: u32::try_from(worker.work.len()).unwrap_or(u32::MAX),
             limit: worker.limit,
-            abilities: worker.abilities,
+            abilities: worker.abilities & !TAKES_STREAMS | if worker.extensions { TAKES_STREAMS } else { 0 },
             ready: !worker.paused && !worker.suspect,
             // One more large query on top of these could make it look as if it did not read.
             has_room: self.link.unsent() <= MAX_FRAME_PAYLOAD,
@@ -67,6 +72,7 @@ impl Proxy {
         max_coefficient: u32,
         options: &Options,
         tried: &[ConnId],
+        query_bytes: usize,
     ) -> Result<ConnId, NoWorker> {
         // A client that is gone allows nothing any more, and waits for nothing.
         let Some(client) = self.client(client) else { return Err(NoWorker::None) };
@@ -75,9 +81,11 @@ impl Proxy {
             crate::Preference::Cheapest => Preference::Cheapest,
             crate::Preference::Fastest => Preference::Fastest,
         };
+        // Without extensions a worker gets the body in one frame, or not at all.
+        let streams = if can_take(false, query_bytes, options.body_bytes) { 0 } else { TAKES_STREAMS };
         let wish = Wish {
             max_coefficient,
-            needs: options.needs,
+            needs: options.needs & !TAKES_STREAMS | streams,
             preference,
             allowed: client.allowed.as_ref(),
             tried,

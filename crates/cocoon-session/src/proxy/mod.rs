@@ -9,6 +9,7 @@
 //!
 //! - `handshake`: how clients and workers are let in.
 //! - `request`, `reply`: from a query to its end: reservation, choice of worker, retries, answers, cancelling.
+//! - `upload`: request bodies that stream, from the client to the worker.
 //! - `choice`: which worker gets a request, and what is noticed of workers for that.
 //! - `payment`: settlement, notices once it is durable, and orders.
 //! - `account`: what the chain shows of clients, and how accounts are closed.
@@ -30,6 +31,7 @@ mod reply;
 mod request;
 mod roster;
 mod stats;
+mod upload;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -66,13 +68,17 @@ pub use roster::{
     MAX_LISTED_WORKERS, MAX_MODELS_PER_WORKER, MAX_VERDICT_BYTES, RENEW_BEFORE,
 };
 pub use stats::{ConnectionStats, ProxyStats};
+pub use upload::{BODY_STALL, MAX_KEPT_BODY_BYTES};
 
 /// Requests under way, all clients together.
 pub const MAX_REQUESTS: usize = 65_536;
 /// Requests under way per client connection.
 pub const MAX_REQUESTS_PER_CLIENT: usize = 16_384;
-/// Bytes of queries held at a time, all clients together: they are kept until their end, for another worker.
+/// Bytes of requests held at a time, all clients together: queries, which are kept until their end for another worker,
+/// and what is kept of bodies that stream or waits for their worker.
 pub const MAX_QUERY_BYTES_HELD: usize = 1 << 30;
+/// The same for one client connection.
+pub const MAX_QUERY_BYTES_HELD_PER_CLIENT: usize = 1 << 28;
 /// A worker with work in flight is pinged after this much silence.
 pub const PROBE_AFTER: Duration = Duration::from_millis(500);
 /// A worker with work in flight leaves routing after this much silence.
@@ -121,6 +127,8 @@ pub struct ProxySettings {
     pub trust_long_authorization: bool,
     /// Whether to agree to extension set 1.
     pub extensions: bool,
+    /// Largest body of a request, in bytes, where it streams.
+    pub max_body_bytes: u64,
     /// 256 random bits, from which ids and nonces are made.
     pub seed: [u8; 32],
 }
@@ -253,6 +261,8 @@ struct ClientPeer {
     chain: Option<ClientChainState>,
     /// The client's id of each request under way, and ours.
     requests: BTreeMap<[u8; 32], RequestKey>,
+    /// What is held of its requests, in bytes.
+    held: usize,
     outbox: Outbox<[u8; 32], http::Response, End>,
     /// Options of the request that must come next.
     announced: Option<([u8; 32], Options)>,
@@ -297,6 +307,8 @@ struct WorkerPeer {
     busy_since: Time,
     /// The ids under which this worker has work, and the requests they belong to.
     work: BTreeMap<[u8; 32], RequestKey>,
+    /// Bodies on their way to it, by the same ids.
+    bodies: Outbox<[u8; 32], (), ()>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -330,8 +342,10 @@ pub struct Proxy {
     roster: Roster,
     requests: BTreeMap<RequestKey, Request>,
     deadlines: BTreeSet<(Time, RequestKey)>,
-    /// Bytes of the queries in `requests`.
-    query_bytes: usize,
+    /// What is held of `requests`, in bytes.
+    held: usize,
+    /// Those whose bodies are still coming.
+    uploads: BTreeSet<RequestKey>,
     notices: VecDeque<Notice>,
     orders: SignedOrders,
     /// Clients that take no new requests because their contract closes or is to be closed.
@@ -375,7 +389,8 @@ impl Proxy {
             roster: Roster::default(),
             requests: BTreeMap::new(),
             deadlines: BTreeSet::new(),
-            query_bytes: 0,
+            held: 0,
+            uploads: BTreeSet::new(),
             notices: VecDeque::new(),
             orders: SignedOrders::default(),
             closing: BTreeSet::new(),
@@ -406,6 +421,7 @@ impl Proxy {
             account: ClientId([0; 32]),
             chain: None,
             requests: BTreeMap::new(),
+            held: 0,
             outbox: Outbox::new(false),
             announced: None,
         };
@@ -429,6 +445,7 @@ impl Proxy {
             suspect: false,
             busy_since: now,
             work: BTreeMap::new(),
+            bodies: Outbox::new(true),
         };
         self.add(conn, Peer::Worker(Box::new(peer)), now);
     }
@@ -495,9 +512,16 @@ impl Proxy {
             if link.unsent() >= capacity {
                 break;
             }
-            let Peer::Client(client) = peer else { break };
-            let Some(chunk) = client.outbox.next_chunk() else { break };
-            self.send_chunk(conn, chunk);
+            match peer {
+                Peer::Client(client) => {
+                    let Some(chunk) = client.outbox.next_chunk() else { break };
+                    self.send_chunk(conn, chunk);
+                }
+                Peer::Worker(worker) => {
+                    let Some(chunk) = worker.bodies.next_chunk() else { break };
+                    self.send_body_chunk(conn, chunk);
+                }
+            }
         }
         // Whoever asks needs no telling.
         self.woken.remove(&conn);
@@ -560,6 +584,7 @@ impl Proxy {
             self.retry_unanswered(conn, now);
         }
         self.hurry(now);
+        self.end_stalled_uploads(now);
         self.renew_workers(now);
         while let Some(&(deadline, key)) = self.deadlines.first()
             && deadline <= now

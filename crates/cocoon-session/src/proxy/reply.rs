@@ -9,8 +9,8 @@ use super::choice::Begun;
 use super::request::Phase;
 use super::{ConnId, End, Proxy, ProxyEvent, RequestEnd, RequestKey};
 use crate::answer::{
-    ERROR_HEADER, PROXY_HEADER, WORKER_HEADER, error_body, framing_header, sanitize, seconds_header,
-    status_body, worker_header,
+    ERROR_HEADER, PROXY_HEADER, RESEND_HEADER, WORKER_HEADER, error_body, fits, framing_header,
+    resend_header, sanitize, seconds_header, status_body, worker_header,
 };
 use crate::outbox::Chunk;
 use crate::terms::words;
@@ -126,7 +126,12 @@ impl Proxy {
                 worker.abilities = m.abilities.cast_unsigned();
                 Ok(())
             }
-            WorkerToProxy::BodyCredit(_) => Err(Violation::Unexpected("credit for a body")),
+            WorkerToProxy::BodyCredit(m) => {
+                let bytes = usize::try_from(m.bytes).map_err(|_| Violation::Unexpected("negative credit"))?;
+                worker.bodies.grant(m.request_id, bytes);
+                self.woken.insert(conn);
+                Ok(())
+            }
         }
     }
 
@@ -145,6 +150,13 @@ impl Proxy {
     ) -> Result<(), Violation> {
         let Some(key) = self.request_of(conn, attempt) else { return Ok(()) };
         let mut head: http::Response = from_boxed(answer).map_err(Violation::message("http.response"))?;
+        if !fits(&head.headers, 0) {
+            // It would be kept as long as the client does not read.
+            self.stop_worker(key);
+            let words = ByteStr::from_static("the head of the answer is too large");
+            self.on_error(conn, attempt, ErrorCode::ERROR.0, &words, LastWord::none(), now);
+            return Ok(());
+        }
         let data = std::mem::take(&mut head.payload);
         // Our workers fail by an error message, so this mark in an answer of theirs is forged; published ones know no other
         // way than a complete answer.
@@ -153,7 +165,7 @@ impl Proxy {
         head.headers.retain(|header| {
             let name = header.name.as_bytes();
             let is = |other: &str| name.eq_ignore_ascii_case(other.as_bytes());
-            !(is(WORKER_HEADER) || is(PROXY_HEADER) || forged && is(ERROR_HEADER))
+            !(is(WORKER_HEADER) || is(PROXY_HEADER) || is(RESEND_HEADER) || forged && is(ERROR_HEADER))
         });
         let Some(request) = self.requests.get_mut(&key) else { return Ok(()) };
         match request.phase {
@@ -218,8 +230,7 @@ impl Proxy {
                 if let Some(client) = self.client_mut(conn) {
                     client.outbox.discard_data(client_request);
                 }
-                self.end_for_client(key, Some(failure.clone()), &LastWord::none(), now);
-                self.abandon(key, failure, now);
+                self.give_up(key, failure, now);
             }
         }
         if let Some(word) = end {
@@ -244,8 +255,11 @@ impl Proxy {
             && word.tokens.total_tokens_used <= 0
             && code != ErrorCode::PROTOCOL
             && code != ErrorCode::CANCELLED;
-        if elsewhere && self.retry(key, now) {
-            return;
+        if elsewhere {
+            if self.retry(key, now) {
+                return;
+            }
+            self.note_resend(key);
         }
         let message = words(message);
         self.finish(key, Some(RequestFailure::new(code, message)), word, now);
@@ -273,11 +287,12 @@ impl Proxy {
             Some(_) => Some(true),
         };
         self.take_from_worker(key, failed, now);
+        self.drop_upload(key);
+        self.note_held(key, 0);
         let Some(request) = self.requests.remove(&key) else { return };
         if failed == Some(false) {
             self.note_answered(&request, &word.tokens, now);
         }
-        self.query_bytes -= request.query.len();
         self.deadlines.remove(&(request.deadline, key));
         if let Some(client) = self.client_mut(request.client) {
             client.requests.remove(&request.client_request);
@@ -291,7 +306,7 @@ impl Proxy {
             tokens.total_tokens_used,
         ]);
         let bound = ClaimBound {
-            query_bytes: request.query.len() as u64,
+            query_bytes: request.asked_bytes(),
             answer_bytes: request.answer_bytes,
             max_tokens: request.max_tokens,
             limit_binds: request.limit_binds,
@@ -337,7 +352,7 @@ impl Proxy {
         }
         let begun = request.phase == Phase::Answering;
         let (conn, started, enable_debug) = (request.client, request.started, request.enable_debug);
-        let (id, fingerprint) = (request.client_request, request.fingerprint);
+        let (id, fingerprint, resend) = (request.client_request, request.fingerprint, request.resend);
         self.woken.insert(conn);
         let Some(client) = self.client_mut(conn) else { return };
         let info = final_info(word, client.proto_version, enable_debug, started, now);
@@ -348,6 +363,9 @@ impl Proxy {
                 let (mut head, body) = error_body(&failure);
                 if client.extensions {
                     head.headers.push(worker_header(&fingerprint));
+                    if resend {
+                        head.headers.push(resend_header());
+                    }
                 }
                 client.outbox.head(id, head);
                 client.outbox.data(id, body);

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use cocoon_ledger::{Coefficient, RequestId, ReserveError, reservation};
+use cocoon_market::NoWorker;
 use cocoon_ton::payment::OrderKind;
 use cocoon_trace::{SpanId, TraceContext};
 use cocoon_wire::codec::Message as _;
@@ -11,9 +12,10 @@ use super::account::ACCOUNT_CLOSING;
 use super::account::Credit;
 use super::choice::{Begun, no_worker};
 use super::reply::LastWord;
+use super::upload::{Upload, is_kept, most_held};
 use super::{
-    ConnId, DRAIN_TIME, MAX_ATTEMPTS, MAX_QUERY_BYTES_HELD, MAX_REQUESTS, MAX_REQUESTS_PER_CLIENT, Proxy,
-    RequestKey,
+    ConnId, DRAIN_TIME, MAX_ATTEMPTS, MAX_QUERY_BYTES_HELD, MAX_QUERY_BYTES_HELD_PER_CLIENT, MAX_REQUESTS,
+    MAX_REQUESTS_PER_CLIENT, Proxy, RequestKey,
 };
 use crate::answer::{TIME_SHARE, request_time};
 use crate::options::Options;
@@ -51,6 +53,10 @@ pub(super) struct Request {
     pub(super) id: [u8; 32],
     pub(super) model: String,
     pub(super) query: Bytes,
+    /// What of its body follows the query.
+    pub(super) upload: Option<Upload>,
+    /// The most that is held of query and body, in bytes.
+    pub(super) held: usize,
     pub(super) max_coefficient: u32,
     pub(super) max_tokens: u64,
     /// Whether `max_tokens` stands in the body, as our gateways see to.
@@ -69,6 +75,8 @@ pub(super) struct Request {
     /// Bytes that left for the client and for which the worker gets credit.
     pub(super) grant: usize,
     pub(super) failure: Option<RequestFailure>,
+    /// It fails for a reason that another worker might not have, and cannot be given to one from here.
+    pub(super) resend: bool,
 }
 
 impl Request {
@@ -137,7 +145,7 @@ impl Proxy {
             ClientToProxy::RequestOptions(message) => {
                 client.announced = Some((message.request_id, Options::from_wire(message)?));
             }
-            ClientToProxy::BodyPart(_) => return Err(Violation::Unexpected("part of a body")),
+            ClientToProxy::BodyPart(part) => self.on_body_part(conn, part, now)?,
         }
         Ok(())
     }
@@ -166,11 +174,15 @@ impl Proxy {
         let (account, limit_binds) = (client.account, client.extensions);
         let credit = client.chain.map_or_else(Credit::default, |chain| Credit::of(&chain));
         self.check_account(client)?;
+        // None at all is a whole body, too.
+        let body_bytes = options.body_bytes.filter(|bytes| *bytes > 0);
+        if body_bytes.is_some_and(|bytes| bytes > self.settings.max_body_bytes) {
+            let most = self.settings.max_body_bytes;
+            return Err((413, "request_too_large", format!("a body may have {most} bytes")));
+        }
+        let client_held = client.held;
         // An answer that nobody reads counts until it is out.
-        if client.outbox.open_answers() >= MAX_REQUESTS_PER_CLIENT
-            || self.requests.len() >= MAX_REQUESTS
-            || self.query_bytes + query.query.len() > MAX_QUERY_BYTES_HELD
-        {
+        if client.outbox.open_answers() >= MAX_REQUESTS_PER_CLIENT || self.requests.len() >= MAX_REQUESTS {
             return Err((429, "rate_limit_exceeded", "too many requests are under way".into()));
         }
         let Some(timeout) = request_time(query.timeout) else {
@@ -186,9 +198,17 @@ impl Proxy {
         }
         let model = query.model_name.to_lossy().into_owned();
         let worker = self
-            .choose_worker(conn, &model, max_coefficient.get(), &options, &[])
+            .choose_worker(conn, &model, max_coefficient.get(), &options, &[], query.query.len())
             .map_err(|why| no_worker(why, &model))?;
-        let query_bytes = query.query.len() as u64;
+        let kept = body_bytes
+            .is_some_and(|bytes| is_kept(bytes, self.worker(worker).is_some_and(|worker| worker.extensions)));
+        let held = most_held(query.query.len(), body_bytes, kept);
+        if self.held.saturating_add(held) > MAX_QUERY_BYTES_HELD
+            || client_held.saturating_add(held) > MAX_QUERY_BYTES_HELD_PER_CLIENT
+        {
+            return Err((429, "rate_limit_exceeded", "too many large requests are under way".into()));
+        }
+        let query_bytes = (query.query.len() as u64).saturating_add(body_bytes.unwrap_or(0));
         let Some(amount) = reservation(max_tokens, query_bytes, max_coefficient, &self.settings.tariff)
         else {
             return bad("max_tokens is absurdly high");
@@ -223,6 +243,8 @@ impl Proxy {
             id,
             model,
             query: query.query.clone(),
+            upload: body_bytes.map(|bytes| Upload::new(bytes, kept, now)),
+            held: 0,
             max_coefficient: max_coefficient.get(),
             max_tokens,
             limit_binds,
@@ -238,9 +260,13 @@ impl Proxy {
             answer_bytes: 0,
             grant: 0,
             failure: None,
+            resend: false,
         };
-        self.query_bytes += request.query.len();
         self.requests.insert(key, request);
+        self.note_held(key, held);
+        if body_bytes.is_some() {
+            self.uploads.insert(key);
+        }
         self.deadlines.insert((deadline, key));
         if let Some(client) = self.client_mut(conn) {
             client.requests.insert(query.request_id, key);
@@ -271,36 +297,48 @@ impl Proxy {
     /// Gives a request to a worker.
     fn ask(&mut self, key: RequestKey, conn: ConnId, now: Time) {
         let Some(worker) = self.worker(conn) else { return };
-        let (coefficient, contract) = (worker.coefficient, worker.contract);
-        let worker_extensions = worker.extensions;
+        let coefficient = worker.coefficient;
         let fingerprint = *worker.attested.fingerprint();
-        let signed_payment = self.signed(OrderKind::PayWorker, contract);
         let Some(request) = self.requests.get_mut(&key) else { return };
-        let left = request.deadline.since(now);
         (request.worker, request.fingerprint) = (conn, fingerprint);
         request.asked = now;
         request.tried.push(conn);
         request.coefficient = Coefficient::new(coefficient).unwrap_or(Coefficient::MAX);
-        let message = proxy::RunQueryEx {
-            query: request.query.clone(),
-            signed_payment,
-            coefficient: i64::from(coefficient),
-            timeout: left.as_secs_f64() * TIME_SHARE,
-            request_id: request.attempt,
-            enable_debug: Some(request.enable_debug),
-        };
         let attempt = request.attempt;
-        // Of no interest to a worker is how it was chosen.
-        let trace = request.parent().map(|parent| span_of(&parent, &request.id).to_traceparent());
-        let options = Options { trace, ..Options::default() };
-        let announced =
-            (worker_extensions && options != Options::default()).then(|| options.to_wire(attempt));
         if let Some(worker) = self.worker_mut(conn) {
             if worker.work.is_empty() {
                 worker.busy_since = now;
             }
             worker.work.insert(attempt, key);
         }
+        self.tell_market(conn);
+        self.send_query(key, now);
+    }
+
+    /// Sends a request to the worker that it was given to, unless it has to wait for its body.
+    pub(super) fn send_query(&mut self, key: RequestKey, now: Time) {
+        let Some(conn) = self.requests.get(&key).map(|request| request.worker) else { return };
+        let Some(worker) = self.worker(conn) else { return };
+        let (contract, extensions) = (worker.contract, worker.extensions);
+        let Some(query) = self.begin_upload(key, conn, extensions) else { return };
+        let signed_payment = self.signed(OrderKind::PayWorker, contract);
+        let Some(request) = self.requests.get(&key) else { return };
+        let message = proxy::RunQueryEx {
+            query,
+            signed_payment,
+            coefficient: i64::from(request.coefficient.get()),
+            timeout: request.deadline.since(now).as_secs_f64() * TIME_SHARE,
+            request_id: request.attempt,
+            enable_debug: Some(request.enable_debug),
+        };
+        // Of no interest to a worker is how it was chosen.
+        let options = Options {
+            trace: request.parent().map(|parent| span_of(&parent, &request.id).to_traceparent()),
+            body_bytes: request.upload.as_ref().map(Upload::bytes),
+            ..Options::default()
+        };
+        let announced =
+            (extensions && options != Options::default()).then(|| options.to_wire(request.attempt));
         if let Some(link) = self.link_mut(conn) {
             if let Some(options) = announced {
                 link.packet(&options);
@@ -314,22 +352,14 @@ impl Proxy {
     pub(super) fn retry(&mut self, key: RequestKey, now: Time) -> bool {
         let attempt = self.random_id();
         let Some(request) = self.requests.get(&key) else { return true };
-        if request.tried.len() >= MAX_ATTEMPTS || now >= request.deadline {
+        if request.tried.len() >= MAX_ATTEMPTS || now >= request.deadline || !request.can_begin_again() {
             return false;
         }
         // Workers of new parameters are paid from another contract than the one that this client paid into.
         if self.conns.get(&request.client).is_none_or(|conn| conn.leaving.is_some()) {
             return false;
         }
-        let Ok(conn) = self.choose_worker(
-            request.client,
-            &request.model,
-            request.max_coefficient,
-            &request.options,
-            &request.tried,
-        ) else {
-            return false;
-        };
+        let Ok(conn) = self.other_worker(request) else { return false };
         self.stats.retries += 1;
         self.take_from_worker(key, Some(true), now);
         if let Some(request) = self.requests.get_mut(&key) {
@@ -339,6 +369,19 @@ impl Proxy {
         true
     }
 
+    /// A worker that has not been tried for this request.
+    fn other_worker(&self, request: &Request) -> Result<ConnId, NoWorker> {
+        let (client, model, cap) = (request.client, &request.model, request.max_coefficient);
+        self.choose_worker(client, model, cap, &request.options, &request.tried, request.query.len())
+    }
+
+    /// Notes, where a request fails that another worker might serve, whether only its sender can give it to one.
+    pub(super) fn note_resend(&mut self, key: RequestKey) {
+        if let Some(request) = self.requests.get_mut(&key) {
+            request.resend = request.phase == Phase::Asked && !request.can_begin_again();
+        }
+    }
+
     /// The worker no longer has this request; late words of its are ignored. `failed` is `None` where the end says nothing
     /// about the worker.
     pub(super) fn take_from_worker(&mut self, key: RequestKey, failed: Option<bool>, now: Time) {
@@ -346,6 +389,7 @@ impl Proxy {
         let (conn, attempt) = (request.worker, request.attempt);
         if let Some(worker) = self.worker_mut(conn) {
             worker.work.remove(&attempt);
+            worker.bodies.close(attempt);
         }
         if let Some(failed) = failed {
             self.market.ended(conn, failed, now.0);
@@ -354,7 +398,7 @@ impl Proxy {
     }
 
     /// Tells a worker of ours to stop.
-    fn stop_worker(&mut self, key: RequestKey) {
+    pub(super) fn stop_worker(&mut self, key: RequestKey) {
         let Some(request) = self.requests.get(&key) else { return };
         let (conn, request_id) = (request.worker, request.attempt);
         if self.worker(conn).is_some_and(|worker| worker.extensions)
@@ -369,7 +413,18 @@ impl Proxy {
         let Some(worker) = self.worker(conn) else { return };
         let keys: Vec<_> = worker.work.values().copied().collect();
         for key in keys {
-            if self.requests.get(&key).is_some_and(|request| request.phase == Phase::Asked) {
+            let Some(request) = self.requests.get(&key) else { continue };
+            if request.phase == Phase::Asked && !request.can_begin_again() {
+                // Its sender can give it to the other one.
+                if self.other_worker(request).is_ok() {
+                    self.note_resend(key);
+                    self.give_up(
+                        key,
+                        RequestFailure::new(ErrorCode::NOT_READY, "the worker fell silent"),
+                        now,
+                    );
+                }
+            } else if request.phase == Phase::Asked {
                 let (old_conn, old_attempt) = (conn, self.requests.get(&key).map(|request| request.attempt));
                 if self.retry(key, now)
                     && self.worker(old_conn).is_some_and(|worker| worker.extensions)
@@ -388,6 +443,7 @@ impl Proxy {
         if request.phase == Phase::Asked && self.retry(key, now) {
             return;
         }
+        self.note_resend(key);
         let failure = RequestFailure::new(ErrorCode::NOT_READY, "the worker went away");
         self.finish(key, Some(failure), LastWord::none(), now);
     }
@@ -398,12 +454,19 @@ impl Proxy {
             self.finish(key, None, LastWord::none(), now);
             return;
         }
-        let silent = request.phase == Phase::Asked && now.since(request.asked) >= super::BLAME_AFTER;
+        let silent = request.phase == Phase::Asked
+            && request.upload.as_ref().is_none_or(Upload::is_complete)
+            && now.since(request.asked) >= super::BLAME_AFTER;
         let conn = request.worker;
         if silent {
             self.market.ended(conn, true, now.0);
         }
         let failure = RequestFailure::new(ErrorCode::TIMEOUT, "the worker did not answer in time");
+        self.give_up(key, failure, now);
+    }
+
+    /// Ends a request for its client before the worker has spoken its last word.
+    pub(super) fn give_up(&mut self, key: RequestKey, failure: RequestFailure, now: Time) {
         self.end_for_client(key, Some(failure.clone()), &LastWord::none(), now);
         self.abandon(key, failure, now);
     }
@@ -411,7 +474,9 @@ impl Proxy {
     /// The client's side of a request is over: stop the work, and wait for the worker's last word.
     pub(super) fn abandon(&mut self, key: RequestKey, failure: RequestFailure, now: Time) {
         self.stop_worker(key);
+        self.drop_upload(key);
         let Some(request) = self.requests.get_mut(&key) else { return };
+        let unasked = request.upload.as_ref().is_some_and(Upload::waits);
         request.phase = Phase::Draining;
         request.failure = Some(failure);
         self.deadlines.remove(&(request.deadline, key));
@@ -420,6 +485,9 @@ impl Proxy {
         let (conn, client_request) = (request.client, request.client_request);
         if let Some(client) = self.client_mut(conn) {
             client.requests.remove(&client_request);
+        }
+        if unasked {
+            self.finish(key, None, LastWord::none(), now);
         }
     }
 }

@@ -14,7 +14,7 @@ use cocoon_session::proxy::{
     Attested, ClientChainState, ConnId, Proxy, ProxyEvent, ProxySettings, RequestEnd,
 };
 use cocoon_session::worker::WorkerSettings;
-use cocoon_session::{Time, Violation};
+use cocoon_session::{DEFAULT_MAX_BODY_BYTES, Time, Violation};
 use cocoon_ton::contracts::ContractStatus;
 use cocoon_ton::{Address, RootConfig, SigningKey, client_address, proxy_address, worker_address};
 use cocoon_wire::codec::{ByteStr, Message, from_boxed, to_boxed};
@@ -66,6 +66,7 @@ pub fn proxy_settings() -> ProxySettings {
         check_models: false,
         trust_long_authorization: false,
         extensions: true,
+        max_body_bytes: DEFAULT_MAX_BODY_BYTES,
         seed: [5; 32],
     }
 }
@@ -102,6 +103,7 @@ pub fn worker_settings() -> WorkerSettings {
         root: root(),
         root_address: root_address(),
         extensions: true,
+        max_body_bytes: DEFAULT_MAX_BODY_BYTES,
     }
 }
 

@@ -36,7 +36,7 @@ const MAX_TOKEN_BYTES: u64 = 1024;
 /// A way to the keys.
 pub(super) enum Reach {
     /// A gateway that runs.
-    Running(Running),
+    Running(Box<Running>),
     /// The database of one that does not, whose directory we hold.
     Stopped(OfflineKeys, StateDir),
 }
@@ -55,7 +55,7 @@ impl Reach {
     pub(super) async fn open(args: &GatewayArgs) -> anyhow::Result<Self> {
         if let (Some(url), Some(file)) = (&args.url, &args.token_file) {
             let token = keys::load_text(file, MAX_TOKEN_BYTES)?;
-            return Ok(Self::Running(Running::at(url, token, None)?));
+            return Ok(Self::Running(Box::new(Running::at(url, token, None)?)));
         }
         let file = args.load()?;
         if !file.dir.exists() && !file.dir.parent().is_none_or(Path::exists) {
@@ -67,7 +67,7 @@ impl Reach {
                 let opened = tokio::task::spawn_blocking(move || OfflineKeys::open(&store)).await?;
                 Ok(Self::Stopped(opened.context("the gateway's keys")?, dir))
             }
-            None => Ok(Self::Running(Running::beside(&file)?)),
+            None => Ok(Self::Running(Box::new(Running::beside(&file)?))),
         }
     }
 

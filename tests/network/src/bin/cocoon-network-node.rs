@@ -36,8 +36,8 @@ async fn main() {
             let proxies = [port(3)];
             let gateway = gateway_with(&proxies, dir, chain, |config| {
                 config.access.admin_token = Some(ADMIN_TOKEN.to_owned().into());
-            });
-            let gateway = gateway.await;
+            })
+            .await;
             gateway.ready().await;
             (gateway.http_addr(), Box::new(gateway))
         }

@@ -13,6 +13,7 @@ mod durability;
 mod endpoints;
 mod failover;
 mod keys;
+mod large_bodies;
 mod rotation;
 mod shutdown;
 mod slow_readers;

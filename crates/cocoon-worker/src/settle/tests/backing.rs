@@ -228,6 +228,7 @@ fn question() -> Work {
     Work {
         id: [1; 32],
         request,
+        body_bytes: None,
         coefficient: 1000,
         timeout: Duration::from_secs(9),
         enable_debug: false,
