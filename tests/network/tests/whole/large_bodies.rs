@@ -188,7 +188,7 @@ async fn a_caller_who_goes_away_ends_the_body_at_the_engine() {
     let mut world = World::start().await;
     let body = form(&file());
     let head = format!(
-        "POST /v1/audio/transcriptions HTTP/1.1\r\nHost: test\r\nContent-Length: {}\r\n{FORM}\r\n\r\n",
+        "POST /v1/audio/transcriptions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n{FORM}\r\n\r\n",
         body.len()
     );
     let mut caller = tokio::net::TcpStream::connect(world.gateway.http_addr()).await.unwrap();
