@@ -22,7 +22,8 @@ const NO_ATTESTED_WORKER: &str = "no_attested_worker";
 const NOT_SUPPORTED: &str = "not_supported";
 
 /// The bit beside a worker's abilities, ours alone, that says that it takes bodies in parts.
-const TAKES_STREAMS: u32 = 1 << 31;
+/// The market knows it; nobody is told of it, and nobody can ask for it.
+pub(super) const TAKES_STREAMS: u32 = 1 << 31;
 
 /// What was noticed of an answer as it began.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

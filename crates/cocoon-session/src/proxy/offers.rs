@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use cocoon_wire::tl::market::{self, MAX_MARKET_BYTES, MAX_OFFERS};
 
+use super::choice::TAKES_STREAMS;
 use super::{ConnId, Proxy};
 use crate::{ErrorCode, Time, Violation};
 
@@ -111,7 +112,7 @@ fn told(offer: &cocoon_market::Offer<ConnId>, now_us: u64) -> market::MarketOffe
         coefficient: number(state.coefficient),
         active: number(state.in_flight),
         limit: number(state.limit),
-        abilities: state.abilities.cast_signed(),
+        abilities: (state.abilities & !TAKES_STREAMS).cast_signed(),
         first_byte_us: first_byte.map_or(-1, |time| i64::try_from(time.as_micros()).unwrap_or(i64::MAX)),
         milli_tokens_per_s: speed.unwrap_or(-1),
         success_ppm: (success * 1e6).round() as i32,

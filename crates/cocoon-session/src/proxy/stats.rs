@@ -1,5 +1,6 @@
 //! What a proxy counts, for operators.
 
+use super::choice::TAKES_STREAMS;
 use super::{Peer, Proxy};
 
 /// Counters since the start, and gauges.
@@ -85,7 +86,7 @@ impl Proxy {
                     coefficient: offer.state.coefficient,
                     active: worker.work.len(),
                     limit: offer.state.limit,
-                    abilities: offer.state.abilities,
+                    abilities: offer.state.abilities & !TAKES_STREAMS,
                     ready: offer.state.ready,
                     first_byte: offer.observed.time_to_first_byte(),
                     tokens_per_s: offer.observed.tokens_per_s(),

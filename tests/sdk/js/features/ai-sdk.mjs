@@ -145,6 +145,16 @@ features.case("completions", "the old kind of model", async (at) => {
   return text;
 });
 
+features.case("responses", "a text", async (at) => {
+  const { text } = await generateText({ model: openai(at).responses(at.model), prompt: "The lamp", ...settings });
+  return text;
+});
+
+features.case("messages", "a text", async (at) => {
+  const { text } = await generateText({ model: anthropic(at)(at.model), prompt: "The lamp", ...settings });
+  return text;
+});
+
 features.case("embeddings", "embedMany", async (at) => {
   const results = [];
   for (const model of [openai(at).embedding(at.model), compatible(at).textEmbeddingModel(at.model)]) {
