@@ -99,6 +99,9 @@ def check_all(arguments, tally):
             wait_for_abilities(up.gateway)
             results = ask_all(arguments, tally, engine, up.gateway)
             run.ends_cleanly(tally, "network", up)
+            if tally.failed:
+                # What the network said; it tells no text of requests and answers.
+                print(network.log_tail(up.log_path, 100), flush=True)
         if not (arguments.only or arguments.client):
             check_document(tally, results, arguments.write)
 
