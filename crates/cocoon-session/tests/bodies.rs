@@ -48,8 +48,13 @@ fn say_parts(net: &mut Net, client: &mut Raw, id: u8, parts: usize) {
     }
 }
 
+/// The request, the bytes, and whether they are the last.
+type HeardPart = ([u8; 32], usize, bool);
+/// What is wrong, the announced bytes, and the sizes of the parts with their marks.
+type Case = (&'static str, u64, &'static [(usize, bool)]);
+
 /// What a worker hears: the ids of the requests, and the body bytes of each message in their order.
-fn hears(net: &mut Net, worker: &mut Raw) -> (Vec<[u8; 32]>, Vec<([u8; 32], usize, bool)>) {
+fn hears(net: &mut Net, worker: &mut Raw) -> (Vec<[u8; 32]>, Vec<HeardPart>) {
     let (mut asked, mut parts) = (Vec::new(), Vec::new());
     for message in worker.messages::<ProxyToWorker>(net) {
         match message {
@@ -61,7 +66,7 @@ fn hears(net: &mut Net, worker: &mut Raw) -> (Vec<[u8; 32]>, Vec<([u8; 32], usiz
     (asked, parts)
 }
 
-fn bytes_of(parts: &[([u8; 32], usize, bool)]) -> usize {
+fn bytes_of(parts: &[HeardPart]) -> usize {
     parts.iter().map(|(_, bytes, _)| bytes).sum()
 }
 
@@ -152,7 +157,7 @@ fn bodies_take_turns_and_let_small_requests_through() {
 #[test]
 fn parts_that_break_the_announcement_close_the_connection() {
     let (mut net, _, mut worker) = world();
-    let cases: [(&str, u64, &[(usize, bool)]); 6] = [
+    let cases: [Case; 6] = [
         ("a body that ends early", 100, &[(50, false), (49, true)]),
         ("a body that does not say that it ends", 100, &[(100, false)]),
         ("a body that is too long", 100, &[(101, true)]),
@@ -201,15 +206,13 @@ fn a_body_that_is_kept_goes_to_another_worker_from_its_beginning() {
     let (asked, parts) = hears(&mut net, &mut second);
     assert_eq!((asked.len(), bytes_of(&parts)), (1, 3 * MAX_PART_BYTES));
     let before = granted(&mut net, &mut client);
-    assert_eq!(before, 3 * MAX_PART_BYTES as i64, "what goes a second time is not granted for again");
+    assert_eq!(before, 3 * 65_536, "what goes a second time is not granted for again");
     let rest = usize::try_from(MAX_KEPT_BODY_BYTES).unwrap() / MAX_PART_BYTES - 3;
     for number in 1..=rest {
         client.say(&mut net, &body_part([1; 32], MAX_PART_BYTES, number == rest)).unwrap();
         let (_, parts) = hears(&mut net, &mut second);
         assert_eq!(bytes_of(&parts), MAX_PART_BYTES);
-        second
-            .say(&mut net, &ext::BodyCredit { request_id: asked[0], bytes: MAX_PART_BYTES as i64 })
-            .unwrap();
+        second.say(&mut net, &ext::BodyCredit { request_id: asked[0], bytes: 65_536 }).unwrap();
         granted(&mut net, &mut client);
     }
     second.say(&mut net, &head(asked[0], Some(5))).unwrap();

@@ -20,7 +20,7 @@ fn status(net: &mut Net, client: &mut Raw) -> i32 {
 
 /// Begins a request whose body streams; half of it is there.
 fn begin_upload(net: &mut Net, client: &mut Raw, id: u8) {
-    let body_bytes = 2 * MAX_PART_BYTES as i64;
+    let body_bytes = i64::try_from(2 * MAX_PART_BYTES).unwrap();
     let (affinity, trace) = (Vec::new(), Bytes::new());
     let options =
         ext::RequestOptions { request_id: [id; 32], needs: 0, preference: 0, affinity, trace, body_bytes };

@@ -10,7 +10,7 @@ use cocoon_worker::Worker;
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use http::{HeaderMap, StatusCode};
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::{mpsc, oneshot};
 
 const FORM: &str = "Content-Type: multipart/form-data; boundary=B";
@@ -188,11 +188,16 @@ async fn a_caller_who_goes_away_ends_the_body_at_the_engine() {
     let mut world = World::start().await;
     let body = form(&file());
     let head = format!(
-        "POST /v1/audio/transcriptions HTTP/1.1\r\nHost: test\r\nContent-Length: {}\r\n{FORM}\r\n\r\n",
+        "POST /v1/audio/transcriptions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n{FORM}\r\n\r\n",
         body.len()
     );
     let mut caller = tokio::net::TcpStream::connect(world.gateway.http_addr()).await.unwrap();
-    caller.write_all(&[head.as_bytes(), body.as_bytes()].concat()).await.unwrap();
+    let sent = caller.write_all(&[head.as_bytes(), body.as_bytes()].concat()).await;
+    if sent.is_err() {
+        let mut reply = String::new();
+        let _ = caller.read_to_string(&mut reply).await;
+        panic!("{sent:?}: {reply}");
+    }
     let call = world.call().await;
     let mut rest = call.request.rest.as_ref().and_then(BodyStream::take).unwrap();
     assert!(within("a piece", rest.next()).await.unwrap().is_ok());
