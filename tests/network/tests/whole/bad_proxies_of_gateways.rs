@@ -1,12 +1,13 @@
 //! What a proxy can do to our gateway and its callers.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use cocoon_chain::StaticChain;
 use cocoon_gateway::Gateway;
 use cocoon_network_tests::{
-    Ask, Event, FakeProxy, FixedEngine, Log, Network, RawPeer, Reply, chat_answer, gateway, get, post, root,
-    until, wallet, within,
+    Ask, Event, FakeProxy, FixedEngine, Log, Network, RawPeer, Reply, chat_answer, gateway, gateway_with,
+    get, post, root, until, wallet, within,
 };
 use cocoon_wire::codec::{ByteStr, to_boxed};
 use cocoon_wire::tl::proxy::{self, ClientRequestPayment, SignedPayment};
@@ -29,7 +30,11 @@ impl Town {
         let proxy = FakeProxy::start().await;
         let dir = TempDir::new().unwrap();
         let chain = Arc::new(StaticChain::from_config(root()).unwrap());
-        let gateway = gateway(&[proxy.address], dir.path(), chain).await;
+        // Each case is about one answer of the proxy's, not about what a second attempt brings.
+        let gateway = gateway_with(&[proxy.address], dir.path(), chain, |config| {
+            (config.limits.retry.max_attempts, config.limits.retry.patience) = (1, Duration::ZERO);
+        })
+        .await;
         Self { log, proxy, gateway, dir }
     }
 
