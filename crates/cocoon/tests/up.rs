@@ -66,7 +66,7 @@ fn a_network_answers_ends_in_order_and_remembers_its_keys_and_books() {
     let charged = wait_for("the charge", || Some(charged_tokens(&endpoints)).filter(|&tokens| tokens > 0));
     assert_eq!(charged, total);
     let first_keys = keys(&directory);
-    assert_eq!(first_keys.len(), 14, "{:?}", first_keys.keys());
+    assert_eq!(first_keys.len(), 15, "{:?}", first_keys.keys());
 
     let second = run(&["up", "--dir", text(&directory), "--port-base", "0"]);
     assert_eq!(second.status.code(), Some(1));
