@@ -210,7 +210,7 @@ fn figure(file: &str, name: &str) -> usize {
 async fn thousands_of_idle_connections_cost_little_and_hinder_nobody() {
     const WANTED: usize = 10_000;
     /// Both ends, and whatever the allocator keeps.
-    const MAX_BYTES_EACH: usize = 24 * 1024;
+    const MAX_BYTES_EACH: usize = 32 * 1024;
     let engine = answers();
     let network = Network::with(engine).await;
     let gateway = network.gateway.http_addr();

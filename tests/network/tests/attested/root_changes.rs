@@ -74,9 +74,9 @@ async fn when_a_workers_image_leaves_the_list_its_answer_ends_and_what_had_not_b
     let network = world.network(world.tdx(PROXY_MACHINE, PROXY_IMAGE)).await;
     let (engine, mut calls) = ScriptedEngine::new();
     // The cheaper one gets the work as long as it is let in.
-    let (_old, old) = world.worker(&network, 1, world.tdx(1, WORKER_IMAGE), 500, engine).await;
+    let (_old, old) = world.worker(&network, 1, world.tdx(1, WORKER_IMAGE), 100, engine).await;
     let engine = FixedEngine("from the next version".into());
-    let (_next, next) = world.worker(&network, 2, world.tdx(2, NEXT_WORKER_IMAGE), 1000, engine).await;
+    let (_next, next) = world.worker(&network, 2, world.tdx(2, NEXT_WORKER_IMAGE), 4000, engine).await;
     let gateway = world.gateway(&network).await;
     let mut stream = Streaming::post(gateway.http_addr(), &marked_stream().body).await;
     let answering = within("the call", calls.recv()).await.unwrap().stream();
