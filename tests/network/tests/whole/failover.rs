@@ -70,11 +70,15 @@ async fn a_worker_that_falls_silent_with_work_leaves_routing_and_its_work_is_giv
         network.assert_serves(&client).await;
     }
     network.assert_balances(&[&client], &[&worker]).await;
-    // Once it speaks again, it is asked again.
+    // Once it speaks again, it is asked again, where the one that never failed takes nothing.
     silent.send(&cocoon_wire::tl::tcp::Packet::Ping { id: 1 }).await;
     client.offers(|offers| offers.len() == 2).await;
+    worker.set_paused(true);
+    client.offers(|offers| offers.len() == 1).await;
     let exchange = client.submit(&Ask::default());
     let again: proxy::RunQueryEx = silent.recv_message().await;
+    worker.set_paused(false);
+    client.offers(|offers| offers.len() == 2).await;
     drop(silent);
     assert_ne!(again.request_id, [0; 32]);
     assert_eq!(exchange.finish().await.status, 200);
