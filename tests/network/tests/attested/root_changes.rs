@@ -78,6 +78,10 @@ async fn when_a_workers_image_leaves_the_list_its_answer_ends_and_what_had_not_b
     let engine = FixedEngine("from the next version".into());
     let (_next, next) = world.worker(&network, 2, world.tdx(2, NEXT_WORKER_IMAGE), 4000, engine).await;
     let gateway = world.gateway(&network).await;
+    // A worker that has answered nothing yet gets one request at a time.
+    let known = async { within("the first call", calls.recv()).await.unwrap().answer("known") };
+    let (reply, ()) = tokio::join!(ask(&gateway), known);
+    assert_eq!(answered_by(&reply)["fingerprint"], *old, "{reply:?}");
     let mut stream = Streaming::post(gateway.http_addr(), &marked_stream().body).await;
     let answering = within("the call", calls.recv()).await.unwrap().stream();
     assert!(answering.send(delta("before")).await);
