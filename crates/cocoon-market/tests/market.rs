@@ -1,4 +1,5 @@
 //! What becomes of a whole market: seeded simulations of workers, callers and prices, with numbers.
+#![allow(clippy::print_stdout)] // Figures for docs/market.md, shown with --nocapture.
 #![allow(
     clippy::unwrap_used,
     clippy::cast_precision_loss,
