@@ -65,16 +65,17 @@ pub(crate) async fn serve(
 ) {
     let slots = Slots::new(shared.limits.max_connections);
     loop {
+        // A place is taken for one who is there: nobody has to make room for one who may never come.
         let accept = async {
-            let slot = slots.take().await;
-            (listener.accept().await, slot)
+            let (stream, _) = listener.accept().await?;
+            Ok((stream, slots.take().await))
         };
-        let (accepted, slot) = tokio::select! {
+        let accepted: std::io::Result<_> = tokio::select! {
             accepted = accept => accepted,
             () = stop.cancelled() => return,
         };
         match accepted {
-            Ok((stream, _)) => {
+            Ok((stream, slot)) => {
                 let (shared, stop, abort) = (Arc::clone(&shared), stop.clone(), abort.clone());
                 let https = https.clone();
                 slot.idles();

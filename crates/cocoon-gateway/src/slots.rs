@@ -38,7 +38,10 @@ impl Slots {
                     self.idle().wanted = true;
                 }
                 // The semaphore is never closed.
-                Arc::clone(&self.free).acquire_owned().await.ok()
+                let permit = Arc::clone(&self.free).acquire_owned().await.ok();
+                // Or the next that idles would be sent away for nobody.
+                self.idle().wanted = false;
+                permit
             }
         };
         let left = CancellationToken::new();
@@ -191,6 +194,24 @@ mod tests {
         only.left().cancelled().await;
         drop(only);
         taking.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn nobody_makes_room_for_one_who_has_a_place_by_now() {
+        let slots = Slots::new(1);
+        let only = slots.take().await;
+        let taking = tokio::spawn({
+            let slots = Arc::clone(&slots);
+            async move { slots.take().await }
+        });
+        while !slots.idle().wanted {
+            tokio::task::yield_now().await;
+        }
+        // Without having idled.
+        drop(only);
+        let second = taking.await.unwrap();
+        second.idles();
+        assert!(!second.left().is_cancelled());
     }
 
     #[tokio::test]

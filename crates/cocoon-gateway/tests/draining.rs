@@ -74,3 +74,13 @@ async fn where_all_places_are_taken_the_longest_idle_connection_makes_room() {
     go.notify_one();
     assert_eq!(asking.await.unwrap().status, 200);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_last_place_is_kept_while_nobody_else_comes() {
+    let limits = GatewayLimits { max_connections: 1, ..GatewayLimits::default() };
+    let network = Network::start(Plan { limits, ..Plan::default() }, Vec::new()).await;
+    let mut only = network.client().await;
+    for _ in 0..5 {
+        assert_eq!(only.get("/health").await.status, 200);
+    }
+}
