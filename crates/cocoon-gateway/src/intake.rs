@@ -1,9 +1,11 @@
 //! A request's body on its way in: read within limits, and counted while it is held.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use cocoon_openai::{ApiError, Endpoint, PreparedRequest};
+use http::Request;
 use http::header::{EXPECT, HeaderMap};
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
@@ -18,6 +20,8 @@ use crate::trail::Trail;
 
 /// Bytes over the limit that are read and dropped, so that the caller gets to read why.
 const MAX_DRAINED_BYTES: usize = 64 << 20;
+/// How long a body is read and dropped whose request is refused by its head.
+const DISCARDING: Duration = Duration::from_secs(5);
 /// Bodies up to this size are always read: `max_connections` of them are no burden.
 const SMALL_BODY_BYTES: usize = 64 * 1024;
 /// The unit in which room for larger ones is counted.
@@ -95,6 +99,27 @@ pub(crate) fn room_for_bodies(limits: &GatewayLimits) -> Arc<Semaphore> {
 pub(crate) fn too_large(endpoint: Endpoint, limit: usize) -> ApiError {
     let message = format!("The request is larger than {limit} bytes, the limit for {}.", endpoint.path());
     ApiError::new(413, "invalid_request_error", "request_too_large", message)
+}
+
+/// Reads and drops the body of a request that is refused by its head: one that still sends when its connection closes
+/// may never get to read why.
+pub(crate) async fn discard(request: Request<Incoming>) {
+    let (parts, mut body) = request.into_parts();
+    if parts.headers.contains_key(EXPECT) {
+        // It waits to hear whether it shall send.
+        return;
+    }
+    let reading = async {
+        let mut dropped = 0_usize;
+        while let Some(Ok(frame)) = body.frame().await {
+            dropped = dropped.saturating_add(frame.data_ref().map_or(0, Bytes::len));
+            if dropped > MAX_DRAINED_BYTES {
+                return;
+            }
+        }
+    };
+    // Whoever is slower than that is answered all the same.
+    let _ = tokio::time::timeout(DISCARDING, reading).await;
 }
 
 pub(crate) async fn read_body(

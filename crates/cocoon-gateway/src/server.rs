@@ -31,6 +31,7 @@ use crate::body::{Body, Occupying};
 use crate::completion::complete;
 use crate::connection::Connection;
 use crate::https::Https;
+use crate::intake::discard;
 use crate::io::{HalfClosed, Stalling};
 use crate::market;
 use crate::models::{self, ProxyDetails};
@@ -53,6 +54,21 @@ const MARKET: &str = "/v1/market";
 const MARKET_PAGE: &str = "/market";
 /// How long a list of models waits for what proxies tell of their workers' abilities.
 const MARKET_PATIENCE: Duration = Duration::from_millis(300);
+/// What there is to see.
+const PAGES: [&str; 8] = [
+    "/v1/models",
+    MARKET,
+    MARKET_PAGE,
+    ATTESTATION,
+    "/health",
+    "/metrics",
+    "/jsonstats",
+    "/request/debuglogentry",
+];
+/// One model follows.
+const MODEL: &str = "/v1/models/";
+/// One node follows.
+const NODE: &str = "/v1/attestation/";
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
 /// Accepts connections until `stop`; `abort` ends those that are still there.
@@ -185,6 +201,7 @@ async fn respond(shared: &Arc<Shared>, mut request: Request<Incoming>) -> Respon
             (response, visitor.cors)
         }
         Err(turned_away) => {
+            discard(request).await;
             let (error, cors) = *turned_away;
             (failed(&error, endpoint), cors)
         }
@@ -208,30 +225,16 @@ async fn route(
         Ok(served) => return served,
         Err(request) => request,
     };
+    if let Err(error) = serves(shared, &request) {
+        discard(request).await;
+        return Err(error);
+    }
     let path = request.uri().path();
     if let Some(endpoint) = Endpoint::from_path(path) {
-        only(&request, &[Method::POST], "POST")?;
-        if shared.draining.is_cancelled() {
-            return Err(draining());
-        }
         return Ok(complete(shared, request, endpoint).await);
     }
-    let known = [
-        "/v1/models",
-        MARKET,
-        MARKET_PAGE,
-        ATTESTATION,
-        "/health",
-        "/metrics",
-        "/jsonstats",
-        "/request/debuglogentry",
-    ];
-    let model = path.strip_prefix("/v1/models/");
-    let node = path.strip_prefix(ATTESTATION).and_then(|rest| rest.strip_prefix('/'));
-    if model.is_none() && node.is_none() && !known.contains(&path) {
-        return Err(nothing_at(path));
-    }
-    only(&request, &[Method::GET, Method::HEAD], "GET")?;
+    let model = path.strip_prefix(MODEL);
+    let node = path.strip_prefix(NODE);
     if let Some(node) = node {
         return one_node(shared, node).await;
     }
@@ -256,6 +259,19 @@ async fn route(
         ("/jsonstats", _) => Ok(json_response(StatusCode::OK, &stats(shared))),
         _ => debug_entry(shared, request.uri().query().unwrap_or_default()),
     }
+}
+
+/// Whether something is served at this path, and by this method.
+fn serves(shared: &Shared, request: &Request<Incoming>) -> Result<(), ApiError> {
+    let path = request.uri().path();
+    if Endpoint::from_path(path).is_some() {
+        only(request, &[Method::POST], "POST")?;
+        return if shared.draining.is_cancelled() { Err(draining()) } else { Ok(()) };
+    }
+    if !PAGES.contains(&path) && !path.starts_with(MODEL) && !path.starts_with(NODE) {
+        return Err(nothing_at(path));
+    }
+    only(request, &[Method::GET, Method::HEAD], "GET")
 }
 
 fn only(request: &Request<Incoming>, methods: &[Method], allowed: &str) -> Result<(), ApiError> {

@@ -97,6 +97,28 @@ async fn heads_that_are_too_large_are_431_and_bodies_that_lie_are_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_is_refused_by_his_head_can_send_all_and_read_why() {
+    const BODY: usize = 24 << 20;
+    let network = Network::with(answers()).await;
+    let cases = [
+        ("POST /v1/nothing", "", 404),
+        ("PUT /v1/chat/completions", "", 405),
+        ("POST /v1/chat/completions", "origin: https://elsewhere.example\r\n", 403),
+    ];
+    for (line, header, status) in cases {
+        let mut tcp = connect(network.gateway.http_addr()).await;
+        let head = format!("{line} HTTP/1.1\r\nhost: localhost\r\n{header}content-length: {BODY}\r\n\r\n");
+        tcp.write_all(head.as_bytes()).await.unwrap();
+        tcp.write_all(&vec![b' '; BODY]).await.unwrap_or_else(|error| panic!("{line}: {error}"));
+        // And its connection is as good as before.
+        tcp.write_all(b"GET /health HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").await.unwrap();
+        let reply = rest(&mut tcp).await;
+        assert!(reply.starts_with(&format!("HTTP/1.1 {status} ")), "{line}: {reply}");
+        assert!(reply.contains("HTTP/1.1 200 OK"), "{line}: {reply}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_body_that_is_shorter_than_it_says_never_reaches_an_engine() {
     let engine = answers();
     let network = Network::with(engine.clone()).await;
