@@ -20,6 +20,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Deserialize;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 
 /// The one model that the mock serves.
 pub(crate) const MODEL: &str = "mock";
@@ -45,6 +46,9 @@ struct Inner {
     chunks: AtomicUsize,
     delay_us: AtomicU64,
     active_streams: AtomicUsize,
+    connections: AtomicUsize,
+    /// Changes when all connections are to end.
+    leave: watch::Sender<()>,
 }
 
 impl Mock {
@@ -57,6 +61,8 @@ impl Mock {
             chunks: AtomicUsize::new(1),
             delay_us: AtomicU64::new(0),
             active_streams: AtomicUsize::new(0),
+            connections: AtomicUsize::new(0),
+            leave: watch::Sender::new(()),
         };
         let mock = Self { inner: Arc::new(inner) };
         let accepting = mock.clone();
@@ -88,6 +94,18 @@ impl Mock {
     pub(crate) fn active_streams(&self) -> usize {
         self.inner.active_streams.load(Ordering::Relaxed)
     }
+
+    /// Ends the connections on which nothing is asked, and waits a little until they are gone: whoever keeps thousands for
+    /// later use would leave others too few open files of this process.
+    pub(crate) async fn release(&self) {
+        self.inner.leave.send_replace(());
+        for _ in 0..100 {
+            if self.inner.connections.load(Ordering::Relaxed) == 0 {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
 }
 
 type Body = BoxBody<Bytes, Infallible>;
@@ -96,15 +114,28 @@ async fn serve(mock: Mock, stream: TcpStream) {
     if stream.set_nodelay(true).is_err() {
         return;
     }
-    let service = service_fn(move |request| {
+    let mut leave = mock.inner.leave.subscribe();
+    mock.inner.connections.fetch_add(1, Ordering::Relaxed);
+    let service = {
         let mock = mock.clone();
-        async move { Ok::<_, Infallible>(answer(&mock, request).await) }
-    });
-    // A connection that ends badly ends only itself; the reader at the other side counts it.
-    let _ = hyper::server::conn::http1::Builder::new()
+        service_fn(move |request| {
+            let mock = mock.clone();
+            async move { Ok::<_, Infallible>(answer(&mock, request).await) }
+        })
+    };
+    let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
-        .serve_connection(TokioIo::new(stream), service)
-        .await;
+        .serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(connection);
+    // A connection that ends badly ends only itself; the reader at the other side counts it.
+    tokio::select! {
+        _ = connection.as_mut() => {}
+        _ = leave.changed() => {
+            connection.as_mut().graceful_shutdown();
+            let _ = connection.await;
+        }
+    }
+    mock.inner.connections.fetch_sub(1, Ordering::Relaxed);
 }
 
 #[derive(Deserialize)]

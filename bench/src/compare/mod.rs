@@ -56,8 +56,8 @@ pub(crate) struct Flags {
     /// Seconds that are measured of each round, at the least [default: 1.5; quick: 0.4].
     #[arg(long, value_name = "SECONDS", value_parser = crate::seconds)]
     window: Option<f64>,
-    /// Connections that only stay, for the measurement of memory [default: 8000; quick: 200].
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=9000))]
+    /// Connections that only stay, for the measurement of memory [default: 10000; quick: 200].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=16_000))]
     idle: Option<u16>,
     /// Workers of our network.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64))]
@@ -96,8 +96,10 @@ pub(crate) async fn run(flags: &Flags) -> anyhow::Result<bool> {
         dir: directory.path(),
     };
     let measured = async {
+        let awake = process::Awake::keep();
         let contestants = start(&ground, wanted, &mut results).await?;
         measure(flags, files, &mock, &contestants, &mut results).await?;
+        drop(awake);
         for contestant in contestants {
             if let Err(error) = contestant.stop().await {
                 results.note(format!("{error:#}"));
@@ -159,7 +161,7 @@ async fn measure(
     // Both ends of a connection to the mock are ours; some files are open anyhow.
     let most = usize::try_from(files / 2).unwrap_or(usize::MAX).saturating_sub(100);
     // Before any load, so that what an allocator keeps afterwards does not hide the growth.
-    let idle = usize::from(flags.idle.unwrap_or(if quick { 200 } else { 8000 })).min(most);
+    let idle = usize::from(flags.idle.unwrap_or(if quick { 200 } else { 10_000 })).min(2 * most);
     for contestant in contestants {
         say(&format!("measuring: {idle} idle connections, {}", contestant.kind.name()));
         match rounds::idle_connections(contestant, idle).await {

@@ -1,6 +1,8 @@
 //! What a contestant's processes take: all those that came of one.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -17,6 +19,37 @@ pub(super) fn raise_open_files() -> anyhow::Result<u64> {
     setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit })
         .context("can't raise the number of open files")?;
     Ok(limit.maximum.unwrap_or(u64::MAX))
+}
+
+/// Keeps the processors awake while it lives, with work that gives way to all other.
+///
+/// A virtual machine's processor that has nothing to do takes up to milliseconds to wake. A path with more processes and
+/// threads waits for that more often, so without this a light load would measure the machine's sleep.
+pub(super) struct Awake(Arc<AtomicBool>);
+
+impl Awake {
+    pub(super) fn keep() -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        for _ in 0..processors {
+            let stop = Arc::clone(&stop);
+            std::thread::spawn(move || {
+                // On Linux this is the thread's own.
+                if rustix::process::nice(19).is_ok() {
+                    while !stop.load(Ordering::Relaxed) {
+                        std::hint::spin_loop();
+                    }
+                }
+            });
+        }
+        Self(stop)
+    }
+}
+
+impl Drop for Awake {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// A process and all its children, theirs included.

@@ -13,6 +13,8 @@ use crate::load::{self, Ask, Client, Live, Samples};
 use crate::mock::Mock;
 use crate::report::quantile_us;
 
+/// Above so many connections, what a contestant keeps of them to the engine does not stay for the next one's turn.
+const MOST_KEPT: usize = 1000;
 /// Connections that are being opened at a time.
 const OPENING: usize = 64;
 
@@ -167,6 +169,9 @@ pub(super) async fn round(mock: &Mock, contestant: &Contestant, load: &Load) -> 
         (first_at.elapsed().as_secs_f64(), count() - first_count, tree.map(super::process::Tree::cpu));
     while let Some(result) = tasks.join_next().await {
         samples.join(result.context("a connection's task failed")?);
+    }
+    if load.connections > MOST_KEPT {
+        mock.release().await;
     }
     let cpu = first_cpu.zip(last_cpu).map(|(first, last)| last.saturating_sub(first).as_secs_f64() * 1e6);
     Ok(Figures {

@@ -169,7 +169,12 @@ async fn serve_connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         ended = connection.as_mut() => ended,
         () = either(&stop, slot.left()) => {
             connection.as_mut().graceful_shutdown();
-            connection.await
+            tokio::select! {
+                biased;
+                ended = connection.as_mut() => ended,
+                // One that has begun to say something would have its place until all of its head was there.
+                () = std::future::ready(()), if slot.left().is_cancelled() && !slot.is_busy() => Ok(()),
+            }
         }
     };
     if let Err(error) = ended {

@@ -11,10 +11,29 @@ use tokio_util::sync::CancellationToken;
 #[derive(Debug, Default)]
 struct Idle {
     next: u64,
-    /// Somebody waits for a place, and nobody idled.
+    /// Somebody waits for a place.
     wanted: bool,
+    /// One was asked to make room, and is still there.
+    leaving: bool,
     /// By the time since when they idle.
     waiting: BTreeMap<u64, CancellationToken>,
+}
+
+impl Idle {
+    /// Asks the one that has idled longest to make room; `false` where none idles.
+    fn ask(&mut self) -> bool {
+        let Some((_, longest)) = self.waiting.pop_first() else { return false };
+        self.leaving = true;
+        longest.cancel();
+        true
+    }
+
+    /// Asks one where a place is wanted, and nobody is about to free one.
+    fn ask_if_wanted(&mut self) {
+        if self.wanted && !self.leaving {
+            self.ask();
+        }
+    }
 }
 
 /// All places.
@@ -34,8 +53,10 @@ impl Slots {
         let permit = match Arc::clone(&self.free).try_acquire_owned() {
             Ok(permit) => Some(permit),
             Err(_) => {
-                if !self.make_room() {
-                    self.idle().wanted = true;
+                {
+                    let mut idle = self.idle();
+                    idle.wanted = true;
+                    idle.ask_if_wanted();
                 }
                 // The semaphore is never closed.
                 let permit = Arc::clone(&self.free).acquire_owned().await.ok();
@@ -52,9 +73,7 @@ impl Slots {
 
     /// Ends the connection that has idled longest; `false` where none idles.
     pub(crate) fn make_room(&self) -> bool {
-        let Some((_, longest)) = self.idle().waiting.pop_first() else { return false };
-        longest.cancel();
-        true
+        self.idle().ask()
     }
 
     fn idle(&self) -> MutexGuard<'_, Idle> {
@@ -82,7 +101,10 @@ impl Slot {
 
     /// A request is under way on this connection until what is given back is dropped.
     pub(crate) fn busy(self: &Arc<Self>) -> Busy {
-        self.works();
+        if self.stops_idling() {
+            // It was asked to leave, and stays for this request: another has to.
+            self.slots.idle().ask_if_wanted();
+        }
         self.heard.store(false, Ordering::Relaxed);
         self.requests.fetch_add(1, Ordering::Relaxed);
         Busy(Arc::clone(self))
@@ -108,25 +130,29 @@ impl Slot {
         self.requests.load(Ordering::Relaxed)
     }
 
-    fn works(&self) {
-        let since = self.since().take();
-        if let Some(since) = since {
-            self.slots.idle().waiting.remove(&since);
+    /// Whether it had been asked to leave.
+    fn stops_idling(&self) -> bool {
+        let Some(since) = self.since().take() else { return false };
+        let mut idle = self.slots.idle();
+        let asked = idle.waiting.remove(&since).is_none();
+        if asked {
+            idle.leaving = false;
         }
+        asked
     }
 
     /// The connection is there and waits for a request; also after one has ended.
     pub(crate) fn idles(&self) {
+        if self.left.is_cancelled() {
+            // It ends with the answer that it was given last.
+            return;
+        }
         let mut idle = self.slots.idle();
         let number = idle.next;
         idle.next += 1;
         idle.waiting.insert(number, self.left.clone());
-        let wanted = std::mem::take(&mut idle.wanted);
-        drop(idle);
         *self.since() = Some(number);
-        if wanted {
-            self.slots.make_room();
-        }
+        idle.ask_if_wanted();
     }
 
     fn since(&self) -> MutexGuard<'_, Option<u64>> {
@@ -136,7 +162,8 @@ impl Slot {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.works();
+        // Whoever waits gets this place.
+        self.stops_idling();
     }
 }
 
@@ -212,6 +239,24 @@ mod tests {
         let second = taking.await.unwrap();
         second.idles();
         assert!(!second.left().is_cancelled());
+    }
+
+    #[tokio::test]
+    async fn where_one_that_was_asked_to_leave_begins_to_work_another_leaves() {
+        let slots = Slots::new(2);
+        let (first, second) = (slots.take().await, slots.take().await);
+        first.idles();
+        second.idles();
+        let taking = tokio::spawn({
+            let slots = Arc::clone(&slots);
+            async move { slots.take().await }
+        });
+        first.left().cancelled().await;
+        assert!(!second.left().is_cancelled(), "one place is enough");
+        let _work = first.busy();
+        second.left().cancelled().await;
+        drop(second);
+        taking.await.unwrap();
     }
 
     #[tokio::test]

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use cocoon_gateway::GatewayLimits;
 use serde_json::json;
 use support::{Network, Plan, Scripted, ask, chat, eventually, json_answer};
-use tokio::io::AsyncReadExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
@@ -73,6 +73,20 @@ async fn where_all_places_are_taken_the_longest_idle_connection_makes_room() {
     assert!(!asking.is_finished(), "one that waits for an answer stays");
     go.notify_one();
     assert_eq!(asking.await.unwrap().status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_has_begun_a_head_makes_room_as_well() {
+    let limits =
+        GatewayLimits { max_connections: 2, header_timeout: 10 * support::SOON, ..GatewayLimits::default() };
+    let network = Network::start(Plan { limits, ..Plan::default() }, Vec::new()).await;
+    let mut slow = Vec::new();
+    for _ in 0..8 {
+        let mut tcp = TcpStream::connect(network.gateway.http_addr()).await.unwrap();
+        tcp.write_all(b"GET /hea").await.unwrap();
+        slow.push(tcp);
+    }
+    assert_eq!(network.client().await.get("/health").await.status, 200);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
