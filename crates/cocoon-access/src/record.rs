@@ -18,7 +18,7 @@ const MAX_RATE: u64 = 1_000_000_000_000;
 pub const METRICS: &str = "metrics";
 
 /// What a key can be limited to.
-pub const ENDPOINTS: [&str; 16] = [
+pub const ENDPOINTS: [&str; 18] = [
     "chat",
     "completions",
     "responses",
@@ -34,6 +34,8 @@ pub const ENDPOINTS: [&str; 16] = [
     "moderations",
     "tokenize",
     "detokenize",
+    "count_tokens",
+    "input_tokens",
     METRICS,
 ];
 

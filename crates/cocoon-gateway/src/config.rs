@@ -258,7 +258,7 @@ impl GatewayLimits {
 
     /// Largest body of a request to an endpoint, in bytes.
     pub(crate) fn body_bytes(&self, endpoint: Endpoint) -> usize {
-        match endpoint {
+        match endpoint.counted() {
             Endpoint::Chat | Endpoint::Responses | Endpoint::Messages => self.max_conversation_bytes,
             _ if endpoint.form() == BodyForm::Multipart => self.max_upload_bytes,
             _ => self.max_body_bytes,
@@ -316,6 +316,8 @@ mod tests {
             (Endpoint::Chat, 2),
             (Endpoint::Messages, 2),
             (Endpoint::Responses, 2),
+            (Endpoint::CountTokens, 2),
+            (Endpoint::InputTokens, 2),
             (Endpoint::Transcriptions, 3),
             (Endpoint::ImageEdits, 3),
         ] {

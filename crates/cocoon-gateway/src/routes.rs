@@ -23,7 +23,8 @@ const STATEFUL: [&str; 11] = [
 /// 404: there is nothing at this path.
 pub(crate) fn nothing_at(path: &str) -> ApiError {
     let quoted: String = path.chars().take(QUOTED).collect();
-    let why = if STATEFUL.iter().any(|start| path.starts_with(start)) {
+    let is_count = path.starts_with(Endpoint::InputTokens.path());
+    let why = if !is_count && STATEFUL.iter().any(|start| path.starts_with(start)) {
         " Workers keep no state, so nothing that was asked before can be fetched, changed or continued."
     } else {
         ""
@@ -46,6 +47,7 @@ mod tests {
         assert_eq!((typo.status, typo.code.as_deref()), (404, Some("unknown_url")));
         assert!(typo.message.contains("POST /v1/chat/completions"), "{typo}");
         assert!(!typo.message.contains("state"), "{typo}");
+        assert!(!nothing_at("/v1/responses/input_tokens/").message.contains("state"));
         for path in ["/v1/responses/resp_1", "/v1/files", "/v1/batches/b/cancel"] {
             assert!(nothing_at(path).message.contains("keep no state"), "{path}");
         }

@@ -170,6 +170,32 @@ async fn images_and_vectors_carry_their_price() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_count_costs_its_prompt_by_the_rule_whatever_the_engine_counted() {
+    let network =
+        network(GatewayLimits::default(), || json_answer(200, &json!({"input_tokens": 9999}))).await;
+    let conversation = json!([{"role": "user", "content": "twelve bytes"}]);
+    for (path, body, tokens) in [
+        ("/v1/messages/count_tokens", json!({"messages": conversation, "system": "four"}), 3 + 4 + 1),
+        ("/v1/messages/count_tokens?beta=true", json!({"messages": conversation}), 3 + 4),
+        ("/v1/responses/input_tokens", json!({"input": "twelve bytes", "instructions": "four"}), 3 + 1),
+    ] {
+        let counted = post(&network, path, &body).await;
+        assert_eq!(counted.header("x-cocoon-tokens"), tokens.to_string(), "{path}: {}", counted.text());
+        let answer = counted.json();
+        assert_eq!((&answer["input_tokens"], answer.get("usage")), (&json!(9999), None), "{path}");
+        let cocoon = &answer["cocoon"];
+        assert_eq!((&cocoon["estimated"], &cocoon["disputed"]), (&json!(true), &json!(false)), "{cocoon}");
+    }
+    network.spent(8 + 7 + 4).await;
+    assert!(!disputes(&network).await);
+
+    let unknown = json!({"model": "none", "messages": conversation});
+    let refused = post(&network, "/v1/messages/count_tokens", &unknown).await;
+    assert_eq!((refused.status, &refused.json()["error"]["type"]), (404, &json!("not_found_error")));
+    assert_eq!(refused.json()["type"], "error");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_answer_too_large_to_be_held_passes_whole() {
     let mut body = chat(11, 4);
     body["padding"] = json!("x".repeat(50_000));

@@ -31,6 +31,10 @@ pub mod ability {
     pub const MODERATIONS: u32 = 1 << 11;
     /// `POST /tokenize` and `POST /detokenize`.
     pub const TOKENIZE: u32 = 1 << 12;
+    /// `POST /v1/messages/count_tokens`.
+    pub const COUNT_TOKENS: u32 = 1 << 13;
+    /// `POST /v1/responses/input_tokens`.
+    pub const INPUT_TOKENS: u32 = 1 << 14;
     /// Calling of tools (functions).
     pub const TOOLS: u32 = 1 << 16;
     /// Images in messages.
@@ -46,7 +50,7 @@ pub mod ability {
     pub const UNTOLD: u32 = CHAT | COMPLETIONS;
 
     /// All abilities that have a name, with it.
-    pub const NAMES: [(u32, &str); 18] = [
+    pub const NAMES: [(u32, &str); 20] = [
         (CHAT, "chat"),
         (COMPLETIONS, "completions"),
         (RESPONSES, "responses"),
@@ -60,6 +64,8 @@ pub mod ability {
         (IMAGE_EDITS, "image_edits"),
         (MODERATIONS, "moderations"),
         (TOKENIZE, "tokenize"),
+        (COUNT_TOKENS, "count_tokens"),
+        (INPUT_TOKENS, "input_tokens"),
         (TOOLS, "tools"),
         (IMAGE_INPUT, "image_input"),
         (AUDIO_INPUT, "audio_input"),
@@ -115,11 +121,15 @@ pub enum Endpoint {
     Tokenize,
     /// `POST /detokenize`, and `/v1/detokenize`.
     Detokenize,
+    /// `POST /v1/messages/count_tokens`: how many tokens a message's prompt has.
+    CountTokens,
+    /// `POST /v1/responses/input_tokens`: how many tokens a response's prompt has.
+    InputTokens,
 }
 
 impl Endpoint {
     /// All of them.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 17] = [
         Self::Chat,
         Self::Completions,
         Self::Responses,
@@ -135,6 +145,8 @@ impl Endpoint {
         Self::Moderations,
         Self::Tokenize,
         Self::Detokenize,
+        Self::CountTokens,
+        Self::InputTokens,
     ];
 
     /// The endpoint of a path (a query after `?` is left aside).
@@ -168,6 +180,8 @@ impl Endpoint {
             Self::Moderations => "/v1/moderations",
             Self::Tokenize => "/tokenize",
             Self::Detokenize => "/detokenize",
+            Self::CountTokens => "/v1/messages/count_tokens",
+            Self::InputTokens => "/v1/responses/input_tokens",
         }
     }
 
@@ -190,6 +204,8 @@ impl Endpoint {
             Self::Moderations => "moderations",
             Self::Tokenize => "tokenize",
             Self::Detokenize => "detokenize",
+            Self::CountTokens => "count_tokens",
+            Self::InputTokens => "input_tokens",
         }
     }
 
@@ -210,6 +226,19 @@ impl Endpoint {
             Self::ImageEdits | Self::ImageVariations => ability::IMAGE_EDITS,
             Self::Moderations => ability::MODERATIONS,
             Self::Tokenize | Self::Detokenize => ability::TOKENIZE,
+            Self::CountTokens => ability::COUNT_TOKENS,
+            Self::InputTokens => ability::INPUT_TOKENS,
+        }
+    }
+
+    /// Where only tokens are counted, the endpoint whose requests those are; else the same. Requests and errors of both are
+    /// written alike.
+    #[must_use]
+    pub const fn counted(self) -> Self {
+        match self {
+            Self::CountTokens => Self::Messages,
+            Self::InputTokens => Self::Responses,
+            other => other,
         }
     }
 

@@ -115,11 +115,11 @@ impl ApiError {
         json!({ "error": self.openai() }).to_string().into()
     }
 
-    /// The body in the shape of an endpoint: Anthropic's, `{"type":"error","error":{"type","message"}}`, for its messages;
-    /// else OpenAI's, as [`Self::to_json`].
+    /// The body in the shape of an endpoint: Anthropic's, `{"type":"error","error":{"type","message"}}`, for its messages
+    /// and their counts; else OpenAI's, as [`Self::to_json`].
     #[must_use]
     pub fn to_json_for(&self, endpoint: Endpoint) -> Bytes {
-        match endpoint {
+        match endpoint.counted() {
             Endpoint::Messages => self.anthropic().to_string().into(),
             _ => self.to_json(),
         }
@@ -208,6 +208,7 @@ mod tests {
         let anthropic =
             json!({"type": "error", "error": {"type": "overloaded_error", "message": "none\nnow"}});
         assert_eq!(parse(&error.to_json_for(Endpoint::Messages)), anthropic);
+        assert_eq!(error.to_json_for(Endpoint::CountTokens), error.to_json_for(Endpoint::Messages));
         assert_eq!(error.to_json_for(Endpoint::Embeddings), error.to_json());
         let event = error.to_event(Endpoint::Messages, None);
         assert_eq!(parse(event.strip_prefix(b"event: error\ndata: ").unwrap()), anthropic);

@@ -17,6 +17,7 @@
 //!   length of the sound; the text as above, by its bytes, streamed or not.
 //! - **Speech and images**: by the request alone, see [`RequestSummary::completion_tokens`].
 //! - **Embeddings, rankings, moderations, tokens**: the text that was sent; nothing for the answer.
+//! - **Counts of tokens**: the prompt that is counted, as if it were asked; nothing for the answer.
 //! - **Nothing** where the answer is an error and no content was delivered. (Whether an answer whose HTTP status is
 //!   an error is billed at all is the caller's decision; it should not be.)
 //!

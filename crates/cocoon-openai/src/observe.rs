@@ -120,7 +120,9 @@ impl Observer {
             | Endpoint::Rerank
             | Endpoint::Moderations
             | Endpoint::Tokenize
-            | Endpoint::Detokenize => self.observe_plain(data),
+            | Endpoint::Detokenize
+            | Endpoint::CountTokens
+            | Endpoint::InputTokens => self.observe_plain(data),
         };
         self.parsed |= seen.is_some() || (!self.speaks_choices() && is_json(data));
         let seen = seen.unwrap_or_default();

@@ -128,7 +128,9 @@ impl RequestSummary {
             | Endpoint::Rerank
             | Endpoint::Moderations
             | Endpoint::Tokenize
-            | Endpoint::Detokenize => Some(0),
+            | Endpoint::Detokenize
+            | Endpoint::CountTokens
+            | Endpoint::InputTokens => Some(0),
             Endpoint::Chat
             | Endpoint::Completions
             | Endpoint::Responses
@@ -171,7 +173,8 @@ impl RequestSummary {
     }
 
     fn read(&mut self, body: &RawObject<'_>) {
-        let texts: &[&str] = match self.endpoint {
+        let endpoint = self.endpoint.counted();
+        let texts: &[&str] = match endpoint {
             Endpoint::Chat | Endpoint::Completions => &["suffix", "tools", "functions", "response_format"],
             Endpoint::Responses => &["instructions", "tools", "text"],
             Endpoint::Messages => &["tools"],
@@ -182,7 +185,7 @@ impl RequestSummary {
         for field in texts {
             self.text_bytes += body.get_set(field).map_or(0, json_bytes);
         }
-        let parts: &[&str] = match self.endpoint {
+        let parts: &[&str] = match endpoint {
             Endpoint::Chat | Endpoint::Completions | Endpoint::Tokenize => &["prompt"],
             Endpoint::ImageGenerations | Endpoint::ImageEdits | Endpoint::ImageVariations => &["prompt"],
             Endpoint::Messages => &["system"],
@@ -194,7 +197,7 @@ impl RequestSummary {
         for field in parts {
             body.get_set(field).into_iter().for_each(|json| self.prompt(json));
         }
-        let messages: &[&str] = match self.endpoint {
+        let messages: &[&str] = match endpoint {
             Endpoint::Chat
             | Endpoint::Completions
             | Endpoint::Messages
@@ -255,9 +258,11 @@ impl RequestSummary {
             self.text_bytes += json_bytes(json);
             return;
         };
-        let texts: &[&str] = match self.endpoint {
-            Endpoint::Responses => &["name", "arguments", "input"],
-            _ => &["name", "tool_calls", "function_call", "reasoning_content"],
+        let is_response = self.endpoint.counted() == Endpoint::Responses;
+        let texts: &[&str] = if is_response {
+            &["name", "arguments", "input"]
+        } else {
+            &["name", "tool_calls", "function_call", "reasoning_content"]
         };
         for field in texts {
             self.text_bytes += message.get_set(field).map_or(0, json_bytes);
@@ -265,7 +270,7 @@ impl RequestSummary {
         for field in ["content", "output", "summary"] {
             match message.get_set(field) {
                 None => {}
-                Some(_) if field != "content" && self.endpoint != Endpoint::Responses => {}
+                Some(_) if field != "content" && !is_response => {}
                 Some(parts) => self.parts(parts),
             }
         }

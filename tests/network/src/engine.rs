@@ -192,6 +192,8 @@ impl Engine for VersatileEngine {
             "/v1/audio/transcriptions" | "/v1/audio/translations" => json!({"text": "hello"}),
             "/tokenize" => json!({"count": 1, "tokens": [1]}),
             "/detokenize" => json!({"prompt": "x"}),
+            "/v1/messages/count_tokens" => json!({"input_tokens": 7}),
+            "/v1/responses/input_tokens" => json!({"object": "response.input_tokens", "input_tokens": 7}),
             _ => serde_json::Value::Null,
         };
         let (status, kind, body) = match (request.path.as_str(), &answer) {

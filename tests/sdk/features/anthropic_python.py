@@ -50,12 +50,17 @@ def _(at):
     return [cut, stopped]
 
 
-@case("counting tokens", "before a message is sent", lacks="the gateway does not serve `/v1/messages/count_tokens`")
+@case("counting tokens", "before a message is sent")
 def _(at):
-    counted = client(at).messages.count_tokens(model=at.model, messages=[{"role": "user", "content": "one two three"}])
-    usage = ask(at, "one two three").usage
-    equal(counted.input_tokens, usage.input_tokens + usage.cache_read_input_tokens, "tokens")
-    return counted
+    tools, messages = [WEATHER], [{"role": "user", "content": "one two three"}]
+    results = []
+    for more in ({}, {"system": "Be brief"}, {"tools": tools}):
+        counted = client(at).messages.count_tokens(model=at.model, messages=messages, **more)
+        usage = ask(at, "one two three", **more).usage
+        equal(counted.input_tokens, usage.input_tokens + usage.cache_read_input_tokens, "tokens")
+        results += [counted, client(at).beta.messages.count_tokens(model=at.model, messages=messages, **more)]
+    error = raises(anthropic.NotFoundError, lambda: client(at).messages.count_tokens(model="none", messages=messages))
+    return [*results, error.body["error"]["type"]]
 
 
 @case("streaming", "events in their order, the helper, and async")

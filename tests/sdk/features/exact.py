@@ -124,8 +124,8 @@ def user(text):
 STREAM = {"stream": True, "stream_options": {"include_usage": True}}
 WEATHER = {"type": "object", "properties": {"city": {"type": "string"}}}
 ABILITIES = ("chat", "completions", "responses", "messages", "embeddings", "rerank", "transcriptions", "translations",
-             "speech", "images", "image_edits", "moderations", "tokenize", "tools", "image_input", "audio_input",
-             "structured_output")
+             "speech", "images", "image_edits", "moderations", "tokenize", "count_tokens", "input_tokens", "tools",
+             "image_input", "audio_input", "structured_output")
 TOOLS = [{"type": "function", "function": {"name": "get_weather", "parameters": WEATHER}}]
 
 
@@ -207,6 +207,17 @@ def _(at):
     return results
 
 
+@case("counting tokens", "answers, and errors in each API's form")
+def _(at):
+    text, results = user("get_weather «жетон» city=Ålesund"), []
+    for path, field in (("/v1/messages/count_tokens", "messages"), ("/v1/responses/input_tokens", "input")):
+        tools = [{"type": "function", "name": "get_weather", "input_schema": WEATHER, "parameters": WEATHER}]
+        results += [ask(at, path, **{field: text}), ask(at, path, **{field: text}, tools=tools),
+                    ask(at, path, **{field: user("quirk:status=429")})]
+    equal([result["status"] for result in results], [200, 200, 429] * 2, "statuses")
+    return results
+
+
 @case("transcriptions", "answers and events, in every format")
 def _(at):
     file = [("file", "lamp.wav", "audio/wav", sound())]
@@ -255,7 +266,9 @@ def _(at):
              ("/v1/messages", '"messages":[{"role":"user","content":"x"}],"max_tokens":99'),
              ("/v1/embeddings", '"input":"x"'), ("/v1/rerank", '"query":"x","documents":["y" , "z"]'),
              ("/v1/moderations", '"input":"x"'), ("/v1/audio/speech", '"input":"x","voice":"y"'),
-             ("/v1/images/generations", '"prompt":"x"'), ("/tokenize", '"prompt":"x"'), ("/detokenize", '"tokens":[5 , 6]'))
+             ("/v1/images/generations", '"prompt":"x"'), ("/tokenize", '"prompt":"x"'), ("/detokenize", '"tokens":[5 , 6]'),
+             ("/v1/messages/count_tokens", '"messages":[{"role":"user","content":"x"}]'),
+             ("/v1/responses/input_tokens", '"input":"x"'))
     for path, rest in kinds:
         for more in ("", ',"stream":true'):
             sent = ODD % json.dumps(at.model) + rest + more + "}"

@@ -145,6 +145,15 @@ def _(at):
     return documents
 
 
+@case("counting tokens", "ChatAnthropic's, with tools")
+def _(at):
+    claude = ChatAnthropic(base_url=at.url, api_key="unused", model=at.model, max_tokens=64, max_retries=0)
+    message = [HumanMessage("one two three")]
+    counted = claude.get_num_tokens_from_messages(message)
+    equal(counted, claude.invoke(message).usage_metadata["input_tokens"], "tokens")
+    return [counted, claude.get_num_tokens_from_messages(message, tools=[get_weather])]
+
+
 @case("messages", "ChatAnthropic: invoke, stream, tools, thinking")
 def _(at):
     claude = ChatAnthropic(base_url=at.url, api_key="unused", model=at.model, max_tokens=2048, max_retries=0)

@@ -294,6 +294,19 @@ def _(at):
     return [first, events, second]
 
 
+@case("counting tokens", "before a response is asked for")
+def _(at):
+    talk = [*user("a"), {"role": "assistant", "content": "b"}, *user("one two three")]
+    results = []
+    for fields in ({"input": "one two three", "instructions": "Be brief"}, {"input": talk},
+                   {"input": talk, "tools": [TOOL], "tool_choice": "auto", "truncation": "disabled"}):
+        counted = client(at).responses.input_tokens.count(model=at.model, **fields)
+        answer = client(at).responses.create(model=at.model, **fields)
+        equal((counted.object, counted.input_tokens), ("response.input_tokens", answer.usage.input_tokens))
+        results.append(counted)
+    return results
+
+
 @case("responses", "parsed models")
 def _(at):
     answer = client(at).responses.parse(model=at.model, input="solve", text_format=Solution)

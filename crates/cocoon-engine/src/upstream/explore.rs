@@ -3,7 +3,7 @@
 //! | Ability | Request | Shown by |
 //! |---|---|---|
 //! | chat, completions, responses, messages | two letters, an answer of one token (16 for responses) | 2xx |
-//! | embeddings, rerank, moderations, tokenize | two letters | 2xx |
+//! | embeddings, rerank, moderations, tokenize, count_tokens, input_tokens | two letters | 2xx |
 //! | transcriptions, translations | half a second of silence | 2xx |
 //! | speech, images, image_edits | an empty body | 400 or 422: it is there, and misses what to work on |
 //! | tools | a chat with a function that may be called | 2xx |
@@ -105,7 +105,9 @@ impl Exploration<'_> {
         for (endpoint, body) in [
             (Endpoint::Completions, json!({"prompt": "Hi", "max_tokens": 1})),
             (Endpoint::Responses, json!({"input": "Hi", "max_output_tokens": 16, "store": false})),
-            (Endpoint::Messages, json!({"messages": message, "max_tokens": 1})),
+            (Endpoint::Messages, json!({"messages": message.clone(), "max_tokens": 1})),
+            (Endpoint::CountTokens, json!({"messages": message})),
+            (Endpoint::InputTokens, json!({"input": "Hi"})),
             (Endpoint::Embeddings, json!({"input": "Hi"})),
             (Endpoint::Rerank, json!({"query": "Hi", "documents": ["Hi"]})),
             (Endpoint::Moderations, json!({"input": "Hi"})),

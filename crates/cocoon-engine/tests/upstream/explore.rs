@@ -45,12 +45,18 @@ async fn a_server_for_chats_is_found_to_be_one() {
     let (server, asked) = server(|path, request| match path {
         "/v1/chat/completions" if request.contains("input_audio") || request.contains("image_url") => 500,
         "/v1/chat/completions" | "/v1/completions" | "/tokenize" => 200,
+        "/v1/messages/count_tokens" if request.contains("max_tokens") => 400,
+        "/v1/messages/count_tokens" => 200,
+        // As vLLM, which takes it for the name of a response.
+        "/v1/responses/input_tokens" => 405,
         "/v1/audio/transcriptions" => 400,
         _ => 404,
     })
     .await;
     let found = engine(&server).explore("m", 0).await;
-    assert_eq!(names(found), ["chat", "completions", "tokenize", "tools", "structured_output", "reasoning"]);
+    let expected =
+        ["chat", "completions", "tokenize", "count_tokens", "tools", "structured_output", "reasoning"];
+    assert_eq!(names(found), expected);
     let asked = asked.lock().unwrap();
     assert!(asked.len() <= 20, "{asked:?}");
 }

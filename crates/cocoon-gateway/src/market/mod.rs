@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use cocoon_ledger::Tariff;
+use cocoon_openai::ability;
 use cocoon_session::{KnownMarket, MarketOffer, Time, tariff};
 use serde::Serialize;
 
@@ -33,31 +34,9 @@ const MAX_SHOWN: usize = 8192;
 /// The kind of a worker whose evidence nobody has verified yet.
 const NOT_SEEN: &str = "unknown";
 
-/// The names of abilities, by their bits.
-const ABILITIES: [(u32, &str); 18] = [
-    (0, "chat"),
-    (1, "completions"),
-    (2, "responses"),
-    (3, "messages"),
-    (4, "embeddings"),
-    (5, "rerank"),
-    (6, "transcriptions"),
-    (7, "translations"),
-    (8, "speech"),
-    (9, "images"),
-    (10, "image_edits"),
-    (11, "moderations"),
-    (12, "tokenize"),
-    (16, "tools"),
-    (17, "image_input"),
-    (18, "audio_input"),
-    (19, "structured_output"),
-    (20, "reasoning"),
-];
-
 /// Abilities by name; bits without one are left out.
 pub(crate) fn ability_names(abilities: u32) -> Vec<&'static str> {
-    ABILITIES.iter().filter(|(bit, _)| abilities & (1 << bit) != 0).map(|&(_, name)| name).collect()
+    ability::names(abilities).collect()
 }
 
 /// When somebody looked last.
@@ -340,9 +319,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn abilities_are_told_by_name_and_those_without_one_are_left_out() {
-        assert_eq!(ability_names(0b11 | 1 << 16 | 1 << 30), ["chat", "completions", "tools"]);
-        assert!(ability_names(0).is_empty());
+    fn an_ability_has_the_same_bit_in_the_api_and_in_the_protocol() {
+        use cocoon_wire::tl::ext::ability as wire;
+        macro_rules! bits {
+            ($($name:ident)*) => { ([$(ability::$name),*], [$(wire::$name),*]) };
+        }
+        let (here, there) = bits!(
+            CHAT COMPLETIONS RESPONSES MESSAGES EMBEDDINGS RERANK TRANSCRIPTIONS TRANSLATIONS SPEECH IMAGES
+            IMAGE_EDITS MODERATIONS TOKENIZE COUNT_TOKENS INPUT_TOKENS TOOLS IMAGE_INPUT AUDIO_INPUT
+            STRUCTURED_OUTPUT REASONING
+        );
+        assert_eq!(here, there);
+        assert_eq!(here, ability::NAMES.map(|(bit, _)| bit), "one with a name is missing here");
+        assert_eq!(ability::UNTOLD, wire::UNTOLD);
     }
 
     #[test]

@@ -26,6 +26,8 @@ const GUIDES: [&str; 9] = [
 /// Bits of [`ability`] that a request needs.
 pub(super) fn of(endpoint: Endpoint, object: &RawObject<'_>) -> u32 {
     let mut needs = endpoint.ability();
+    // A count needs what its request would need: the engine that counts reads it as the one that answers.
+    let endpoint = endpoint.counted();
     let messages = match endpoint {
         Endpoint::Chat | Endpoint::Messages => object.get_set("messages"),
         Endpoint::Responses => object.get_set("input"),
@@ -141,7 +143,13 @@ mod tests {
             (r#"{"tools":[],"functions":null}"#, false),
         ] {
             let expected: &[&str] = if needs { &["tools"] } else { &[] };
-            for endpoint in [Endpoint::Chat, Endpoint::Responses, Endpoint::Messages] {
+            for endpoint in [
+                Endpoint::Chat,
+                Endpoint::Responses,
+                Endpoint::Messages,
+                Endpoint::CountTokens,
+                Endpoint::InputTokens,
+            ] {
                 assert_eq!(extras(endpoint, body), expected, "{body}");
             }
             assert!(extras(Endpoint::Tokenize, body).is_empty());
@@ -169,6 +177,8 @@ mod tests {
                 &["image_input"],
             ),
             (Endpoint::Responses, r#"{"input":[{"content":[{"type":"input_image"}]}]}"#, &["image_input"]),
+            (Endpoint::CountTokens, r#"{"messages":[{"content":[{"type":"image"}]}]}"#, &["image_input"]),
+            (Endpoint::InputTokens, r#"{"input":[{"content":[{"type":"input_image"}]}]}"#, &["image_input"]),
             (Endpoint::Responses, r#"{"input":"image_url"}"#, &[]),
             (Endpoint::Chat, r#"{"messages":"image_url"}"#, &[]),
             (Endpoint::Chat, r#"{"messages":[{"type":["x"],"content":{"type":"image_url"}},7,null]}"#, &[]),
@@ -190,6 +200,8 @@ mod tests {
             (Endpoint::Responses, r#"{"text":{"format":{"type":"text"}}}"#, false),
             (Endpoint::Messages, r#"{"output_format":{"type":"json_schema"}}"#, true),
             (Endpoint::Messages, r#"{"output_config":{"format":{"type":"json_schema"}}}"#, true),
+            (Endpoint::CountTokens, r#"{"output_config":{"format":{"type":"json_schema"}}}"#, true),
+            (Endpoint::InputTokens, r#"{"text":{"format":{"type":"json_schema"}}}"#, true),
         ] {
             let expected: &[&str] = if needs { &["structured_output"] } else { &[] };
             assert_eq!(extras(endpoint, body), expected, "{body}");

@@ -67,6 +67,8 @@ impl Endpoint {
             Self::Moderations => &["input", "model"],
             Self::Tokenize => &["content", "messages", "model", "prompt", "text"],
             Self::Detokenize => &["model", "tokens"],
+            Self::CountTokens => &["messages", "model", "system"],
+            Self::InputTokens => &["conversation", "input", "model", "previous_response_id"],
             Self::Transcriptions | Self::Translations => {
                 &["file", "model", "prompt", "response_format", "stream"]
             }
@@ -138,9 +140,9 @@ pub(crate) fn ask_for_usage(object: &mut RawObject<'_>) -> Result<bool, RequestE
 pub(super) fn check(endpoint: Endpoint, object: &RawObject<'_>) -> Result<(), RequestError> {
     let has = |field| object.get_set(field).is_some();
     match endpoint {
-        Endpoint::Chat | Endpoint::Messages => array(object, "messages").map(drop),
+        Endpoint::Chat | Endpoint::Messages | Endpoint::CountTokens => array(object, "messages").map(drop),
         Endpoint::Completions => text_or_array(object, "prompt").map(drop),
-        Endpoint::Responses => {
+        Endpoint::Responses | Endpoint::InputTokens => {
             text_or_array(object, "input")?;
             for field in ["previous_response_id", "conversation"] {
                 if has(field) {

@@ -221,7 +221,7 @@ proptest! {
 }
 
 /// Each endpoint whose requests are JSON, with the least of a body.
-const LEAST: [(Endpoint, &str); 11] = [
+const LEAST: [(Endpoint, &str); 13] = [
     (Endpoint::Chat, r#"{"model":"m","messages":[1]}"#),
     (Endpoint::Completions, r#"{"model":"m","prompt":"x"}"#),
     (Endpoint::Responses, r#"{"model":"m","input":"x"}"#),
@@ -233,6 +233,8 @@ const LEAST: [(Endpoint, &str); 11] = [
     (Endpoint::Moderations, r#"{"model":"m","input":"x"}"#),
     (Endpoint::Tokenize, r#"{"model":"m","prompt":"x"}"#),
     (Endpoint::Detokenize, r#"{"model":"m","tokens":[1]}"#),
+    (Endpoint::CountTokens, r#"{"model":"m","messages":[1]}"#),
+    (Endpoint::InputTokens, r#"{"model":"m","input":"x"}"#),
 ];
 
 fn prepared(endpoint: Endpoint, body: &str) -> PreparedRequest {
@@ -315,6 +317,8 @@ fn what_an_endpoint_works_on_must_be_there() {
         (Endpoint::Moderations, r#"{"model":"m"}"#, "input", "missing_required_parameter"),
         (Endpoint::Tokenize, r#"{"model":"m"}"#, "prompt", "missing_required_parameter"),
         (Endpoint::Detokenize, r#"{"model":"m","tokens":"x"}"#, "tokens", "invalid_type"),
+        (Endpoint::CountTokens, r#"{"model":"m","messages":[]}"#, "messages", "invalid_value"),
+        (Endpoint::InputTokens, r#"{"model":"m"}"#, "input", "missing_required_parameter"),
     ] {
         let error = refused(body.as_bytes(), endpoint);
         assert_eq!((error.param.as_deref(), error.code), (Some(param), code), "{endpoint}: {error}");
@@ -350,10 +354,12 @@ fn an_answer_of_the_responses_api_is_limited_under_each_of_its_names() {
 
 #[test]
 fn what_would_need_a_workers_memory_is_refused_in_words() {
-    for field in [r#""previous_response_id":"r""#, r#""conversation":"c""#, r#""background":true"#] {
-        let error = refused(with(Endpoint::Responses, field).as_bytes(), Endpoint::Responses);
-        assert_eq!(error.code, "unsupported_parameter");
-        assert!(error.message.contains("keep no state"), "{error}");
+    for endpoint in [Endpoint::Responses, Endpoint::InputTokens] {
+        for field in [r#""previous_response_id":"r""#, r#""conversation":"c""#, r#""background":true"#] {
+            let error = refused(with(endpoint, field).as_bytes(), endpoint);
+            assert_eq!(error.code, "unsupported_parameter");
+            assert!(error.message.contains("keep no state"), "{error}");
+        }
     }
     prepared(Endpoint::Responses, &with(Endpoint::Responses, r#""background":false,"store":true"#));
 }
@@ -390,7 +396,14 @@ fn what_is_spoken_or_drawn_is_bounded_by_the_request() {
     ] {
         assert_eq!(bound(Endpoint::ImageGenerations, rest), expected, "{rest}");
     }
-    for endpoint in [Endpoint::Embeddings, Endpoint::Rerank, Endpoint::Moderations, Endpoint::Tokenize] {
+    for endpoint in [
+        Endpoint::Embeddings,
+        Endpoint::Rerank,
+        Endpoint::Moderations,
+        Endpoint::Tokenize,
+        Endpoint::CountTokens,
+        Endpoint::InputTokens,
+    ] {
         assert_eq!(bound(endpoint, r#""max_tokens":7"#), Ok(0));
     }
 }
@@ -401,7 +414,9 @@ fn only_what_streams_events_is_a_stream() {
     assert!(stream(Endpoint::Speech, r#""stream_format":"sse""#));
     assert!(!stream(Endpoint::Speech, r#""stream_format":"audio""#));
     assert!(stream(Endpoint::ImageGenerations, r#""stream":true"#));
-    assert!(!stream(Endpoint::Embeddings, r#""stream":true"#));
+    for endpoint in [Endpoint::Embeddings, Endpoint::CountTokens, Endpoint::InputTokens] {
+        assert!(!stream(endpoint, r#""stream":true"#));
+    }
 }
 
 #[test]

@@ -31,15 +31,19 @@ fn conversations_of_every_api_are_counted_alike() {
     let responses = r#"{"instructions":"1234","input":[{"role":"user","content":[{"type":"input_text","text":"1234"},
         {"type":"input_image","image_url":"x"}]},{"type":"function_call","name":"ab","arguments":"{}"},
         {"type":"function_call_output","output":"1234"}]}"#;
-    assert_eq!(prompt(Endpoint::Responses, responses), 4 + 3 * 4 + 256);
-    assert_eq!(prompt(Endpoint::Responses, r#"{"input":"12345678"}"#), 2);
+    for endpoint in [Endpoint::Responses, Endpoint::InputTokens] {
+        assert_eq!(prompt(endpoint, responses), 4 + 3 * 4 + 256);
+        assert_eq!(prompt(endpoint, r#"{"input":"12345678"}"#), 2);
+    }
     let messages = r#"{"system":[{"type":"text","text":"1234"}],"messages":[{"role":"user","content":"1234"},
         {"role":"assistant","content":[{"type":"thinking","thinking":"1234","signature":"xxxxxxxxxxxxxxx"},
             {"type":"tool_use","id":"t","name":"ab","input":{}}]},
         {"role":"user","content":[{"type":"tool_result","tool_use_id":"t","content":[{"type":"text","text":"1234"}]},
             {"type":"image","source":{}}]}]}"#;
-    assert_eq!(prompt(Endpoint::Messages, messages), 5 + 3 * 4 + 256);
-    assert_eq!(prompt(Endpoint::Messages, r#"{"system":"12345678","messages":[]}"#), 2);
+    for endpoint in [Endpoint::Messages, Endpoint::CountTokens] {
+        assert_eq!(prompt(endpoint, messages), 5 + 3 * 4 + 256);
+        assert_eq!(prompt(endpoint, r#"{"system":"12345678","messages":[]}"#), 2);
+    }
 }
 
 #[test]
@@ -53,6 +57,8 @@ fn what_gives_no_text_is_paid_by_the_text_that_is_sent() {
         (Endpoint::Tokenize, r#"{"prompt":"1234"}"#, 1),
         (Endpoint::Tokenize, r#"{"content":"1234"}"#, 1),
         (Endpoint::Detokenize, r#"{"tokens":[1,2,3]}"#, 3),
+        (Endpoint::CountTokens, r#"{"messages":[{"content":"1234"}],"max_tokens":9}"#, 1 + 4),
+        (Endpoint::InputTokens, r#"{"input":"1234","max_output_tokens":9}"#, 1),
     ];
     for (endpoint, body, tokens) in cases {
         let summary = RequestSummary::of_json(endpoint, body.as_bytes());
@@ -116,6 +122,7 @@ fn an_engines_count_is_held_only_where_nothing_limits_the_engine() {
     let held = |endpoint| RequestBasis::json(endpoint, body.clone()).hold(&huge);
     assert_eq!(held(Endpoint::Chat), huge);
     assert_eq!(held(Endpoint::Embeddings), Usage::new(47 + 1024, 0));
+    assert_eq!(held(Endpoint::CountTokens), Usage::new(47 + 1024, 0));
     assert_eq!(held(Endpoint::Speech), Usage::new(47 + 1024, 4));
     assert_eq!(held(Endpoint::ImageGenerations), Usage::new(47 + 1024, 4096));
     let few = Usage { total_tokens: 50, ..Usage::new(7, 3) };

@@ -314,6 +314,13 @@ fn vectors_rankings_and_tokens_pass_with_nothing_but_the_price_added() {
         (Endpoint::Moderations, r#"{"results":[{"flagged":false}]}"#, None),
         (Endpoint::Tokenize, r#"{"count":3,"max_model_len":8,"tokens":[1,2,3]}"#, None),
         (Endpoint::Detokenize, r#"{"prompt":"abc"}"#, None),
+        // An answer's own number is what was asked for, not what is paid for.
+        (
+            Endpoint::CountTokens,
+            r#"{"input_tokens":3,"context_management":{"original_input_tokens":3}}"#,
+            None,
+        ),
+        (Endpoint::InputTokens, r#"{"object":"response.input_tokens","input_tokens":3}"#, None),
     ] {
         let (out, report) = metered(endpoint, BodyKind::Json, body);
         assert_eq!((report.usage, report.complete), (usage, true), "{body}");

@@ -54,6 +54,10 @@ pub mod ability {
     pub const MODERATIONS: u32 = 1 << 11;
     /// `/tokenize` and `/detokenize`.
     pub const TOKENIZE: u32 = 1 << 12;
+    /// `/v1/messages/count_tokens`.
+    pub const COUNT_TOKENS: u32 = 1 << 13;
+    /// `/v1/responses/input_tokens`.
+    pub const INPUT_TOKENS: u32 = 1 << 14;
     /// Calls of tools.
     pub const TOOLS: u32 = 1 << 16;
     /// Images in messages.

@@ -98,6 +98,13 @@ async fn every_json_endpoint_is_served_and_its_body_passes() {
         ("/tokenize", "/tokenize", json!({"prompt": "x"}), "tokens"),
         ("/v1/tokenize", "/tokenize", json!({"prompt": "x"}), "tokens"),
         ("/detokenize", "/detokenize", json!({"tokens": [1]}), "prompt"),
+        (
+            "/v1/messages/count_tokens",
+            "/v1/messages/count_tokens",
+            json!({"messages": [{"role": "user", "content": "x"}], "system": "y"}),
+            "input_tokens",
+        ),
+        ("/v1/responses/input_tokens", "/v1/responses/input_tokens", json!({"input": "x"}), "input_tokens"),
     ] {
         let mut asked = body.clone();
         let fields = asked.as_object_mut().unwrap();
@@ -171,6 +178,7 @@ async fn what_is_wrong_with_a_request_is_said_and_no_engine_is_asked() {
         ("/v1/audio/transcriptions", &[FORM], &twice, 400, "duplicate_parameter"),
         ("/v1/audio/transcriptions", &[FORM], &spaced, 400, "invalid_multipart"),
         ("/v1/responses/resp_1/cancel", &[JSON], &chat, 404, "unknown_url"),
+        ("/v1/responses/input_tokens", &[JSON], &chat, 400, "missing_required_parameter"),
         ("/v1/files", &[FORM], &file, 404, "unknown_url"),
     ] {
         let (found, error) = world.refused(path, headers, body).await;

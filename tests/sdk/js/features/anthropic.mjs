@@ -27,12 +27,16 @@ features.case("messages", "a text, limits, stop sequences", async (at) => {
   return [plain, cut, stopped];
 });
 
-features.case(
-  "counting tokens",
-  "before a message is sent",
-  (at) => client(at).messages.countTokens({ model: at.model, messages: user("one two") }),
-  "the gateway does not serve `/v1/messages/count_tokens`",
-);
+features.case("counting tokens", "before a message is sent", async (at) => {
+  const results = [];
+  for (const more of [{}, { system: "Be brief" }, { tools: [weather] }]) {
+    const counted = await client(at).messages.countTokens({ model: at.model, messages: user("one two"), ...more });
+    const { usage } = await ask(at, "one two", more);
+    assert.equal(counted.input_tokens, usage.input_tokens + usage.cache_read_input_tokens);
+    results.push(counted);
+  }
+  return results;
+});
 
 features.case("streaming", "events in their order, and the helper", async (at) => {
   const events = await collect(await ask(at, "The lamp is lit", { stream: true }));

@@ -139,6 +139,19 @@ features.case("responses", "a text, events in their order, the stream helper", a
   return [whole, events, final];
 });
 
+features.case("counting tokens", "before a response is asked for", async (at) => {
+  const tools = [{ type: "function", name: "get_weather", strict: true, parameters }];
+  const results = [];
+  for (const more of [{}, { instructions: "Be brief" }, { input: user("a b c"), tools }]) {
+    const body = { model: at.model, input: "one two three", ...more };
+    const counted = await client(at).responses.inputTokens.count(body);
+    const { usage } = await client(at).responses.create(body);
+    assert.deepEqual([counted.object, counted.input_tokens], ["response.input_tokens", usage.input_tokens]);
+    results.push(counted);
+  }
+  return results;
+});
+
 features.case("responses", "tools and parsed models", async (at) => {
   const tools = [{ type: "function", name: "get_weather", strict: true, parameters }];
   const input = user("get_weather city=Oslo");
