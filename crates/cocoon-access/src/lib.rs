@@ -24,7 +24,7 @@ pub use desk::{
 };
 pub use key::{KeyHash, KeySecret, SECRET_PREFIX, SecretError};
 pub use pattern::{BadPattern, ModelPattern};
-pub use purse::{Budget, Exhausted, Spending};
+pub use purse::{Budget, Exhausted, Settled, Spending};
 pub use rate::{Bucket, RateView};
 pub use record::{ENDPOINTS, KeyId, KeyRecord, KeySettings, METRICS, SettingsError, is_endpoint};
 pub use stored::{StoredChange, day_prefix, key_entry, usage_entry};

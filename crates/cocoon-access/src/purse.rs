@@ -47,17 +47,26 @@ pub struct Spending {
     #[serde(rename = "open_nanoton")]
     pub reserved: u64,
     /// Contained in the others: set aside for requests of which nobody ever said what they cost, because the process died
-    /// or the proxy went away. Counted as spent.
+    /// or the proxy went away; and what proxies charged beyond what was set aside. Counted as spent.
     pub unsettled_nanoton: u64,
+    /// That part of it that is contained in [`Self::today`].
+    #[serde(default, rename = "unsettled_today_nanoton")]
+    pub unsettled_today: u64,
+}
+
+/// As what an attempt was counted when its cost became known. Amounts in nanoton.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settled {
+    pub(crate) held: u64,
+    pub(crate) cost: u64,
+    pub(crate) day: Day,
 }
 
 impl Spending {
     /// What was stored, by a process that is no more: what it had set aside is counted as spent.
     pub(crate) fn revived(mut self) -> Self {
         let open = std::mem::take(&mut self.reserved);
-        self.total = self.total.saturating_add(open);
-        self.today = self.today.saturating_add(open);
-        self.unsettled_nanoton = self.unsettled_nanoton.saturating_add(open);
+        self.add(open, 0, true);
         self
     }
 
@@ -65,7 +74,7 @@ impl Spending {
     pub(crate) fn on(mut self, day: Day) -> Self {
         // Days never go back: what was spent counts on the day on which it is known.
         if day > self.day {
-            (self.day, self.today) = (day, 0);
+            (self.day, self.today, self.unsettled_today) = (day, 0, 0);
         }
         self
     }
@@ -86,28 +95,42 @@ impl Spending {
         Ok(())
     }
 
-    pub(crate) fn settle(&mut self, held: u64, cost: u64, unsettled: bool, day: Day) {
+    pub(crate) fn settle(&mut self, held: u64, cost: u64, unsettled: bool, day: Day) -> Settled {
         *self = self.on(day);
         self.reserved = self.reserved.saturating_sub(held);
-        self.total = self.total.saturating_add(cost);
-        self.today = self.today.saturating_add(cost);
-        if unsettled {
-            self.unsettled_nanoton = self.unsettled_nanoton.saturating_add(cost);
-        }
+        let cost = self.add(cost, if unsettled { 0 } else { held }, true);
+        Settled { held, cost, day: self.day }
     }
 
-    /// What was counted as spent turned out to be something else.
-    pub(crate) fn correct(&mut self, from: u64, to: u64, day: Day) {
+    /// What was counted as spent turned out to be something else: how much, as far as it can be counted.
+    pub(crate) fn correct(&mut self, from: Settled, to: u64, day: Day) -> u64 {
         *self = self.on(day);
-        self.total = self.total.saturating_sub(from).saturating_add(to);
-        self.today = self.today.saturating_sub(from).saturating_add(to);
+        let is_today = from.day == self.day;
+        self.total = self.total.saturating_sub(from.cost);
+        if is_today {
+            self.today = self.today.saturating_sub(from.cost);
+        }
+        self.add(to, from.held, is_today)
     }
 
-    /// What was counted as spent without anybody's word is given back.
+    /// What was counted as spent without an agreed cost is given back.
     pub(crate) fn forgive(&mut self) {
-        let unsettled = std::mem::take(&mut self.unsettled_nanoton);
-        self.total = self.total.saturating_sub(unsettled);
-        self.today = self.today.saturating_sub(unsettled);
+        self.total = self.total.saturating_sub(std::mem::take(&mut self.unsettled_nanoton));
+        self.today = self.today.saturating_sub(std::mem::take(&mut self.unsettled_today));
+    }
+
+    /// Counts a cost as spent, and what is more than `agreed` as unsettled. As much as fits into the sum, and says how much
+    /// that is: so all of it can be taken back.
+    fn add(&mut self, cost: u64, agreed: u64, today: bool) -> u64 {
+        let cost = cost.min(u64::MAX - self.total);
+        let unsettled = cost.saturating_sub(agreed);
+        self.total += cost;
+        self.unsettled_nanoton = self.unsettled_nanoton.saturating_add(unsettled);
+        if today {
+            self.today = self.today.saturating_add(cost);
+            self.unsettled_today = self.unsettled_today.saturating_add(unsettled);
+        }
+        cost
     }
 }
 
@@ -148,7 +171,61 @@ mod tests {
         assert_eq!((spending.total, spending.today, spending.unsettled_nanoton), (10, 4, 0));
     }
 
+    #[test]
+    fn what_is_forgiven_of_another_day_makes_no_room_on_this_one() {
+        let died = Spending { total: 10, today: 10, day: day(1), reserved: 5, ..Spending::default() };
+        let mut spending = died.revived();
+        spending.settle(4, 4, false, day(2));
+        spending.settle(2, 2, true, day(2));
+        assert_eq!((spending.unsettled_nanoton, spending.unsettled_today), (7, 2));
+        spending.forgive();
+        assert_eq!((spending.total, spending.today, spending.unsettled_nanoton), (14, 4, 0));
+        spending.forgive();
+        assert_eq!((spending.total, spending.today), (14, 4));
+    }
+
+    #[test]
+    fn a_last_word_after_midnight_changes_the_sum_and_not_the_new_day() {
+        let mut spending = Spending::default();
+        let settled = spending.settle(50, 40, false, day(1));
+        spending.settle(30, 30, false, day(2));
+        assert_eq!(spending.correct(settled, 10, day(2)), 10);
+        assert_eq!((spending.total, spending.today), (40, 30));
+    }
+
+    #[test]
+    fn what_is_charged_beyond_what_was_set_aside_can_be_forgiven() {
+        let mut spending = Spending { total: 7, today: 7, day: day(1), ..Spending::default() };
+        spending.settle(50, 80, false, day(1));
+        let settled = spending.settle(50, 40, false, day(1));
+        spending.correct(settled, u64::MAX, day(1));
+        assert_eq!((spending.total, spending.today), (u64::MAX, u64::MAX));
+        spending.forgive();
+        assert_eq!((spending.total, spending.today), (7 + 50 + 50, 7 + 50 + 50));
+    }
+
     proptest! {
+        #[test]
+        fn whatever_is_said_first_the_last_words_are_the_sum(
+            before in 0_u64..1000,
+            words in prop::collection::vec((0_u64..=1000, 0_u64..3000, 0_u64..2), 1..50),
+        ) {
+            let mut spending = Spending { total: before, today: before, ..Spending::default() };
+            let (mut today, mut on_last_day) = (0, before);
+            let mut settled = Vec::new();
+            for (claimed, charged, days) in words {
+                today += days;
+                on_last_day = if days == 0 { on_last_day + charged } else { charged };
+                settled.push((spending.settle(1000, claimed, false, day(today)), charged));
+            }
+            let mut total = before;
+            for (first, last) in settled {
+                total += last;
+                spending.correct(first, last, day(today));
+            }
+            prop_assert_eq!((spending.total, spending.today), (total, on_last_day));
+        }
+
         #[test]
         fn no_order_of_requests_spends_more_than_the_budget(
             total in 0_u64..2000,

@@ -76,6 +76,16 @@ pub struct DayUsage(BTreeMap<(String, String), Counts>);
 impl DayUsage {
     /// Adds to the line of this model and endpoint.
     pub fn add(&mut self, model: &str, endpoint: &str, counts: &Counts) {
+        self.line(model, endpoint).add(counts);
+    }
+
+    /// A cost that was added turned out to be another one.
+    pub fn correct_cost(&mut self, model: &str, endpoint: &str, from: u64, to: u64) {
+        let counts = self.line(model, endpoint);
+        counts.cost_nanoton = counts.cost_nanoton.saturating_sub(from).saturating_add(to);
+    }
+
+    fn line(&mut self, model: &str, endpoint: &str) -> &mut Counts {
         let mut end = model.len().min(MAX_MODEL_BYTES);
         while !model.is_char_boundary(end) {
             end -= 1;
@@ -84,15 +94,7 @@ impl DayUsage {
         if self.0.len() >= MAX_ROWS && !self.0.contains_key(&row) {
             OTHER_MODELS.clone_into(&mut row.0);
         }
-        self.0.entry(row).or_default().add(counts);
-    }
-
-    /// A cost that was added turned out to be another one.
-    pub fn correct_cost(&mut self, model: &str, endpoint: &str, from: u64, to: u64) {
-        self.add(model, endpoint, &Counts { cost_nanoton: to.saturating_sub(from), ..Counts::default() });
-        if let Some(counts) = self.0.get_mut(&(model.to_owned(), endpoint.to_owned())) {
-            counts.cost_nanoton = counts.cost_nanoton.saturating_sub(from.saturating_sub(to));
-        }
+        self.0.entry(row).or_default()
     }
 
     /// All lines.
@@ -156,6 +158,17 @@ mod tests {
         let mut full = Counts { cost_nanoton: u64::MAX, ..Counts::default() };
         full.add(&ONE);
         assert_eq!(full.cost_nanoton, u64::MAX);
+    }
+
+    #[test]
+    fn a_cost_is_corrected_in_the_line_that_it_was_added_to() {
+        let mut day = DayUsage::default();
+        for number in 0..=MAX_ROWS {
+            let name = format!("{number}{}", "x".repeat(1000));
+            day.add(&name, "chat", &ONE);
+            day.correct_cost(&name, "chat", 30, 10);
+        }
+        assert!(day.rows().iter().all(|row| row.counts.cost_nanoton == 10), "{day:?}");
     }
 
     #[test]

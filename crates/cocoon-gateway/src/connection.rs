@@ -18,8 +18,9 @@ use tokio_util::sync::CancellationToken;
 use crate::Shared;
 use crate::attestation::Fingerprint;
 use crate::book::PeerKey;
-use crate::claims::{Claims, Overcharge};
+use crate::claims::{Claims, Overcharge, Word};
 use crate::exchange::{AnswerQueue, Ending, Event, Exchange};
+use crate::failure;
 use crate::market::{self, Told};
 use crate::settle::{Channel, Presence};
 
@@ -67,6 +68,8 @@ struct Inner {
 struct Waiting {
     queue: Arc<AnswerQueue>,
     at_most: i64,
+    /// The proxy answers in place of the worker, which it gave up.
+    early: bool,
 }
 
 /// What the notices of one connection have shown.
@@ -216,9 +219,11 @@ impl Connection {
         why
     }
 
-    /// Whether no request of ours is under way.
+    /// Whether no request of ours is under way, and none waits for the last word on its cost.
     fn is_idle(&self) -> bool {
-        self.lock().session.as_ref().is_none_or(|session| session.in_flight() == 0)
+        let inner = self.lock();
+        inner.session.as_ref().is_none_or(|session| session.in_flight() == 0)
+            && !self.shared.access.awaits_any(inner.claims.unacknowledged())
     }
 
     /// The proxy's terms, once requests can be sent.
@@ -229,7 +234,10 @@ impl Connection {
     /// Whether requests should go this way.
     pub(crate) fn takes_requests(&self) -> bool {
         let chosen = self.shared.vetting.demands().is_none() || self.choice.made.load(Ordering::Relaxed);
-        chosen && self.terms().is_some() && !self.channel.get().is_some_and(|channel| channel.is_leaving())
+        chosen
+            && !self.shared.pool.is_closed()
+            && self.terms().is_some()
+            && !self.channel.get().is_some_and(|channel| channel.is_leaving())
     }
 
     /// Whether the proxy says nothing at all, though it is asked all the time.
@@ -302,11 +310,11 @@ impl Connection {
         let queue = Arc::new(AnswerQueue::default());
         {
             let mut inner = self.lock();
-            let Some(session) = inner.session.as_mut() else {
+            let Some(session) = inner.session.as_mut().filter(|_| !self.shared.pool.is_closed()) else {
                 return Err(RequestFailure::new(ErrorCode::NOT_READY, "the connection to the proxy is lost"));
             };
             session.submit(submission, self.now())?;
-            inner.waiting.insert(submission.id, Waiting { queue: Arc::clone(&queue), at_most });
+            inner.waiting.insert(submission.id, Waiting { queue: Arc::clone(&queue), at_most, early: false });
         }
         self.wake.notify_one();
         Ok(Exchange::new(Arc::clone(self), submission.id, queue, at_most))
@@ -326,6 +334,24 @@ impl Connection {
             if let Some(session) = inner.session.as_mut() {
                 session.cancel(request);
             }
+        }
+        self.wake.notify_one();
+    }
+
+    /// Gives up all requests under way: their callers are told so, and workers are told to stop and say what they did.
+    pub(crate) fn give_up(&self, why: &RequestFailure) {
+        {
+            let mut inner = self.lock();
+            let requests: Vec<_> = inner.waiting.keys().copied().collect();
+            if let Some(session) = inner.session.as_mut() {
+                requests.iter().for_each(|request| session.cancel(*request));
+            }
+            let ends = requests.into_iter().map(|request| ClientEvent::Failed {
+                request,
+                failure: why.clone(),
+                info: None,
+            });
+            self.deliver(&mut inner, ends);
         }
         self.wake.notify_one();
     }
@@ -456,21 +482,22 @@ impl Connection {
         let mut overcharges = Vec::new();
         for event in events {
             let (request, event) = match event {
-                ClientEvent::Head { request, worker, head } => (request, Event::Head(head, worker)),
+                ClientEvent::Head { request, worker, head } => {
+                    if let Some(waiting) = inner.waiting.get_mut(&request) {
+                        waiting.early = failure::is_early(&head);
+                    }
+                    (request, Event::Head(head, worker))
+                }
                 ClientEvent::Data { request, data } => (request, Event::Data(data)),
                 ClientEvent::Completed { request, info, debug } => {
-                    self.shared.access.claimed(&request, info.tokens.total_tokens_used);
-                    overcharges.extend(inner.claims.expect(request, info.tokens.total_tokens_used));
+                    let early = inner.waiting.get(&request).is_some_and(|waiting| waiting.early);
+                    overcharges.extend(self.note_end(inner, request, Word::completed(&info, early)));
                     (request, Event::End(Ending::Completed { info, debug }))
                 }
                 ClientEvent::Failed { request, failure, info } => {
-                    self.shared.access.failed(&request, &failure, info.as_ref());
-                    // Without the proxy's word on it, all that was reserved may be charged; nor is its word the last where it
-                    // gave up before the worker spoke.
-                    let last_word = failure.code != ErrorCode::TIMEOUT;
-                    let at_most = info.filter(|_| last_word).map(|info| info.tokens.total_tokens_used);
-                    let at_most = at_most.or(inner.waiting.get(&request).map(|waiting| waiting.at_most));
-                    overcharges.extend(inner.claims.expect(request, at_most.unwrap_or(i64::MAX)));
+                    let ours = self.terms().is_some_and(|terms| terms.extensions);
+                    let word = Word::failed(&failure, info.as_ref(), ours);
+                    overcharges.extend(self.note_end(inner, request, word));
                     (request, Event::End(Ending::Failed { failure, info }))
                 }
                 ClientEvent::Payment { request: Some((request, tokens)), counters } => {
@@ -494,6 +521,17 @@ impl Connection {
         }
         overcharges.iter().for_each(|overcharge| self.dispute_charge(overcharge));
         others
+    }
+
+    /// An answer has ended: what is said of its cost. Whether it was charged more than that, where that is known already.
+    fn note_end(&self, inner: &mut Inner, request: [u8; 32], word: Word) -> Option<Overcharge> {
+        if word.last || word.claimed > 0 {
+            self.shared.access.claimed(&request, word.claimed);
+        } else {
+            self.shared.access.cancelled(&request);
+        }
+        let reserved = inner.waiting.get(&request).map_or(i64::MAX, |waiting| waiting.at_most);
+        inner.claims.expect(request, word.at_most(reserved))
     }
 
     /// The proxy charged more than the worker claimed.

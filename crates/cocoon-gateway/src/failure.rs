@@ -271,6 +271,15 @@ pub(crate) fn refusal(head: &http::Response) -> Option<Kind> {
     })
 }
 
+/// Whether this head says that the proxy answers before its worker has spoken its last word. Each request that it gave to
+/// a worker has a notice in the end, what it refuses has none.
+pub(crate) fn is_early(head: &http::Response) -> bool {
+    let has = |name: &str| {
+        head.headers.iter().any(|header| header.name.as_bytes().eq_ignore_ascii_case(name.as_bytes()))
+    };
+    has(ERROR_HEADER) && (head.status_code == 504 || has(RESEND_HEADER))
+}
+
 /// When whoever answered so may be asked again, where it says.
 pub(crate) fn retry_after(head: &http::Response) -> Option<Duration> {
     let is_it = |header: &&http::Header| header.name.as_bytes().eq_ignore_ascii_case(b"retry-after");
@@ -300,6 +309,8 @@ pub(crate) fn words_of(body: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use cocoon_wire::codec::ByteStr;
+
     use super::*;
 
     fn status(code: i32, words: &str) -> u16 {
@@ -374,6 +385,22 @@ mod tests {
         let kind = |words| Failure::from(&RequestFailure::new(ErrorCode::NOT_READY, words)).kind;
         assert_eq!(kind("connection to the proxy lost: connection reset"), Kind::Lost);
         assert_eq!(kind("proxy is disabled"), Kind::Proxy);
+    }
+
+    #[test]
+    fn a_proxy_that_answers_in_a_workers_place_may_hear_more_of_it() {
+        let text = ByteStr::from_static;
+        let head = |status_code, names: &[&'static str]| http::Response {
+            http_version: text("HTTP/1.1"),
+            status_code,
+            reason: text(""),
+            headers: names.iter().map(|name| http::Header { name: text(name), value: text("1") }).collect(),
+            payload: bytes::Bytes::new(),
+        };
+        assert!(is_early(&head(504, &["X-Cocoon-Error"])));
+        assert!(is_early(&head(503, &["X-Cocoon-Error", RESEND_HEADER])));
+        assert!(!is_early(&head(503, &["X-Cocoon-Error"])), "it has given the request to nobody");
+        assert!(!is_early(&head(504, &["Content-Type"])), "an engine's own");
     }
 
     #[test]

@@ -182,6 +182,9 @@ impl Shared {
 
 /// How long callers are given to take the last words of answers that a shutdown ends.
 const FAREWELL: std::time::Duration = std::time::Duration::from_secs(2);
+/// How long a shutdown waits for proxies to tell what it ended, and what was cancelled before, did cost. Workers of ours
+/// say so at once.
+const LAST_WORDS: std::time::Duration = std::time::Duration::from_secs(3);
 
 /// A running gateway. Dropping it without [`Gateway::shutdown`] stops it at once.
 #[derive(Debug)]
@@ -434,8 +437,8 @@ impl Gateway {
         self.shared.draining.cancel();
     }
 
-    /// Refuses new requests, waits for those under way (at most [`GatewayLimits::drain_timeout`]), disconnects, and
-    /// stores what is to be stored.
+    /// Refuses new requests, waits for those under way (at most [`GatewayLimits::drain_timeout`]) and for the last words on
+    /// what they cost, disconnects, and stores what is to be stored.
     pub async fn shutdown(self) {
         let deadline = tokio::time::Instant::now() + self.shared.limits.drain_timeout;
         self.drain();
@@ -446,12 +449,17 @@ impl Gateway {
         self.requests.close();
         if tokio::time::timeout_at(deadline, self.requests.wait()).await.is_err() {
             tracing::warn!(requests = self.requests.len(), "giving up on requests that do not end");
-            // Without proxies every answer ends, and says so to its caller.
-            self.disconnect.cancel();
+            // Every answer ends, and says so to its caller.
+            self.shared.pool.close();
             if tokio::time::timeout(FAREWELL, self.requests.wait()).await.is_err() {
                 self.abort.cancel();
                 self.requests.wait().await;
             }
+        }
+        if tokio::time::timeout(LAST_WORDS, self.shared.access.last_words()).await.is_err() {
+            tracing::warn!(
+                "not all proxies have told what was ended; keys are charged the most that it can cost"
+            );
         }
         self.disconnect.cancel();
         self.background.close();

@@ -1,12 +1,13 @@
 //! The connections to proxies: who is dialled, who is ready, and who gets a request.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use cocoon_net::{Backoff, DialOptions, TlsSettings, dial};
 use cocoon_session::client::{ClientSettings, ModelOffers};
+use cocoon_session::{ErrorCode, RequestFailure};
 use cocoon_ton::RootConfig;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -42,6 +43,8 @@ pub(crate) struct Pool {
     breakers: Mutex<Breakers>,
     /// How the newest attempt to reach a proxy failed, with its address.
     failure: Mutex<Option<String>>,
+    /// No requests are sent any more.
+    closed: AtomicBool,
 }
 
 impl Default for Pool {
@@ -54,6 +57,7 @@ impl Default for Pool {
             known: Mutex::default(),
             breakers: Mutex::default(),
             failure: Mutex::default(),
+            closed: AtomicBool::new(false),
         }
     }
 }
@@ -86,6 +90,18 @@ impl Pool {
     fn failed(&self, address: &str, why: &dyn std::fmt::Display) {
         let words = format!("{address}: {why}");
         *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(words);
+    }
+
+    /// Ends all requests under way, for good. Connections stay, so that proxies can tell what those cost.
+    pub(crate) fn close(&self) {
+        self.closed.store(true, Ordering::SeqCst);
+        let why = RequestFailure::new(ErrorCode::NOT_READY, "the gateway is shutting down");
+        self.all().iter().for_each(|connection| connection.give_up(&why));
+        self.changed();
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::SeqCst)
     }
 
     /// Counts anew which connections are ready.
@@ -137,6 +153,7 @@ impl Pool {
     /// Whether a proxy took requests at most so long ago, or does now.
     pub(crate) fn was_ready_within(&self, time: Duration) -> bool {
         let lost = *self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        let lost = lost.filter(|_| !self.is_closed());
         *self.ready.borrow() > 0 || lost.is_some_and(|lost| lost.elapsed() < time)
     }
 

@@ -4,6 +4,7 @@
 mod support;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use cocoon_gateway::GatewayLimits;
 use serde_json::json;
@@ -97,4 +98,17 @@ async fn the_last_place_is_kept_while_nobody_else_comes() {
     for _ in 0..5 {
         assert_eq!(only.get("/health").await.status, 200);
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_still_waits_when_the_time_is_over_is_told_so() {
+    let (engine, _go) = gated();
+    let limits = GatewayLimits { drain_timeout: Duration::from_millis(100), ..GatewayLimits::default() };
+    let network = Network::start(Plan { limits, ..Plan::default() }, vec![engine.clone()]).await;
+    let mut client = network.client().await;
+    let asking = tokio::spawn(async move { client.post(&ask(&json!({}))).await });
+    eventually("the call", || (!engine.asked.lock().unwrap().is_empty()).then_some(())).await;
+    network.gateway.shutdown().await;
+    assert_eq!(asking.await.unwrap().error().0, 503);
+    assert_eq!(engine.asked.lock().unwrap().len(), 1, "and nobody is asked anew");
 }

@@ -199,7 +199,18 @@ fn absurd_tokens_are_held_to_what_can_be_true() {
         let end = net.ends.last().unwrap();
         let most = 4 * (100 + query(id).query.len() as u64);
         assert!(end.charged <= most, "{} tokens are charged", end.charged);
-        assert_eq!(answers(&mut net, &mut client).len(), 1);
+        let told = answers(&mut net, &mut client);
+        let [ProxyToClient::QueryAnswerEx(answer)] = told.as_slice() else { panic!("{told:?}") };
+        let told = answer.final_info.as_ref().unwrap().tokens_used;
+        let classes = [
+            told.prompt_tokens_used,
+            told.cached_tokens_used,
+            told.completion_tokens_used,
+            told.reasoning_tokens_used,
+        ];
+        assert!(classes.iter().all(|class| *class >= 0), "{told:?}");
+        let sum = classes.iter().fold(0_i64, |sum, class| sum.checked_add(*class).unwrap());
+        assert_eq!(told.total_tokens_used, sum, "the total is what it is settled by");
     }
     works(&mut net, &mut client, &mut worker, 99);
 }

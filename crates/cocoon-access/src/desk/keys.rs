@@ -217,7 +217,7 @@ impl Desk {
         Ok(())
     }
 
-    /// Gives back what was counted as spent without anybody's word.
+    /// Gives back what was counted as spent without an agreed cost.
     ///
     /// # Errors
     /// [`ChangeError::NotFound`].

@@ -2,7 +2,7 @@
 
 use super::keys::usable;
 use super::{Denied, Desk, Entry, Refused};
-use crate::{Counts, KeyId, Moment, RateView};
+use crate::{Counts, KeyId, Moment, RateView, Settled};
 
 /// A request that was admitted. Each is finished once, by [`Desk::finish`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,29 +89,32 @@ impl Desk {
         Ok(())
     }
 
-    /// Replaces what was set aside by what it cost. `unsettled`: nobody said so, it is the most that it can have been.
-    pub fn settle(&mut self, ticket: &Ticket, held: u64, cost: u64, unsettled: bool, now: Moment) {
+    /// Replaces what was set aside by what it cost. `unsettled`: nobody said so, it is the most that it can have been. Of a
+    /// cost beyond what was set aside, that part is unsettled.
+    pub fn settle(&mut self, ticket: &Ticket, held: u64, cost: u64, unsettled: bool, now: Moment) -> Settled {
+        let mut settled = Settled { held, cost, day: now.day() };
         if let Some(entry) = self.keys.get_mut(&ticket.key) {
-            entry.spending.settle(held, cost, unsettled, now.day());
+            settled = entry.spending.settle(held, cost, unsettled, now.day());
             self.unwritten.spending.insert(ticket.key);
         }
-        if cost > 0 {
-            let counts = Counts { cost_nanoton: cost, ..Counts::default() };
+        if settled.cost > 0 {
+            let counts = Counts { cost_nanoton: settled.cost, ..Counts::default() };
             self.count(ticket.key, &ticket.model, ticket.endpoint, &counts, now);
         }
+        settled
     }
 
-    /// What was settled turned out to be something else.
-    pub fn correct(&mut self, ticket: &Ticket, from: u64, to: u64, now: Moment) {
-        if from == to {
+    /// What was settled turned out to be something else. It counts on the day on which it was settled.
+    pub fn correct(&mut self, ticket: &Ticket, from: Settled, mut to: u64, now: Moment) {
+        if from.cost == to {
             return;
         }
         if let Some(entry) = self.keys.get_mut(&ticket.key) {
-            entry.spending.correct(from, to, now.day());
+            to = entry.spending.correct(from, to, now.day());
             self.unwritten.spending.insert(ticket.key);
         }
-        let day = (now.day(), ticket.key);
-        self.usage.entry(day).or_default().correct_cost(&ticket.model, ticket.endpoint, from, to);
+        let day = (from.day, ticket.key);
+        self.usage.entry(day).or_default().correct_cost(&ticket.model, ticket.endpoint, from.cost, to);
         self.unwritten.usage.insert(day);
     }
 

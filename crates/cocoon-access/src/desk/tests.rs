@@ -174,12 +174,39 @@ fn a_last_word_on_a_cost_replaces_the_first() {
     let mut ticket = desk.admit(id(1), "chat", at(0)).unwrap();
     desk.start(&mut ticket, "m", 1, at(0)).unwrap();
     desk.hold(id(1), 100, at(0)).unwrap();
-    desk.settle(&ticket, 100, 40, false, at(0));
-    for (from, to) in [(40, 50), (50, 10), (10, 10)] {
-        desk.correct(&ticket, from, to, at(0));
+    let mut before = 0;
+    for to in [40, 50, 10] {
+        let settled = desk.settle(&ticket, 100, 40, false, at(0));
+        desk.correct(&ticket, settled, to, at(0));
         let cost = desk.usage(at(0).day(), id(1)).unwrap().rows()[0].counts.cost_nanoton;
-        assert_eq!((desk.view(id(1), at(0)).unwrap().spending.total, cost), (to, to));
+        assert_eq!((desk.view(id(1), at(0)).unwrap().spending.total, cost), (before + to, before + to));
+        before += to;
     }
+}
+
+#[test]
+fn a_last_word_after_midnight_is_about_the_day_before() {
+    const NEXT: u64 = 86_400;
+    let mut desk = desk_with(1, |_| ());
+    let mut ticket = desk.admit(id(1), "chat", at(0)).unwrap();
+    desk.start(&mut ticket, "m", 1, at(0)).unwrap();
+    let settled = desk.settle(&ticket, 100, 40, false, at(0));
+    desk.settle(&ticket, 100, 60, false, at(NEXT));
+    desk.take_changes(at(NEXT));
+    desk.correct(&ticket, settled, 10, at(NEXT));
+    let spending = desk.view(id(1), at(NEXT)).unwrap().spending;
+    assert_eq!((spending.total, spending.today), (70, 60));
+    let costs = [0, NEXT].map(|moment| {
+        let usage = desk.usage(at(moment).day(), id(1)).unwrap();
+        usage.rows()[0].counts.cost_nanoton
+    });
+    assert_eq!(costs, [10, 60]);
+    assert!(
+        desk.take_changes(at(NEXT))
+            .0
+            .iter()
+            .any(|change| { change.entry == usage_entry(at(0).day(), id(1)) })
+    );
 }
 
 #[test]

@@ -1,22 +1,24 @@
 //! Coins set aside for attempts that are under way, and what they cost in the end.
 //!
-//! Three things tell what an attempt cost, in this order: the claim at its end; the proxy's payment notice, which names the
-//! request and is the last word, also where the attempt was cancelled or another one won; and, where neither comes within
-//! [`LAST_WORD`], nobody: then all that was set aside counts as spent, and as `unsettled`.
+//! Three things tell what an attempt cost, in this order: the claim at its end, up to what was set aside; the proxy's
+//! payment notice, which names the request and is the last word, also where the attempt was cancelled or another one won;
+//! and, where neither comes within [`LAST_WORD`], nobody: then all that was set aside counts as spent, and as `unsettled`.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use cocoon_access::{Moment, Refused, Ticket};
-use cocoon_session::{ErrorCode, FinalInfo, RequestFailure};
+use cocoon_access::{Moment, Refused, Settled, Ticket};
 
 use super::Access;
-use crate::failure::{Failure, Kind};
 
 /// A proxy waits 60 s for a worker's last word on a cancelled request, and then sends its notice.
 const LAST_WORD: Duration = Duration::from_secs(90);
 /// Attempts whose last word is awaited. More than can be under way; what is pushed out is treated as if its time were up.
 const MAX_HOLDS: usize = 65_536;
+/// The most that one request counts, in nanoton: a million TON. None costs as much, and thousands of such fit into a sum.
+const MAX_COST: u64 = 1_000_000_000_000_000;
+/// How often it is looked whether all last words are there.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// A request as the network knows it.
 type RequestId = [u8; 32];
@@ -24,10 +26,10 @@ type RequestId = [u8; 32];
 #[derive(Debug)]
 struct Hold {
     ticket: Ticket,
-    /// What is still set aside, in nanoton.
-    held: Option<u64>,
-    /// What was counted as its cost, in nanoton.
-    cost: u64,
+    /// What was set aside, in nanoton.
+    held: u64,
+    /// What was counted instead, once something told its cost.
+    settled: Option<Settled>,
     /// Nanoton per adjusted token.
     price: u64,
     /// Place in the order of ends, once the attempt has ended.
@@ -55,7 +57,7 @@ impl Access {
         let oldest = {
             self.desk().hold(ticket.key, amount, now)?;
             let mut holds = self.holds();
-            let hold = Hold { ticket: ticket.clone(), held: Some(amount), cost: 0, price, until: None };
+            let hold = Hold { ticket: ticket.clone(), held: amount, settled: None, price, until: None };
             holds.open.insert(request, hold);
             if holds.open.len() > MAX_HOLDS { holds.take_oldest(Moment(u64::MAX)) } else { None }
         };
@@ -68,7 +70,7 @@ impl Access {
     /// The attempt was never sent.
     pub(crate) fn release(&self, request: &RequestId) {
         let hold = self.holds().remove(request);
-        if let Some(Hold { ticket, held: Some(held), .. }) = hold {
+        if let Some(Hold { ticket, held, settled: None, .. }) = hold {
             self.desk().settle(&ticket, held, 0, false, self.now());
         }
     }
@@ -78,15 +80,7 @@ impl Access {
         self.end(request, Some(tokens));
     }
 
-    /// The attempt has failed.
-    pub(crate) fn failed(&self, request: &RequestId, failure: &RequestFailure, info: Option<&FinalInfo>) {
-        let claimed = info.map(|info| info.tokens.total_tokens_used);
-        let unknown = failure.code == ErrorCode::TIMEOUT || Failure::from(failure).kind == Kind::Lost;
-        // A proxy that answers with an error and claims nothing has not let a worker work.
-        self.end(request, if unknown && claimed.unwrap_or(0) == 0 { None } else { claimed.or(Some(0)) });
-    }
-
-    /// The attempt is cancelled: how much was worked is told later.
+    /// The attempt has ended, and how much was worked for it is told later.
     pub(crate) fn cancelled(&self, request: &RequestId) {
         self.end(request, None);
     }
@@ -96,9 +90,25 @@ impl Access {
         let now = self.now();
         let Some(hold) = self.holds().remove(request) else { return };
         let cost = hold.cost_of(tokens);
-        match hold.held {
-            Some(held) => self.desk().settle(&hold.ticket, held, cost, false, now),
-            None => self.desk().correct(&hold.ticket, hold.cost, cost, now),
+        match hold.settled {
+            Some(settled) => self.desk().correct(&hold.ticket, settled, cost, now),
+            None => {
+                self.desk().settle(&hold.ticket, hold.held, cost, false, now);
+            }
+        }
+    }
+
+    /// Whether coins are still set aside for one of these, though it has ended: its last word is to come.
+    pub(crate) fn awaits_any<'a>(&self, requests: impl IntoIterator<Item = &'a RequestId>) -> bool {
+        let holds = self.holds();
+        requests.into_iter().any(|request| holds.awaits(request))
+    }
+
+    /// Waits until the last words on all that has ended are there.
+    pub(crate) async fn last_words(&self) {
+        let missing = |holds: &Holds| holds.ended.values().any(|request| holds.awaits(request));
+        while missing(&self.holds()) {
+            tokio::time::sleep(LOOK).await;
         }
     }
 
@@ -114,40 +124,32 @@ impl Access {
     }
 
     fn give_up(&self, hold: &Hold) {
-        if let Some(held) = hold.held {
-            self.desk().settle(&hold.ticket, held, held, true, self.now());
+        if hold.settled.is_none() {
+            self.desk().settle(&hold.ticket, hold.held, hold.held, true, self.now());
         }
     }
 
     fn end(&self, request: &RequestId, claimed: Option<i64>) {
         let now = self.now();
-        let mut settled = None;
-        {
-            let mut holds = self.holds();
-            holds.ends += 1;
-            let until = (Moment(now.0.saturating_add(micros(LAST_WORD))), holds.ends);
-            let Some(hold) = holds.open.get_mut(request) else { return };
-            if let Some(tokens) = claimed
-                && let Some(held) = hold.held.take()
-            {
-                hold.cost = hold.cost_of(tokens);
-                settled = Some((hold.ticket.clone(), held, hold.cost));
-            }
-            if hold.until.is_none() {
-                hold.until = Some(until);
-                holds.ended.insert(until, *request);
-            }
+        let mut holds = self.holds();
+        holds.ends += 1;
+        let until = (Moment(now.0.saturating_add(micros(LAST_WORD))), holds.ends);
+        let Some(hold) = holds.open.get_mut(request) else { return };
+        if let (Some(tokens), None) = (claimed, hold.settled) {
+            let cost = hold.cost_of(tokens).min(hold.held);
+            hold.settled = Some(self.desk().settle(&hold.ticket, hold.held, cost, false, now));
         }
-        if let Some((ticket, held, cost)) = settled {
-            self.desk().settle(&ticket, held, cost, false, now);
+        if hold.until.is_none() {
+            hold.until = Some(until);
+            holds.ended.insert(until, *request);
         }
     }
 }
 
 impl Hold {
-    /// Never more than a price allows for; what a proxy charges beyond is disputed elsewhere.
+    /// What a proxy charges beyond what was set aside counts, too, and is disputed elsewhere.
     fn cost_of(&self, tokens: i64) -> u64 {
-        u64::try_from(tokens).unwrap_or(0).saturating_mul(self.price)
+        u64::try_from(tokens).unwrap_or(0).saturating_mul(self.price).min(MAX_COST)
     }
 }
 
@@ -158,6 +160,10 @@ impl Holds {
             self.ended.remove(&until);
         }
         Some(hold)
+    }
+
+    fn awaits(&self, request: &RequestId) -> bool {
+        self.open.get(request).is_some_and(|hold| hold.until.is_some() && hold.settled.is_none())
     }
 
     /// One whose time is up by then.
@@ -233,15 +239,15 @@ mod tests {
         let access = access(dir.path());
         let ticket = ticket(&access);
         let later = |seconds: u64| Moment(access.now().0 + seconds * 1_000_000);
-        let lost = RequestFailure::new(ErrorCode::NOT_READY, "connection to the proxy lost: reset");
-        let refused = RequestFailure::new(ErrorCode::ERROR, "no workers for model m");
         for number in 1..=4 {
             access.hold(&ticket, [number; 32], 100, 2).unwrap();
         }
         access.cancelled(&[1; 32]);
-        access.failed(&[2; 32], &lost, None);
-        access.failed(&[3; 32], &refused, None);
-        assert_eq!(spending(&access).reserved, 600, "only the refusal says that nothing was worked");
+        access.cancelled(&[2; 32]);
+        access.claimed(&[3; 32], 0);
+        assert_eq!(spending(&access).reserved, 600);
+        assert!(access.awaits_any([&[3; 32], &[2; 32]]));
+        assert!(!access.awaits_any([&[3; 32], &[4; 32], &[5; 32]]), "told, under way, unknown");
         access.give_up_old(later(80));
         assert_eq!(spending(&access).reserved, 600);
         access.give_up_old(later(91));
@@ -251,5 +257,40 @@ mod tests {
         assert_eq!(spending(&access).total, 400, "a word that comes too late changes nothing");
         access.release(&[4; 32]);
         assert_eq!((spending(&access).reserved, access.holds().open.len()), (0, 0));
+    }
+
+    #[test]
+    fn no_claim_counts_more_than_was_set_aside_nor_takes_history_along() {
+        let dir = tempfile::tempdir().unwrap();
+        let access = access(dir.path());
+        let ticket = ticket(&access);
+        for (number, claimed, charged) in [(1, 30, 30), (2, i64::MAX, 15), (3, i64::MIN, 10)] {
+            access.hold(&ticket, [number; 32], 100, 2).unwrap();
+            access.claimed(&[number; 32], claimed);
+            assert!(spending(&access).today <= 300, "{claimed}");
+            access.charged(&[number; 32], charged);
+        }
+        let day = access.now().day();
+        let cost = access.desk().usage(day, ticket.key).unwrap().rows()[0].counts.cost_nanoton;
+        let spent = spending(&access);
+        assert_eq!((spent.total, spent.today, cost), (110, 110, 110));
+    }
+
+    #[test]
+    fn an_absurd_charge_locks_no_key_for_good() {
+        let dir = tempfile::tempdir().unwrap();
+        let access = access(dir.path());
+        let ticket = ticket(&access);
+        for (number, claims) in [(1, true), (2, false)] {
+            access.hold(&ticket, [number; 32], 100, 2).unwrap();
+            if claims {
+                access.claimed(&[number; 32], 30);
+            }
+            access.charged(&[number; 32], i64::MAX);
+        }
+        assert_eq!(spending(&access).total, 2 * MAX_COST, "it is what the proxy says");
+        access.desk().forgive(ticket.key).unwrap();
+        let after = spending(&access);
+        assert_eq!((after.total, after.today, after.unsettled_nanoton), (400, 400, 0));
     }
 }

@@ -1,6 +1,8 @@
 //! A whole network on loopback around a gateway: real proxies and workers, engines that do what a test says.
 #![allow(dead_code, unreachable_pub, missing_docs, clippy::unwrap_used)]
 
+pub mod keys;
+
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};

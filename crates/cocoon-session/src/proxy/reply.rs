@@ -1,7 +1,7 @@
 //! What a worker says to a request, up to its last word, and what the client is told of it.
 
 use bytes::Bytes;
-use cocoon_ledger::{ClaimBound, Coefficient, clamp_claim};
+use cocoon_ledger::{Adjusted, ClaimBound, Coefficient, clamp_claim};
 use cocoon_wire::codec::{ByteStr, Message as _, from_boxed, to_boxed};
 use cocoon_wire::tl::{self, WorkerToProxy, client, ext, http, proxy};
 
@@ -63,14 +63,26 @@ fn is_event_stream(head: &http::Response) -> bool {
     })
 }
 
-/// What clients are shown of a claim is never negative, as what they are charged never is.
+/// What a worker claims, per class. What it calls the total counts for nothing.
+fn claim(tokens: &tl::TokensUsed) -> Adjusted {
+    clamp_claim(&[
+        tokens.prompt_tokens_used,
+        tokens.cached_tokens_used,
+        tokens.completion_tokens_used,
+        tokens.reasoning_tokens_used,
+        tokens.total_tokens_used,
+    ])
+}
+
+/// What clients are shown of a claim is what it is settled by: no class below zero, and the total their sum.
 fn natural(tokens: tl::TokensUsed) -> tl::TokensUsed {
+    let claimed = claim(&tokens);
     tl::TokensUsed {
-        prompt_tokens_used: tokens.prompt_tokens_used.max(0),
-        cached_tokens_used: tokens.cached_tokens_used.max(0),
-        completion_tokens_used: tokens.completion_tokens_used.max(0),
-        reasoning_tokens_used: tokens.reasoning_tokens_used.max(0),
-        total_tokens_used: tokens.total_tokens_used.max(0),
+        prompt_tokens_used: claimed.prompt().to_wire(),
+        cached_tokens_used: claimed.cached().to_wire(),
+        completion_tokens_used: claimed.completion().to_wire(),
+        reasoning_tokens_used: claimed.reasoning().to_wire(),
+        total_tokens_used: claimed.total().to_wire(),
     }
 }
 
@@ -297,14 +309,6 @@ impl Proxy {
         if let Some(client) = self.client_mut(request.client) {
             client.requests.remove(&request.client_request);
         }
-        let tokens = &word.tokens;
-        let claimed = clamp_claim(&[
-            tokens.prompt_tokens_used,
-            tokens.cached_tokens_used,
-            tokens.completion_tokens_used,
-            tokens.reasoning_tokens_used,
-            tokens.total_tokens_used,
-        ]);
         let bound = ClaimBound {
             query_bytes: request.asked_bytes(),
             answer_bytes: request.answer_bytes,
@@ -312,7 +316,7 @@ impl Proxy {
             limit_binds: request.limit_binds,
             coefficient: request.coefficient,
         };
-        let held = bound.hold(&claimed, &self.settings.tariff);
+        let held = bound.hold(&claim(&word.tokens), &self.settings.tariff);
         let (charged, overrun) = self.settle(&request, held.accepted);
         let overrun = overrun.0.saturating_add(held.excess.0);
         let parent = request.parent();

@@ -196,7 +196,8 @@ pub(crate) struct SetKey {
     #[arg(long)]
     pub(crate) enable: bool,
 
-    /// Give back what was counted as spent without anybody's word: for requests that were under way when the gateway died
+    /// Give back what was counted as spent without an agreed cost: for requests that were under way when the gateway died,
+    /// and what proxies charged beyond reservations
     #[arg(long)]
     pub(crate) forgive_unsettled: bool,
 

@@ -65,7 +65,7 @@ pub(super) fn key(key: &Value) -> String {
         line("Set aside", coins(&key["reserved_nanoton"]));
     }
     if key["unsettled_nanoton"] != 0 {
-        let note = "counted as spent without anybody's word (--forgive-unsettled gives it back)";
+        let note = "counted as spent without an agreed cost (--forgive-unsettled gives it back)";
         line("Unsettled", format!("{}, {note}", coins(&key["unsettled_nanoton"])));
     }
     out

@@ -11,7 +11,7 @@ use crate::access::{Access, new_secret};
 
 /// Longest that an old secret may stay good beside a new one: 30 days.
 const MAX_GRACE_SECONDS: u64 = 30 * 86_400;
-/// In a change: what was counted as spent without anybody's word is given back.
+/// In a change: what was counted as spent without an agreed cost is given back.
 const FORGIVE: &str = "forgive_unsettled";
 
 impl Access {

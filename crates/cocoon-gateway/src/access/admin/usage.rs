@@ -16,8 +16,8 @@ use crate::access::keeper::PAGE;
 
 /// Days that are told where none are named.
 const DEFAULT_DAYS: u32 = 30;
-/// Most days between two that are named.
-const MAX_DAYS: u32 = 3660;
+/// Most days between two that are named: each is read from the disk.
+const MAX_DAYS: u32 = 366;
 /// Most lines in one answer.
 const MAX_LINES: usize = 50_000;
 
