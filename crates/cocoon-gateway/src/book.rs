@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use cocoon_ledger::{AdjustedTokens, CounterError, Dispute, Nanoton, PeerCounters, PricePerToken};
-use cocoon_store::{SqliteStore, Store, StoreError};
+use cocoon_store::{Change, SqliteStore, Store, StoreError, Written};
 use cocoon_ton::Address;
 use serde::{Deserialize, Serialize};
 
@@ -199,37 +199,37 @@ impl Book {
 
     /// Writes what has changed, and waits until it is durable. What could not be written counts as changed still.
     pub(crate) async fn flush(&self) -> Result<(), StoreError> {
-        let (peers, disputes) = {
-            let mut inner = self.lock();
-            let peers = std::mem::take(&mut inner.peers_changed).then(|| {
-                let records = inner.peers.iter().map(|(key, peer)| PeerRecord {
-                    proxy: hex::encode(key.proxy),
-                    contract: key.contract.to_raw_string(),
-                    counters: hex::encode(peer.counters.encode()),
-                    nanoton: peer.nanoton,
-                });
-                to_json(&records.collect::<Vec<_>>())
-            });
-            let disputes = std::mem::take(&mut inner.disputes_changed).then(|| to_json(&inner.disputes));
-            (peers, disputes)
-        };
-        let changed = (peers.is_some(), disputes.is_some());
-        let outcome = self.write([(PEERS_KEY, peers), (DISPUTES_KEY, disputes)]).await;
+        let Some((queued, (peers, disputes))) = self.queue_changes()? else { return Ok(()) };
+        let outcome = queued.await;
         if outcome.is_err() {
             let mut inner = self.lock();
-            inner.peers_changed |= changed.0;
-            inner.disputes_changed |= changed.1;
+            inner.peers_changed |= peers;
+            inner.disputes_changed |= disputes;
         }
         outcome
     }
 
-    async fn write(&self, values: [(&str, Option<Bytes>); 2]) -> Result<(), StoreError> {
-        for (key, value) in values {
-            if let Some(value) = value {
-                self.store.put(key, value)?.await?;
-            }
+    /// Under the lock, so that what is newer is also written later. Says which had changed, peers and disputes.
+    fn queue_changes(&self) -> Result<Option<(Written, (bool, bool))>, StoreError> {
+        let mut inner = self.lock();
+        let changed = (inner.peers_changed, inner.disputes_changed);
+        let peers = changed.0.then(|| {
+            let records = inner.peers.iter().map(|(key, peer)| PeerRecord {
+                proxy: hex::encode(key.proxy),
+                contract: key.contract.to_raw_string(),
+                counters: hex::encode(peer.counters.encode()),
+                nanoton: peer.nanoton,
+            });
+            Change::Put(PEERS_KEY.to_owned(), to_json(&records.collect::<Vec<_>>()))
+        });
+        let disputes = changed.1.then(|| Change::Put(DISPUTES_KEY.to_owned(), to_json(&inner.disputes)));
+        let changes: Vec<_> = peers.into_iter().chain(disputes).collect();
+        if changes.is_empty() {
+            return Ok(None);
         }
-        Ok(())
+        let queued = self.store.write(changes)?;
+        (inner.peers_changed, inner.disputes_changed) = (false, false);
+        Ok(Some((queued, changed)))
     }
 
     /// What is remembered of the channels on chain. Waits for the disk.
@@ -243,9 +243,15 @@ impl Book {
         self.store.put(CHANNELS_KEY, records.to_json().into())?.await
     }
 
-    /// Stops writing. Waits for the disk.
+    /// Waits until nothing more can be written, and says why.
+    pub(crate) async fn ended(&self) -> StoreError {
+        cocoon_store::ended(&self.store).await
+    }
+
+    /// Writes what has changed, and stops writing. Waits for the disk, but not for room on it.
     pub(crate) fn close(&self) -> Result<(), StoreError> {
-        self.store.close()
+        let queued = self.queue_changes().map(drop);
+        self.store.close().and(queued)
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -317,8 +323,8 @@ mod tests {
     async fn what_could_not_be_written_is_not_taken_for_written() {
         let dir = tempfile::tempdir().unwrap();
         let book = Book::open(&dir.path().join("gateway.sqlite")).unwrap();
-        book.observe(key(), 100, 100, None, PricePerToken(1)).unwrap();
         book.close().unwrap();
+        book.observe(key(), 100, 100, None, PricePerToken(1)).unwrap();
         for _ in 0..2 {
             book.flush().await.unwrap_err();
         }

@@ -350,7 +350,8 @@ async fn keep_books(shared: Arc<Shared>, stop: CancellationToken) {
             () = tokio::time::sleep(FLUSH_EVERY) => {}
             () = stop.cancelled() => return,
         }
-        match shared.book.flush().await {
+        // What is queued stays queued where the end does not wait for it.
+        match stop.run_until_cancelled(shared.book.flush()).await.unwrap_or(Ok(())) {
             Ok(()) => failing = false,
             Err(error) => {
                 shared.metrics.store_faults.inc();
@@ -371,12 +372,15 @@ async fn keep_access(shared: Arc<Shared>, stop: CancellationToken) {
             () = tokio::time::sleep(FLUSH_EVERY) => {}
             () = stop.cancelled() => return,
         }
-        let mut outcome = shared.access.flush().await;
-        if outcome.is_ok() && tidied.is_none_or(|tidied| tidied.elapsed() >= TIDY_EVERY) {
-            tidied = Some(Instant::now());
-            outcome = shared.access.tidy().await;
-        }
-        match outcome {
+        let keeping = async {
+            shared.access.flush().await?;
+            if tidied.is_none_or(|tidied| tidied.elapsed() >= TIDY_EVERY) {
+                tidied = Some(Instant::now());
+                shared.access.tidy().await?;
+            }
+            Ok::<_, cocoon_store::StoreError>(())
+        };
+        match stop.run_until_cancelled(keeping).await.unwrap_or(Ok(())) {
             Ok(()) => failing = false,
             Err(error) => {
                 shared.metrics.store_faults.inc();
@@ -431,6 +435,14 @@ impl Gateway {
         server::all_models(&self.shared)
     }
 
+    /// Waits until what it counts cannot be stored any more, and says why. A full disk is no reason: that is waited for.
+    pub async fn stopped(&self) -> String {
+        tokio::select! {
+            error = self.shared.book.ended() => format!("the proxies' counters cannot be stored: {error}"),
+            error = self.shared.access.ended() => format!("keys and usage cannot be stored: {error}"),
+        }
+    }
+
     /// Begins to stop: requests under way go on, new ones are answered 503, and `/health` says so. Calling it some time
     /// before [`Gateway::shutdown`] gives a load balancer that time to see it.
     pub fn drain(&self) {
@@ -464,16 +476,13 @@ impl Gateway {
         self.disconnect.cancel();
         self.background.close();
         self.background.wait().await;
-        if let Err(error) = self.shared.book.flush().await {
-            tracing::error!(%error, "the proxies' counters cannot be stored");
-        }
-        if let Err(error) = self.shared.access.flush().await {
-            tracing::error!(%error, "keys and usage cannot be stored");
-        }
         let shared = Arc::clone(&self.shared);
-        let closing = move || shared.book.close().and(shared.access.close());
+        let closing = move || {
+            let (book, access) = (shared.book.close(), shared.access.close());
+            book.and(access)
+        };
         if let Ok(Err(error)) = tokio::task::spawn_blocking(closing).await {
-            tracing::error!(%error, "the gateway's store did not close well");
+            tracing::error!(%error, "not all that was counted could be stored");
         }
     }
 }

@@ -59,7 +59,7 @@ impl LocalChain {
     /// at once. Calls of other handles that wait for their turn, and all later ones, are answered that the chain has
     /// ended; listeners learn it too. Dropping the last handle ends the chain as well, without waiting for it.
     pub async fn close(self) {
-        let Running { calls, mut open, .. } = self.running;
+        let Running { calls, mut failed, .. } = self.running;
         let mut close: Call = Box::new(Node::close);
         while let Err(TrySendError::Full(again)) = calls.try_send(close) {
             close = again;
@@ -67,7 +67,14 @@ impl LocalChain {
         }
         drop(calls);
         // An error says that the thread is gone, and the file closed.
-        while open.changed().await.is_ok() {}
+        while failed.changed().await.is_ok() {}
+    }
+
+    /// Waits until the chain cannot go on, and says why. A full disk is no reason: that is waited for.
+    pub async fn stopped(&self) -> String {
+        let mut failed = self.running.failed.clone();
+        let failure = failed.wait_for(Option::is_some).await.ok().and_then(|why| why.clone());
+        failure.unwrap_or_else(|| ended().to_string())
     }
 
     /// Has the faucet send coins to `to`.
@@ -380,4 +387,40 @@ fn busy(reason: String) -> ChainError {
 
 fn damaged(error: impl std::fmt::Display) -> ChainError {
     ChainError::BadAnswer(error.to_string())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_chain_without_room_tells_nothing_and_goes_on_once_there_is_room() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = Some(directory.path().join("chain"));
+        let options = Options { path, max_file_bytes: 300_000, ..Options::default() };
+        let chain = LocalChain::open(&options).unwrap();
+        let receiver = Address::basechain([7; 32]);
+        let mut news = chain.subscribe(receiver).unwrap();
+        let balance = async || chain.account(receiver).await.map(|found| found.0.balance_nanoton);
+        let mut granted = 0;
+        let refused = loop {
+            news.mark_unchanged();
+            match chain.grant(receiver, 1_000_000_000).await {
+                Ok(()) => granted = balance().await.unwrap(),
+                Err(refused) => break refused.to_string(),
+            }
+        };
+        assert!(refused.contains("make room"), "{refused}");
+        assert_eq!(balance().await.unwrap_err().to_string(), refused);
+        assert!(!news.has_changed().unwrap(), "nobody is told of what a restart may not find");
+
+        let (done, raised) = oneshot::channel();
+        let raise: Call = Box::new(move |node| done.send(node.store.raise_limit()).unwrap());
+        chain.running.calls.try_send(raise).unwrap();
+        raised.await.unwrap();
+        news.changed().await.unwrap();
+        assert_eq!(balance().await.unwrap(), granted + 1_000_000_000);
+        chain.grant(receiver, 1_000_000_000).await.unwrap();
+    }
 }

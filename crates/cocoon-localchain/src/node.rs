@@ -24,6 +24,8 @@ pub(crate) const MAX_WAITING_CALLS: usize = 1_024;
 pub const MAX_BLOCKS_TO_SETTLE: usize = 16;
 /// Most bytes of a chain's file, unless said otherwise: some 30 million transactions.
 pub const DEFAULT_MAX_FILE_BYTES: u64 = 64 << 30;
+/// How long a chain waits before it tries again to store what the disk had no room for.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// Shortest time between two blocks that come at an interval.
 pub const MIN_INTERVAL: Duration = Duration::from_millis(10);
 /// Most accounts that are listened to at once.
@@ -38,7 +40,7 @@ pub struct Options {
     pub production: Production,
     /// What time it is.
     pub time: TimeSource,
-    /// Most bytes that the chain's file may have; past them the chain stops.
+    /// Most bytes that the chain's file may have; past them the chain waits, as on a full disk.
     pub max_file_bytes: u64,
 }
 
@@ -85,8 +87,10 @@ pub(crate) struct Node {
     /// Seconds that the clock was moved by.
     moved: u32,
     production: Production,
-    /// Why the chain cannot go on: its memory is ahead of its file.
-    failed: Option<String>,
+    /// The newest block, where the disk has no room for it now: nobody may be told of it yet.
+    unstored: Option<Block>,
+    /// Why the chain cannot go on: its memory is ahead of its file. Dropped after the file is closed.
+    failed: watch::Sender<Option<String>>,
     /// Whether somebody has closed it.
     closed: bool,
     news: Arc<News>,
@@ -119,26 +123,21 @@ pub enum OpenError {
 pub(crate) struct Running {
     pub(crate) calls: SyncSender<Call>,
     pub(crate) news: Arc<News>,
-    /// Loses its sender once the file is closed.
-    pub(crate) open: watch::Receiver<()>,
+    /// Why the chain cannot go on. Loses its sender once the file is closed.
+    pub(crate) failed: watch::Receiver<Option<String>>,
 }
 
 /// Opens the chain on a thread of its own. The thread ends when all senders are gone, or when it is closed.
 pub(crate) fn start(options: &Options) -> Result<Running, OpenError> {
     let node = Node::open(options)?;
-    let news = Arc::clone(&node.news);
+    let (news, failed) = (Arc::clone(&node.news), node.failed.subscribe());
     let (calls, receiver) = sync_channel(MAX_WAITING_CALLS);
-    let (is_open, open) = watch::channel(());
     std::thread::Builder::new()
         .name("localchain".to_owned())
         .stack_size(STACK_BYTES)
-        .spawn(move || {
-            node.run(&receiver);
-            // By now the file is closed.
-            drop(is_open);
-        })
+        .spawn(move || node.run(&receiver))
         .map_err(OpenError::Thread)?;
-    Ok(Running { calls, news, open })
+    Ok(Running { calls, news, failed })
 }
 
 impl Node {
@@ -164,7 +163,8 @@ impl Node {
             Production::Every(interval) => Production::Every(interval.max(MIN_INTERVAL)),
             other => other,
         };
-        Ok(Self { core, store, time, moved, production, failed: None, closed: false, news })
+        let failed = watch::Sender::new(None);
+        Ok(Self { core, store, time, moved, production, unstored: None, failed, closed: false, news })
     }
 
     fn run(mut self, calls: &Receiver<Call>) {
@@ -185,7 +185,11 @@ impl Node {
                 Production::OnMessage => self.core.has_work(),
                 Production::Manual => false,
             };
-            if due && self.failed.is_none() {
+            if let Some(block) = self.unstored.take_if(|_| last_block.elapsed() >= RETRY_AFTER) {
+                last_block = Instant::now();
+                // It says itself what is the matter.
+                let _ = self.store(block, true);
+            } else if due && self.alive().is_ok() {
                 last_block = Instant::now();
                 if let Err(error) = self.produce() {
                     tracing::error!(%error, "no new block");
@@ -196,9 +200,12 @@ impl Node {
 
     /// The next call; a timeout where a block comes first.
     fn next_call(&self, calls: &Receiver<Call>, last_block: Instant) -> Result<Call, RecvTimeoutError> {
+        if self.unstored.is_some() {
+            return calls.recv_timeout(RETRY_AFTER.saturating_sub(last_block.elapsed()));
+        }
         match self.production {
             Production::Every(interval) => calls.recv_timeout(interval.saturating_sub(last_block.elapsed())),
-            Production::OnMessage if self.core.has_work() && self.failed.is_none() => {
+            Production::OnMessage if self.core.has_work() && self.failed.borrow().is_none() => {
                 calls.recv_timeout(Duration::ZERO)
             }
             Production::Manual | Production::OnMessage => {
@@ -209,8 +216,9 @@ impl Node {
 
     /// Whether the chain can go on.
     pub(crate) fn alive(&self) -> Result<(), ChainError> {
-        match &self.failed {
+        match &*self.failed.borrow() {
             Some(reason) => Err(ChainError::Unavailable { reason: reason.clone(), retry_after: None }),
+            None if self.unstored.is_some() => Err(no_room()),
             None => Ok(()),
         }
     }
@@ -256,20 +264,39 @@ impl Node {
                 return Err(ChainError::Unavailable { reason: error.to_string(), retry_after: None });
             }
         };
-        if let Err(error) = self.store.commit(&block, &self.core) {
-            return Err(self.fail(format!("block {} cannot be stored: {error}", block.header.seqno)));
+        self.store(block, false)
+    }
+
+    /// Stores the newest block, and then tells of it. Where the disk is full it waits, and everybody with it.
+    fn store(&mut self, block: Block, again: bool) -> Result<BlockHeader, ChainError> {
+        match self.store.commit(&block, &self.core) {
+            Ok(()) => {
+                self.news.tell(&block, &self.core);
+                Ok(block.header)
+            }
+            Err(error) if error.is_full() => {
+                if !again {
+                    tracing::warn!(block = block.header.seqno, "the chain waits for room on the disk");
+                }
+                self.unstored = Some(block);
+                Err(no_room())
+            }
+            Err(error) => Err(self.fail(format!("block {} cannot be stored: {error}", block.header.seqno))),
         }
-        self.news.tell(&block, &self.core);
-        Ok(block.header)
     }
 
     /// From here on the chain answers nothing, because what it would answer is not what a restart will find.
     fn fail(&mut self, reason: String) -> ChainError {
         tracing::error!(reason, "the chain has stopped");
         let reason = format!("the chain has stopped: {reason}; mend that and start it again");
-        self.failed = Some(reason.clone());
+        self.failed.send_replace(Some(reason.clone()));
         ChainError::Unavailable { reason, retry_after: None }
     }
+}
+
+fn no_room() -> ChainError {
+    let reason = "the disk has no room for the chain's newest block: make room".to_owned();
+    ChainError::Unavailable { reason, retry_after: Some(RETRY_AFTER) }
 }
 
 pub(crate) fn ended() -> ChainError {

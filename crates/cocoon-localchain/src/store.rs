@@ -89,6 +89,12 @@ impl Store {
         Ok((store, restored))
     }
 
+    /// Makes room for a test that ran out of it.
+    #[cfg(test)]
+    pub(crate) fn raise_limit(&self) {
+        self.0.query_row("PRAGMA max_page_count = 1000000", [], |_| Ok(())).unwrap();
+    }
+
     fn load(&self) -> Result<Option<Restored>, StoreError> {
         let head = self.0.query_row("SELECT * FROM blocks ORDER BY seqno DESC LIMIT 1", [], header);
         let Some(head) = head.optional()? else { return Ok(None) };
@@ -323,6 +329,13 @@ pub enum StoreError {
     /// What is stored cannot be.
     #[error("the file is damaged ({0}); restore it from a backup, or remove it to begin a new chain")]
     Broken(String),
+}
+
+impl StoreError {
+    /// Whether there is no room, or the file has reached its limit.
+    pub(crate) fn is_full(&self) -> bool {
+        matches!(self, Self::Sqlite(error) if error.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull))
+    }
 }
 
 fn lock_hint(error: &rusqlite::Error) -> &'static str {

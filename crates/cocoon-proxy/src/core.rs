@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use bytes::{Bytes, BytesMut};
 use cocoon_attest::{PeerCertificate, Verdict};
 use cocoon_chain::Chain;
+use cocoon_ledger::ClientId;
 use cocoon_net::{Ended, Endpoint, MonotonicClock, PeerIdentity, SecureStream, pump};
 use cocoon_session::proxy::{
     Attested, ClientChainState, ConnId, EvidenceTooLarge, MAX_VERDICT_BYTES, Proxy, ProxyEvent, RequestEnd,
@@ -21,6 +22,7 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::lookups::Lookups;
 use crate::next_conn;
 use crate::settle::SettlementReport;
 
@@ -51,6 +53,8 @@ struct Machine {
     taps: HashMap<ConnId, Tap>,
     /// Records that the log has no room for yet.
     unlogged: Vec<Bytes>,
+    /// Whether the log waits for room on the disk: what is earned meanwhile could be lost.
+    log_waits: bool,
     /// Set when the log failed: nothing that needs it may go on.
     failed: bool,
     snapshot_at: u64,
@@ -62,6 +66,7 @@ pub(crate) struct Core {
     machine: Mutex<Machine>,
     store: Arc<SqliteStore>,
     chain: Arc<dyn Chain>,
+    lookups: Lookups,
     clock: MonotonicClock,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -88,6 +93,7 @@ impl Core {
             proxy,
             taps: HashMap::new(),
             unlogged: Vec::new(),
+            log_waits: false,
             failed: false,
             snapshot_at,
             draining: false,
@@ -96,6 +102,7 @@ impl Core {
             machine,
             store,
             chain,
+            lookups: Lookups::default(),
             clock: MonotonicClock::start(),
             tasks,
             stop,
@@ -117,7 +124,7 @@ impl Core {
 
     /// Runs one step of the machine, and does what it asks for.
     pub(crate) fn run<R>(self: &Arc<Self>, step: impl FnOnce(&mut Proxy, Time) -> R) -> R {
-        let mut lookups = Vec::new();
+        let mut sought = Vec::new();
         let result = {
             let mut machine = self.lock();
             let result = step(&mut machine.proxy, Time(self.clock.micros()));
@@ -126,7 +133,10 @@ impl Core {
                     ProxyEvent::Persist(records) => {
                         machine.unlogged.extend(records.iter().map(|record| Bytes::from(record.encode())));
                     }
-                    ProxyEvent::FindClient { conn, contract } => lookups.push((conn, contract)),
+                    ProxyEvent::FindClient { conn, contract } => {
+                        let known = machine.proxy.ledger().client(&ClientId(*contract.hash())).is_some();
+                        sought.push((conn, contract, known));
+                    }
                     ProxyEvent::WorkerReady { conn, model } => {
                         tracing::info!(conn = conn.0, model, "worker is ready")
                     }
@@ -140,7 +150,7 @@ impl Core {
                 }
             }
             self.append(&mut machine);
-            let behind = machine.unlogged.len() > MAX_UNLOGGED;
+            let behind = machine.log_waits || machine.unlogged.len() > MAX_UNLOGGED;
             machine.proxy.hold_requests(behind);
             while let Some((conn, violation)) = machine.proxy.poll_wake() {
                 let Some(tap) = machine.taps.get(&conn) else { continue };
@@ -157,8 +167,10 @@ impl Core {
             }
             result
         };
-        for (conn, contract) in lookups {
-            self.tasks.spawn(Arc::clone(self).find_client(conn, contract));
+        for (conn, contract, known) in sought {
+            if self.lookups.is_first(conn, contract) {
+                self.tasks.spawn(Arc::clone(self).find_client(contract, known));
+            }
         }
         result
     }
@@ -196,21 +208,31 @@ impl Core {
         }
     }
 
-    async fn find_client(self: Arc<Self>, conn: ConnId, contract: Address) {
-        let found = self.chain.client_state(contract).await;
-        self.run(|proxy, _| match found {
+    async fn find_client(self: Arc<Self>, contract: Address, known: bool) {
+        let _turn = self.lookups.turn(known).await;
+        let mut conns = self.lookups.begin(&contract);
+        {
+            // Who has gone away meanwhile needs no answer.
+            let machine = self.lock();
+            conns.retain(|conn| machine.taps.contains_key(conn));
+        }
+        if conns.is_empty() {
+            return;
+        }
+        match self.chain.client_state(contract).await {
             Ok(view) => {
                 // The price that its contract charges, whatever the root asks for by now.
                 let state = view
                     .state
                     .map(|state| ClientChainState::new(&state, state.params.price_per_token_nanoton));
-                proxy.client_found(conn, state);
+                self.run(|proxy, _| conns.iter().for_each(|&conn| proxy.client_found(conn, state)));
             }
             Err(error) => {
-                tracing::warn!(conn = conn.0, %contract, %error, "cannot look up a client's contract");
-                proxy.refuse(conn, "the chain does not answer; try again");
+                tracing::warn!(%contract, %error, "cannot look up a client's contract");
+                let why = "the chain does not answer; try again";
+                self.run(|proxy, _| conns.iter().for_each(|&conn| proxy.refuse(conn, why)));
             }
-        });
+        }
     }
 
     /// Tells the machine what became durable.
@@ -218,6 +240,7 @@ impl Core {
         let mut durable = self.store.durable();
         loop {
             let state = durable.borrow_and_update().clone();
+            self.lock().log_waits = state.waiting.is_some();
             let outcome = self.run(|proxy, _| proxy.persisted(state.position.min(proxy.ledger().position())));
             if let Err(error) = outcome {
                 tracing::error!(%error, "the log is ahead of the books");

@@ -5,6 +5,7 @@
 
 mod core;
 mod http;
+mod lookups;
 mod settle;
 mod wind_up;
 

@@ -105,8 +105,12 @@ impl From<ChainError> for SettlementError {
 
 impl SettlementError {
     /// Whether waiting may help.
-    fn passes(&self) -> bool {
-        matches!(self, Self::Send(_))
+    pub(crate) fn passes(&self) -> bool {
+        match self {
+            Self::Send(_) => true,
+            Self::Store(error) => error.passes(),
+            Self::WentBack { .. } | Self::Damaged(_) | Self::Code(_) => false,
+        }
     }
 }
 

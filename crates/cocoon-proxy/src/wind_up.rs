@@ -67,7 +67,7 @@ pub async fn wind_up(
     let rest = loop {
         let (plan, steps) = match settlement.round(&roots).await {
             Ok(done) => done,
-            Err(SettlementError::Send(error)) => {
+            Err(error) if error.passes() => {
                 progress(WindUpStep::Failed(error.to_string()));
                 tokio::time::sleep(RETRY_AFTER).await;
                 continue;

@@ -17,7 +17,7 @@ pub const WHOLE_BODY_BYTES: usize = INITIAL_CREDIT_BYTES;
 pub const FIRST_BODY_BYTES: usize = MAX_PART_BYTES;
 /// Largest body of a request at a proxy or worker, unless configured otherwise, in bytes.
 pub const DEFAULT_MAX_BODY_BYTES: u64 = 128 * 1024 * 1024;
-/// Smaller parts are copied where they wait, so that they do not keep the buffer that they came in.
+/// Smaller pieces are copied where they wait, so that they do not keep the buffer that they came in.
 const WORTH_SHARING: usize = 16 * 1024;
 
 /// Splits a request into its query, boxed, and the bytes of the body that follow; none where it goes whole. The body is
@@ -42,7 +42,7 @@ pub(crate) fn join_body(query: &Bytes, rest: &[u8]) -> Option<Bytes> {
     Some(to_boxed(&request))
 }
 
-/// A part's bytes as they may wait for long.
+/// Received bytes as they may wait for long.
 pub(crate) fn compact(data: Bytes) -> Bytes {
     if data.len() < WORTH_SHARING { Bytes::copy_from_slice(&data) } else { data }
 }

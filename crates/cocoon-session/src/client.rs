@@ -335,6 +335,7 @@ impl ClientSession {
                 }
                 LinkEvent::Answer { what, data } => self.on_answer(what, data, now)?,
                 LinkEvent::Refused { what: MODELS, .. } => self.models_asked = false,
+                LinkEvent::Refused { what: WORKERS, .. } => self.workers_asked = false,
                 LinkEvent::Refused { what: STATUS, .. } => {}
                 LinkEvent::Refused { what: MARKET, .. } => self.market.refused(),
                 LinkEvent::Refused { what: REFUND, .. } => {

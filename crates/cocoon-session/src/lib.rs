@@ -46,7 +46,7 @@ pub const MAX_PROTO_VERSION: i32 = 2;
 pub const INITIAL_CREDIT_BYTES: usize = 256 * 1024;
 /// Body bytes held for one request whose receiver is slow, where the peer knows no credit; over it that request ends.
 pub const MAX_HELD_BYTES: usize = 8 * 1024 * 1024;
-/// Body bytes held for all requests of one client connection; what comes over it ends its own request.
+/// Body bytes held for all requests of one client; what comes over it ends its own request.
 pub const MAX_HELD_BYTES_PER_CLIENT: usize = 256 * 1024 * 1024;
 /// Workers that one client may allow at a time, where it says which ones see its requests.
 pub const MAX_ALLOWED_WORKERS: usize = 65_536;

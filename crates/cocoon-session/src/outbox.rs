@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::{Bytes, BytesMut};
 
+use crate::body::compact;
 use crate::{INITIAL_CREDIT_BYTES, MAX_PART_BYTES};
 
 /// Pieces of one answer that wait as they came; what comes on top of them is joined, so that many tiny ones take no more
@@ -38,6 +39,8 @@ struct Stream<H, E> {
     credit: Option<usize>,
     end: Option<E>,
     in_turn: bool,
+    /// Its end waited when [`Outbox::sweep`] last looked.
+    swept: bool,
 }
 
 impl<H, E> Stream<H, E> {
@@ -104,6 +107,7 @@ impl<K: Ord + Copy, H, E> Outbox<K, H, E> {
             credit,
             end: None,
             in_turn: false,
+            swept: false,
         });
     }
 
@@ -123,7 +127,7 @@ impl<K: Ord + Copy, H, E> Outbox<K, H, E> {
             stream.queued += data.len();
             self.total += data.len();
             if stream.queue.len() < MAX_PIECES && stream.tail.is_empty() {
-                stream.queue.push_back(data);
+                stream.queue.push_back(compact(data));
             } else {
                 stream.tail.extend_from_slice(&data);
             }
@@ -164,6 +168,12 @@ impl<K: Ord + Copy, H, E> Outbox<K, H, E> {
             *credit = credit.saturating_add(bytes);
         }
         self.enqueue(key);
+    }
+
+    /// The requests with bytes that wait whose end waited at the last sweep already.
+    pub fn sweep(&mut self) -> Vec<K> {
+        let ended = self.streams.iter_mut().filter(|(_, stream)| stream.end.is_some() && stream.queued > 0);
+        ended.filter_map(|(key, stream)| std::mem::replace(&mut stream.swept, true).then_some(*key)).collect()
     }
 
     /// Whether the answer of a request is not all out yet.

@@ -16,6 +16,7 @@ use cocoon_session::{
     ErrorCode, INITIAL_CREDIT_BYTES, MAX_PART_BYTES, Preference, RESEND_HEADER, Violation, split_body,
 };
 use cocoon_wire::codec::{from_boxed, to_boxed};
+use cocoon_wire::tl::tcp::Packet;
 use cocoon_wire::tl::{ProxyToClient, ProxyToWorker, client, ext, http};
 use support::*;
 
@@ -276,6 +277,37 @@ fn a_published_worker_gets_the_body_whole_once_it_is_there() {
     let messages = answers(&mut net, &mut client);
     assert!(matches!(messages.last(), Some(ProxyToClient::QueryAnswerEx(_))));
     assert_eq!(net.proxy.held_bytes(), 0);
+}
+
+#[test]
+fn a_published_worker_is_given_no_more_large_bodies_than_its_connection_holds() {
+    let mut net = Net::new(proxy_settings());
+    let mut client = raw_client(&mut net, true);
+    let mut worker = raw_worker(&mut net, false);
+    let parts = 240;
+    let begins = |net: &mut Net, client: &mut Raw, id: u8| {
+        begin(net, client, id, (parts * MAX_PART_BYTES) as u64);
+        answers(net, client).len()
+    };
+    assert_eq!([1, 2, 3].map(|id| begins(&mut net, &mut client, id)), [0, 0, 1], "the third is refused");
+    client.say(&mut net, &ext::Cancel { request_id: [2; 32] }).unwrap();
+    let _ = client.packets(&mut net);
+    assert_eq!(
+        [4, 5].map(|id| begins(&mut net, &mut client, id)),
+        [0, 1],
+        "one that is given up leaves its room"
+    );
+    for id in [1, 4] {
+        for number in 1..=parts {
+            client.say(&mut net, &body_part([id; 32], MAX_PART_BYTES, number == parts)).unwrap();
+            let _ = client.packets(&mut net);
+        }
+    }
+    // Nothing of this looks as if the worker did not read.
+    worker.send(&mut net, &Packet::Ping { id: 1 }).unwrap();
+    assert_eq!(hears(&mut net, &mut worker).0.len(), 2);
+    assert!(net.doomed.is_empty());
+    assert_eq!(begins(&mut net, &mut client, 6), 0, "there is room again");
 }
 
 #[test]

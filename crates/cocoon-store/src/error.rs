@@ -18,7 +18,7 @@ pub enum StoreError {
         epoch: u64,
     },
     /// No space is left, or the file has reached its limit.
-    #[error("the disk of {path} is full, or the file has reached its limit: make room and restart the node")]
+    #[error("the disk of {path} is full, or the file has reached its limit: make room")]
     DiskFull {
         /// The file.
         path: PathBuf,
@@ -102,12 +102,21 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Whether what failed can go well later, as it is.
+    #[must_use]
+    pub const fn passes(&self) -> bool {
+        matches!(self, Self::DiskFull { .. } | Self::Locked { .. } | Self::QueueFull)
+    }
+
     /// What an SQLite error means for the file at `path`.
     pub(crate) fn from_sqlite(path: &Path, error: &rusqlite::Error) -> Self {
         let path = path.to_owned();
         let detail = error.to_string();
+        let extended = error.sqlite_error().map(|error| error.extended_code);
         match error.sqlite_error_code() {
             Some(ErrorCode::DiskFull) => Self::DiskFull { path },
+            // The index of the write-ahead log could not grow.
+            _ if extended == Some(rusqlite::ffi::SQLITE_IOERR_SHMSIZE) => Self::DiskFull { path },
             Some(
                 ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked | ErrorCode::FileLockingProtocolFailed,
             ) => Self::Locked { path },

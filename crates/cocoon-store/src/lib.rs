@@ -45,6 +45,8 @@ pub const MAX_FILE_BYTES: u64 = 64 * 1024 * 1024 * 1024;
 pub struct Durability {
     /// Every record up to here survives a crash.
     pub position: Position,
+    /// Why nothing after it does yet: the disk is full, or another program holds the file. It is tried again and again.
+    pub waiting: Option<StoreError>,
     /// Why nothing after it ever will, once the store has failed. The store takes nothing more then.
     pub failure: Option<StoreError>,
 }
@@ -150,11 +152,18 @@ pub trait Store: Send + Sync {
     /// The writer's number: each opening of the store has a higher one, and only the highest can write.
     fn epoch(&self) -> u64;
 
-    /// Takes nothing more, makes everything queued durable, and stops. Waits for the disk.
+    /// Takes nothing more, makes everything queued durable, and stops. Waits for the disk, but not for room on it.
     ///
     /// # Errors
     /// The failure that ended the store, if one did.
     fn close(&self) -> Result<(), StoreError>;
+}
+
+/// Waits until a store takes nothing more, and says why.
+pub async fn ended(store: &(impl Store + ?Sized)) -> StoreError {
+    let mut durable = store.durable();
+    let failed = durable.wait_for(|state| state.failure.is_some()).await;
+    failed.ok().and_then(|state| state.failure.clone()).unwrap_or(StoreError::Closed)
 }
 
 /// Waits until everything up to `position` is durable.

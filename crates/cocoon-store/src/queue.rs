@@ -114,6 +114,18 @@ impl Queue {
         self.changed.notify_all();
     }
 
+    /// Whether nothing more is taken.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.lock().ended.is_some()
+    }
+
+    /// Waits so long, or until the queue is ended.
+    pub(crate) fn wait_for_end(&self, longest: Duration) {
+        let goes_on = |state: &mut State| state.ended.is_none();
+        // How it ended shows in the state.
+        let _ = self.changed.wait_timeout_while(self.lock(), longest, goes_on);
+    }
+
     /// Wakes the writer only where that changes what it does: it wakes by itself when its group is complete.
     fn wake_writer(&self, state: &State, was_idle: bool) {
         if was_idle || state.jobs.len() >= LARGE_GROUP {

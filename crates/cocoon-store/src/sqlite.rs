@@ -40,8 +40,7 @@ impl SqliteStore {
         Self::open_limited(path, MAX_FILE_BYTES)
     }
 
-    /// As [`SqliteStore::open`], for a file of at most `max_bytes`; past them the store fails with
-    /// [`StoreError::DiskFull`].
+    /// As [`SqliteStore::open`], for a file of at most `max_bytes`; past them the store waits as on a full disk.
     ///
     /// # Errors
     /// [`StoreError`], naming the file and what to do.
@@ -49,7 +48,8 @@ impl SqliteStore {
         let path = path.as_ref().to_owned();
         let opened = open::open(&path, max_bytes)?;
         let queue = Arc::new(Queue::starting_at(opened.end, opened.snapshot));
-        let (durable_sender, durable) = watch::channel(Durability { position: opened.end, failure: None });
+        let (durable_sender, durable) =
+            watch::channel(Durability { position: opened.end, ..Durability::default() });
         let commits = Arc::new(AtomicU64::new(0));
         let writer = Writer {
             path: path.clone(),

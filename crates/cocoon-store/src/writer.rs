@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use rusqlite::Connection;
 use tokio::sync::watch;
@@ -10,6 +11,9 @@ use tokio::sync::watch;
 use crate::open::{from_sql, to_sql};
 use crate::queue::{Done, Job, Queue};
 use crate::{Change, Durability, StoreError};
+
+/// How long the writer waits before it tries again what the disk had no room for.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 pub(crate) struct Writer {
     pub(crate) path: PathBuf,
@@ -21,13 +25,15 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    /// Runs until the queue is ended and empty, or until the first failure.
+    /// Runs until the queue is ended and empty, or until a failure that waiting does not mend.
     pub(crate) fn run(mut self) {
         while let Some(jobs) = self.queue.take_all() {
-            let outcome = self.commit(&jobs);
+            let outcome = self.commit_patiently(&jobs);
             if let Err(failure) = &outcome {
                 self.queue.end(failure.clone());
-                self.durable.send_modify(|state| state.failure = Some(failure.clone()));
+                self.durable.send_modify(|state| {
+                    (state.waiting, state.failure) = (None, Some(failure.clone()));
+                });
                 // What was queued between the commit and the end fails with it.
                 if let Some(late) = self.queue.take_all() {
                     answer(late, &outcome);
@@ -50,7 +56,36 @@ impl Writer {
         }
     }
 
-    /// All or nothing: after an error the writer ends, and with its connection what was not committed.
+    /// Where the disk is full or somebody holds the file, what was begun is taken back and tried again: nobody was told of
+    /// it yet, so waiting costs time only. A store that is being closed waits no more.
+    fn commit_patiently(&mut self, jobs: &[Job]) -> Result<(), StoreError> {
+        let mut waits = false;
+        loop {
+            let outcome = self.commit(jobs);
+            let Err(error) = &outcome else { break };
+            if !error.passes() || !self.roll_back() || self.queue.has_ended() {
+                return outcome;
+            }
+            if !waits {
+                tracing::warn!(%error, "waiting to write; nothing new is confirmed meanwhile");
+                self.durable.send_modify(|state| state.waiting = Some(error.clone()));
+                waits = true;
+            }
+            self.queue.wait_for_end(RETRY_AFTER);
+        }
+        if waits {
+            tracing::info!(path = %self.path.display(), "writing goes on");
+            self.durable.send_modify(|state| state.waiting = None);
+        }
+        Ok(())
+    }
+
+    /// Ends a transaction that failed, where SQLite has not done so itself. Whether there is none now.
+    fn roll_back(&self) -> bool {
+        self.connection.is_autocommit() || self.connection.execute_batch("ROLLBACK").is_ok()
+    }
+
+    /// All or nothing, once the caller has rolled a failed transaction back or let go of the connection.
     fn commit(&mut self, jobs: &[Job]) -> Result<(), StoreError> {
         let sqlite = |error: rusqlite::Error| StoreError::from_sqlite(&self.path, &error);
         // Statements are kept: parsing them each time would cost as much as the writing.

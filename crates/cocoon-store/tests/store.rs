@@ -3,13 +3,13 @@
 
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use cocoon_store::{
-    Change, Loaded, MAX_KEY_BYTES, MAX_QUEUE_ENTRIES, MAX_RECORD_BYTES, MAX_VALUE_BYTES, SqliteStore, Store,
-    StoreError, wait_durable,
+    Change, Durability, Loaded, MAX_KEY_BYTES, MAX_QUEUE_ENTRIES, MAX_RECORD_BYTES, MAX_VALUE_BYTES,
+    SqliteStore, Store, StoreError, ended, wait_durable,
 };
 use tempfile::TempDir;
 
@@ -149,29 +149,83 @@ async fn the_last_to_open_is_the_only_writer() {
     assert_eq!(numbers(&new.load().unwrap()), [1, 2]);
 }
 
-#[tokio::test]
-async fn a_full_disk_is_named_and_durable_never_passes_it() {
-    let (_dir, path) = scratch();
-    let store = SqliteStore::open_limited(&path, 256 * 1024).unwrap();
+/// A store that waits for room, with something in it that can go, and how many records are durable in it.
+async fn full(path: &Path) -> (SqliteStore, u64) {
+    let store = SqliteStore::open_limited(path, 256 * 1024).unwrap();
+    store.put("ballast", Bytes::from(vec![7; 100 * 1024])).unwrap().await.unwrap();
     let record = Bytes::from(vec![7; 16 * 1024]);
-    let (mut durable, failure) = loop {
+    let mut durable = store.durable();
+    loop {
         let position = store.append(std::slice::from_ref(&record)).unwrap();
         assert!(position < 100, "the limit is never reached");
-        if let Err(failure) = wait_durable(&store, position).await {
-            break (position - 1, failure);
+        let stands = |state: &Durability| state.position >= position || state.waiting.is_some();
+        let state = durable.wait_for(stands).await.unwrap().clone();
+        if let Some(waiting) = state.waiting {
+            assert_eq!(waiting, StoreError::DiskFull { path: path.to_owned() });
+            assert_eq!(state.position, position - 1, "durable never passes what is written");
+            return (store, position - 1);
         }
-    };
-    assert_eq!(failure, StoreError::DiskFull { path: path.clone() });
-    assert_eq!(store.durable().borrow().position, durable);
-    assert_eq!(store.append(&[]), Err(failure.clone()));
-    assert_eq!(store.close(), Err(failure));
+    }
+}
+
+/// Makes room, as whoever runs the node would.
+fn make_room(path: &Path) {
+    let other = rusqlite::Connection::open(path).unwrap();
+    assert_eq!(other.execute("DELETE FROM entries WHERE key = 'ballast'", []).unwrap(), 1);
+}
+
+#[tokio::test]
+async fn what_a_full_disk_had_no_room_for_is_written_once_there_is_room() {
+    let (_dir, path) = scratch();
+    let (store, durable) = full(&path).await;
+    let later = store.append(&[Bytes::from_static(b"later")]).unwrap();
+    let put = store.put("key", Bytes::from_static(b"value")).unwrap();
+    assert_eq!(later, durable + 2, "a full disk takes records still");
+    make_room(&path);
+    wait_durable(&store, later).await.unwrap();
+    put.await.unwrap();
+    assert_eq!(*store.durable().borrow(), Durability { position: later, ..Durability::default() });
+    store.close().unwrap();
+    drop(store);
+    let store = SqliteStore::open(&path).unwrap();
+    assert_eq!(store.load().unwrap().records.len() as u64, later, "each record is there once");
+    assert_eq!(store.get("key").unwrap(), Some(Bytes::from_static(b"value")));
+}
+
+#[tokio::test]
+async fn closing_waits_for_no_room_and_says_what_is_not_written() {
+    let (_dir, path) = scratch();
+    let (store, mut durable) = full(&path).await;
+    let written = store.put("key", Bytes::new()).unwrap();
+    let failure = StoreError::DiskFull { path: path.clone() };
+    assert_eq!(store.close(), Err(failure.clone()));
+    assert_eq!(written.await, Err(failure.clone()));
+    assert_eq!(ended(&store).await, failure);
     drop(store);
 
     let store = SqliteStore::open(&path).unwrap();
     assert_eq!(store.load().unwrap().records.len() as u64, durable, "everything reported durable is there");
     durable += 1;
-    assert_eq!(store.append(&[record]), Ok(durable), "with room again the log goes on");
+    assert_eq!(
+        store.append(&[Bytes::from_static(b"record")]),
+        Ok(durable),
+        "with room again the log goes on"
+    );
     wait_durable(&store, durable).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_file_that_another_program_holds_is_written_once_it_lets_go() {
+    let (_dir, path) = scratch();
+    let store = SqliteStore::open(&path).unwrap();
+    let other = rusqlite::Connection::open(&path).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    append(&store, 1..=1);
+    let mut durable = store.durable();
+    let waiting = durable.wait_for(|state| state.waiting.is_some()).await.unwrap().waiting.clone();
+    assert_eq!(waiting, Some(StoreError::Locked { path: path.clone() }));
+    other.execute_batch("ROLLBACK").unwrap();
+    wait_durable(&store, 1).await.unwrap();
 }
 
 #[tokio::test]

@@ -13,6 +13,8 @@ pub const MAX_FRAME_PAYLOAD: usize = 1 << 24;
 pub const MIN_FRAME_PAYLOAD: usize = 4;
 /// Bytes in front of a payload.
 pub const FRAME_HEADER_LEN: usize = 8;
+/// What follows a longer payload, in bytes, gets a buffer of its own.
+const MAX_SHARED_PAYLOAD: usize = 256 * 1024;
 
 /// Why a frame cannot be read or written. On the reading side the connection cannot go on.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -62,7 +64,8 @@ impl FrameDecoder {
     /// The next payload, or `None` until more bytes have come.
     ///
     /// Refuses a bad length or number as soon as it is there, and reserves nothing: `buf` grows only with
-    /// what arrives. The payload shares the buffer.
+    /// what arrives. The payload shares the buffer; what follows a large one does not, so that whoever keeps a small frame
+    /// keeps no giant's memory with it.
     pub fn decode(&mut self, buf: &mut BytesMut) -> Result<Option<Bytes>, FrameError> {
         let mut header = &buf[..];
         let Ok(announced) = header.try_get_u32_le() else { return Ok(None) };
@@ -79,7 +82,11 @@ impl FrameDecoder {
         }
         self.seqno = self.seqno.wrapping_add(1);
         buf.advance(FRAME_HEADER_LEN);
-        Ok(Some(buf.split_to(len).freeze()))
+        let payload = buf.split_to(len).freeze();
+        if len > MAX_SHARED_PAYLOAD {
+            *buf = BytesMut::from(&buf[..]);
+        }
+        Ok(Some(payload))
     }
 }
 

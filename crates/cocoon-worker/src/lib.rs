@@ -397,6 +397,11 @@ impl Worker {
         Ok(())
     }
 
+    /// Waits until what it earns cannot be stored any more, and says why. A full disk is no reason: that is waited for.
+    pub async fn stopped(&self) -> String {
+        format!("what it earned cannot be stored: {}", cocoon_store::ended(&*self.shared.store).await)
+    }
+
     /// Takes no new requests, gives those under way ten seconds, then closes everything.
     pub async fn shutdown(self) {
         self.shared.set_paused(true);

@@ -15,6 +15,7 @@ use crate::chain_server::ChainServer;
 use crate::cli::{BlockTime, Chain, ChainCommand, ChainUrl, RunChain};
 use crate::dir::StateDir;
 use crate::http_client;
+use crate::roles;
 use crate::signals::Signals;
 use crate::terminal::{self, Style};
 
@@ -89,13 +90,17 @@ async fn serve(options: RunChain, signals: &mut Signals) -> anyhow::Result<()> {
         ];
         terminal::print(&announcement(&lines, options.allow_remote, &url, Style::stdout()))?;
     }
-    signals.stop().await;
+    let failure = tokio::select! {
+        () = signals.stop() => None,
+        why = chain.stopped() => Some(why),
+    };
     let end = async {
         server.shutdown().await;
         // Its directory can be used by another process at once.
         chain.close().await;
     };
-    signals.unless_stopped(end).await
+    signals.unless_stopped(end).await?;
+    roles::outcome(failure)
 }
 
 fn announcement(lines: &[(&str, String)], remote: bool, url: &str, style: Style) -> String {

@@ -48,7 +48,13 @@ pub(crate) async fn run(options: Demo, signals: &mut Signals) -> anyhow::Result<
         max_connections: None,
     };
     let network = signals.unless_stopped(Network::start(plan)).await??;
-    let outcome = signals.unless_stopped(summarise_and_agree(&network, &options, &text)).await?;
+    let work = async {
+        tokio::select! {
+            done = summarise_and_agree(&network, &options, &text) => done,
+            why = network.stopped() => Err(anyhow::Error::msg(why)),
+        }
+    };
+    let outcome = signals.unless_stopped(work).await?;
     // In order also where it went wrong; only a signal is in more of a hurry.
     let (answer, books) = match outcome {
         Ok(agreed) => agreed,

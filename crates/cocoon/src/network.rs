@@ -17,6 +17,8 @@ use cocoon_proxy::Proxy;
 use cocoon_tee::simulated::Vendors;
 use cocoon_ton::{Address, NANOTON_PER_TON, RootConfig};
 use cocoon_worker::Worker;
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use serde_json::{Value, json};
 
 use crate::chain_server::ChainServer;
@@ -229,6 +231,18 @@ impl Network {
     /// The root configuration.
     pub(crate) fn root(&self) -> Arc<RootConfig> {
         self.treasury.config()
+    }
+
+    /// Waits until a node stops by itself, and says which and why.
+    pub(crate) async fn stopped(&self) -> String {
+        let mut workers: FuturesUnordered<_> =
+            self.workers.iter().map(|worker| worker.role.stopped()).collect();
+        tokio::select! {
+            why = self.gateway.role.stopped() => roles::stopped(GatewayFile::ROLE, &why),
+            why = self.proxy.role.stopped() => roles::stopped(ProxyFile::ROLE, &why),
+            Some(why) = workers.next() => roles::stopped(WorkerFile::ROLE, &why),
+            why = self.treasury.chain.stopped() => why,
+        }
     }
 
     /// Lets work under way end, then closes gateway, workers and proxy in this order: nobody loses a partner that it

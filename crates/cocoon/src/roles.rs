@@ -104,8 +104,9 @@ pub(crate) async fn run_gateway(file: &GatewayFile, signals: &mut Signals) -> an
     let plain = gateway.role.plain_addr().map(|address| address.to_string());
     let openai_base_url = format!("{scheme}://{address}/v1");
     tracing::info!(http = %address, openai_base_url, plain, "the gateway is listening");
-    wait(signals, &chain).await;
-    signals.unless_stopped(gateway.shutdown()).await
+    let failure = wait(signals, &chain, gateway.role.stopped()).await;
+    signals.unless_stopped(gateway.shutdown()).await?;
+    outcome(failure.map(|why| stopped(GatewayFile::ROLE, &why)))
 }
 
 /// Runs a proxy until a signal ends it.
@@ -118,15 +119,9 @@ pub(crate) async fn run_proxy(file: &ProxyFile, signals: &mut Signals) -> anyhow
     let role = &proxy.role;
     let (http, workers, clients) = (role.http_addr(), role.workers_addr(), role.clients_addr());
     tracing::info!(%http, %workers, %clients, contract = %role.contract(), "the proxy is listening");
-    let failure = tokio::select! {
-        () = wait(signals, &chain) => None,
-        why = proxy.role.stopped() => Some(why),
-    };
+    let failure = wait(signals, &chain, proxy.role.stopped()).await;
     signals.unless_stopped(proxy.shutdown()).await?;
-    match failure {
-        Some(why) => bail!("the proxy stopped: {why}"),
-        None => Ok(()),
-    }
+    outcome(failure.map(|why| stopped(ProxyFile::ROLE, &why)))
 }
 
 /// Runs a worker until a signal ends it.
@@ -142,8 +137,9 @@ pub(crate) async fn run_worker(file: &WorkerFile, signals: &mut Signals) -> anyh
     // Reading a model can take minutes.
     let worker = signals.unless_stopped(start_worker(file, &chain, engine)).await??;
     tracing::info!(http = %worker.role.http_addr(), "the worker is listening");
-    wait(signals, &chain).await;
-    signals.unless_stopped(worker.shutdown()).await
+    let failure = wait(signals, &chain, worker.role.stopped()).await;
+    signals.unless_stopped(worker.shutdown()).await?;
+    outcome(failure.map(|why| stopped(WorkerFile::ROLE, &why)))
 }
 
 /// Starts a gateway.
@@ -580,16 +576,42 @@ async fn open_toncenter(
     ToncenterChain::open(options).await.with_context(|| format!("the chain at {url}"))
 }
 
-/// Until the process shall end. On SIGHUP a fixed root configuration is read again.
-async fn wait(signals: &mut Signals, backend: &Backend) {
-    while signals.next().await == Asked::Reload {
-        let Some(file) = &backend.file else { continue };
-        match file.reload().await {
-            Ok(changed) => tracing::info!(changed, "read the root configuration again"),
-            Err(error) => tracing::error!(%error, "the root configuration stays as it was"),
+/// Until the process shall end; why, where a role has `stopped` by itself. On SIGHUP a fixed root configuration is read
+/// again.
+async fn wait(
+    signals: &mut Signals,
+    backend: &Backend,
+    stopped: impl Future<Output = String>,
+) -> Option<String> {
+    let asked = async {
+        while signals.next().await == Asked::Reload {
+            let Some(file) = &backend.file else { continue };
+            match file.reload().await {
+                Ok(changed) => tracing::info!(changed, "read the root configuration again"),
+                Err(error) => tracing::error!(%error, "the root configuration stays as it was"),
+            }
         }
+    };
+    tokio::select! {
+        () = asked => {
+            tracing::info!("finishing requests under way; a second signal ends at once");
+            None
+        }
+        why = stopped => Some(why),
     }
-    tracing::info!("finishing requests under way; a second signal ends at once");
+}
+
+/// Of a role that has stopped by itself.
+pub(crate) fn stopped(role: &str, why: &str) -> String {
+    format!("the {role} stopped: {why}")
+}
+
+/// How a process ends in which something may have stopped by itself.
+///
+/// # Errors
+/// It has, for this reason.
+pub(crate) fn outcome(failure: Option<String>) -> anyhow::Result<()> {
+    failure.map_or(Ok(()), |why| Err(anyhow::Error::msg(why)))
 }
 
 /// A stopped node's directory, or one that is about to start: held, and with what seals its keys.

@@ -46,11 +46,15 @@ pub(crate) async fn run(options: Up, signals: &mut Signals) -> anyhow::Result<()
     } else {
         terminal::print(&announcement(&network, options.upstream.is_none(), Style::stdout()))?;
     }
-    signals.stop().await;
+    let failure = tokio::select! {
+        () = signals.stop() => None,
+        why = network.stopped() => Some(why),
+    };
     if !options.json {
         terminal::print("\nFinishing requests under way; Ctrl-C again ends at once.\n")?;
     }
-    signals.unless_stopped(network.shutdown()).await
+    signals.unless_stopped(network.shutdown()).await?;
+    roles::outcome(failure)
 }
 
 /// The engine for all workers, and the name of its model; it is asked up to `at_once` things at a time.

@@ -84,6 +84,24 @@ fn a_network_answers_ends_in_order_and_remembers_its_keys_and_books() {
 }
 
 #[test]
+fn a_network_of_which_a_node_cannot_go_on_ends_and_says_why() {
+    for role in ["proxy", "gateway", "worker-1"] {
+        let parent = tempfile::tempdir().unwrap();
+        let directory = parent.path().join("net");
+        let command = cocoon(&["up", "--dir", text(&directory), "--port-base", "0", "--workers", "1"]);
+        let mut running = Running::start(command, Listen::Stderr);
+        let written = || std::fs::read_to_string(directory.join("endpoints.json")).ok();
+        let endpoints = wait_for("the network", || serde_json::from_str(&written()?).ok());
+        // Whoever opens the books last is their only writer.
+        let _books = cocoon_store::SqliteStore::open(directory.join(role).join("ledger.sqlite")).unwrap();
+        ask(&endpoints);
+        let why = running.line_with(&format!("the {} stopped", role.trim_end_matches("-1")));
+        assert!(why.contains("another process has taken over"), "{why}");
+        assert_eq!(running.wait(), Some(1), "{role}");
+    }
+}
+
+#[test]
 fn more_can_be_under_way_at_a_time_where_asked_for() {
     let directory = tempfile::tempdir().unwrap();
     let limits = ["--workers", "1", "--max-active", "700", "--max-connections", "900"];

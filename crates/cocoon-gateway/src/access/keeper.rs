@@ -102,9 +102,16 @@ impl Access {
         }
     }
 
-    /// Stops writing. Waits for the disk.
+    /// Waits until nothing more can be written, and says why.
+    pub(crate) async fn ended(&self) -> StoreError {
+        cocoon_store::ended(&*self.store).await
+    }
+
+    /// Writes what has changed, and stops writing. Waits for the disk, but not for room on it.
     pub(crate) fn close(&self) -> Result<(), StoreError> {
-        self.store.close()
+        self.give_up_old(self.now());
+        let queued = self.queue_changes().map(drop);
+        self.store.close().and(queued)
     }
 
     /// A key's usage on a day, also what is not written yet. Waits for the disk.

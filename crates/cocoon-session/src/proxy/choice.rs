@@ -50,9 +50,18 @@ impl Conn {
             limit: worker.limit,
             abilities: worker.abilities & !TAKES_STREAMS | if worker.extensions { TAKES_STREAMS } else { 0 },
             ready: !worker.paused && !worker.suspect,
-            // One more large query on top of these could make it look as if it did not read.
-            has_room: self.link.unsent() <= MAX_FRAME_PAYLOAD,
+            has_room: self.has_room(),
         })
+    }
+
+    /// Whether a worker can be sent one more query. A large one on top of what waits for it, or will once it is here, could
+    /// make it look as if it did not read.
+    pub(super) fn has_room(&self) -> bool {
+        let awaited = match &self.peer {
+            Peer::Worker(worker) => worker.awaited,
+            Peer::Client(_) => 0,
+        };
+        self.link.unsent().saturating_add(awaited) <= MAX_FRAME_PAYLOAD
     }
 }
 

@@ -13,10 +13,10 @@ use sha2::{Digest as _, Sha256};
 use super::{ClientChainState, ClientStage, ConnId, Proxy, ProxyEvent, WorkerStage, base_name};
 use crate::outbox::Outbox;
 use crate::terms::parse_address;
-use crate::{ErrorCode, MAX_PROTO_VERSION, MIN_PROTO_VERSION, Violation};
+use crate::{ErrorCode, MAX_PROTO_VERSION, MIN_PROTO_VERSION, Time, Violation};
 
 /// Longest model name, in bytes.
-const MAX_MODEL_NAME: usize = 512;
+pub(super) const MAX_MODEL_NAME: usize = 512;
 /// Prices are below this, in 1/1000.
 const COEFFICIENT_LIMIT: i32 = 1_000_000_000;
 
@@ -43,7 +43,22 @@ impl Proxy {
     pub(super) fn on_client_query(&mut self, conn: ConnId, id: i64, data: Bytes) -> Result<(), Violation> {
         let query = ClientQuery::decode_boxed(data).map_err(Violation::message("query from client"))?;
         self.check_staying(conn)?;
+        let now = Time(self.market.now_us());
         let Some(client) = self.client_mut(conn) else { return Ok(()) };
+        let pages = match &query {
+            ClientQuery::UpdatePaymentStatus(_)
+            | ClientQuery::GetWorkerTypesV2(_)
+            | ClientQuery::GetWorkerTypes(_) => Some(&mut client.lists),
+            ClientQuery::GetWorkers(_) => Some(&mut client.worker_pages),
+            ClientQuery::GetMarket(_) => Some(&mut client.market_pages),
+            _ => None,
+        };
+        if client.stage == ClientStage::Ready && pages.is_some_and(|pages| !pages.take(now)) {
+            if let Some(link) = self.link_mut(conn) {
+                link.refuse(id, ErrorCode::NOT_READY, "this is asked for too often");
+            }
+            return Ok(());
+        }
         match (query, client.stage) {
             (ClientQuery::ConnectToProxy(query), ClientStage::Connecting) => {
                 let result = self.client_connects(conn, id, &query);

@@ -15,6 +15,7 @@
 //! - `account`: what the chain shows of clients, and how accounts are closed.
 //! - `roster`, `allow`: what workers showed of themselves, and which of them a client lets see its requests.
 //! - `offers`: what clients are told of the market.
+//! - `share`: what one client takes, over all its connections.
 //! - `generation`: connections that end because parameters changed, or accounts.
 //!
 //! Bodies are never parsed here; of an answer only the `http.response` around the first bytes is read, to make it
@@ -30,6 +31,7 @@ mod payment;
 mod reply;
 mod request;
 mod roster;
+mod share;
 mod stats;
 mod upload;
 
@@ -43,8 +45,7 @@ use cocoon_market::Market;
 use cocoon_ton::address::Address;
 use cocoon_ton::root::RootConfig;
 use cocoon_trace::TraceContext;
-use cocoon_wire::frame::MAX_FRAME_PAYLOAD;
-use cocoon_wire::tl::{client, http};
+use cocoon_wire::tl::client;
 use ed25519_dalek::SigningKey;
 use sha2::{Digest as _, Sha256};
 
@@ -59,25 +60,27 @@ use offers::Pages;
 use payment::{Notice, SignedOrders};
 use request::Request;
 use roster::Roster;
+use share::{Answers, Shares};
 
 pub use account::{CLOSING_GRACE, ClientChainState, CloseProgress};
-pub use allow::MAX_ALLOWED_OF_ALL;
+pub use allow::{MAX_ALLOWED_OF_ALL, MAX_ALLOWED_PER_CLIENT};
 pub use generation::LEAVING_GRACE;
 pub use roster::{
     Attested, EvidenceTooLarge, MAX_CERTIFICATE_BYTES, MAX_GONE_BYTES, MAX_GONE_WORKERS, MAX_LISTED_BYTES,
     MAX_LISTED_WORKERS, MAX_MODELS_PER_WORKER, MAX_VERDICT_BYTES, RENEW_BEFORE,
 };
+pub use share::{MAX_ANSWER_BYTES_HELD, UNREAD_TIME};
 pub use stats::{ConnectionStats, ProxyStats};
 pub use upload::{BODY_STALL, MAX_KEPT_BODY_BYTES};
 
 /// Requests under way, all clients together.
 pub const MAX_REQUESTS: usize = 65_536;
-/// Requests under way per client connection.
+/// Requests under way per client, and answers of its that are not all out.
 pub const MAX_REQUESTS_PER_CLIENT: usize = 16_384;
 /// Bytes of requests held at a time, all clients together: queries, which are kept until their end for another worker,
 /// and what is kept of bodies that stream or waits for their worker.
 pub const MAX_QUERY_BYTES_HELD: usize = 1 << 30;
-/// The same for one client connection.
+/// The same for one client.
 pub const MAX_QUERY_BYTES_HELD_PER_CLIENT: usize = 1 << 28;
 /// A worker with work in flight is pinged after this much silence.
 pub const PROBE_AFTER: Duration = Duration::from_millis(500);
@@ -254,6 +257,10 @@ struct ClientPeer {
     allowed: Option<BTreeSet<[u8; 32]>>,
     /// How often it may ask what is on offer.
     market_pages: Pages,
+    /// How often it may ask which workers there are.
+    worker_pages: Pages,
+    /// How often it may ask for the published lists.
+    lists: Pages,
     wallet: Option<Address>,
     contract: Option<Address>,
     account: ClientId,
@@ -261,9 +268,7 @@ struct ClientPeer {
     chain: Option<ClientChainState>,
     /// The client's id of each request under way, and ours.
     requests: BTreeMap<[u8; 32], RequestKey>,
-    /// What is held of its requests, in bytes.
-    held: usize,
-    outbox: Outbox<[u8; 32], http::Response, End>,
+    outbox: Answers,
     /// Options of the request that must come next.
     announced: Option<([u8; 32], Options)>,
 }
@@ -307,6 +312,8 @@ struct WorkerPeer {
     busy_since: Time,
     /// The ids under which this worker has work, and the requests they belong to.
     work: BTreeMap<[u8; 32], RequestKey>,
+    /// Bytes that it is to be sent in one frame each once they are all here.
+    awaited: usize,
     /// Bodies on their way to it, by the same ids.
     bodies: Outbox<[u8; 32], (), ()>,
 }
@@ -344,6 +351,7 @@ pub struct Proxy {
     deadlines: BTreeSet<(Time, RequestKey)>,
     /// What is held of `requests`, in bytes.
     held: usize,
+    shares: Shares,
     /// Those whose bodies are still coming.
     uploads: BTreeSet<RequestKey>,
     notices: VecDeque<Notice>,
@@ -390,6 +398,7 @@ impl Proxy {
             requests: BTreeMap::new(),
             deadlines: BTreeSet::new(),
             held: 0,
+            shares: Shares::default(),
             uploads: BTreeSet::new(),
             notices: VecDeque::new(),
             orders: SignedOrders::default(),
@@ -416,12 +425,13 @@ impl Proxy {
             extensions: false,
             allowed: None,
             market_pages: Pages::new(now),
+            worker_pages: Pages::new(now),
+            lists: Pages::new(now),
             wallet: None,
             contract: None,
             account: ClientId([0; 32]),
             chain: None,
             requests: BTreeMap::new(),
-            held: 0,
             outbox: Outbox::new(false),
             announced: None,
         };
@@ -445,6 +455,7 @@ impl Proxy {
             suspect: false,
             busy_since: now,
             work: BTreeMap::new(),
+            awaited: 0,
             bodies: Outbox::new(true),
         };
         self.add(conn, Peer::Worker(Box::new(peer)), now);
@@ -513,8 +524,8 @@ impl Proxy {
                 break;
             }
             match peer {
-                Peer::Client(client) => {
-                    let Some(chunk) = client.outbox.next_chunk() else { break };
+                Peer::Client(_) => {
+                    let Some(chunk) = self.change_answers(conn, Answers::next_chunk)? else { break };
                     self.send_chunk(conn, chunk);
                 }
                 Peer::Worker(worker) => {
@@ -525,10 +536,10 @@ impl Proxy {
         }
         // Whoever asks needs no telling.
         self.woken.remove(&conn);
-        let link = &mut self.conns.get_mut(&conn)?.link;
-        let was_full = link.unsent() > MAX_FRAME_PAYLOAD;
-        let output = link.take_output();
-        if was_full {
+        let state = self.conns.get_mut(&conn)?;
+        let had_room = state.has_room();
+        let output = state.link.take_output();
+        if !had_room {
             self.tell_market(conn);
         }
         output
@@ -585,6 +596,7 @@ impl Proxy {
         }
         self.hurry(now);
         self.end_stalled_uploads(now);
+        self.give_up_unread(now);
         self.renew_workers(now);
         while let Some(&(deadline, key)) = self.deadlines.first()
             && deadline <= now
@@ -605,6 +617,7 @@ impl Proxy {
     pub fn closed(&mut self, conn: ConnId, now: Time) {
         self.woken.remove(&conn);
         self.doomed.remove(&conn);
+        self.change_answers(conn, |answers| *answers = Outbox::new(false));
         let Some(Conn { peer, .. }) = self.conns.remove(&conn) else { return };
         match peer {
             Peer::Client(client) => {

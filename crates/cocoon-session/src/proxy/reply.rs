@@ -12,6 +12,7 @@ use crate::answer::{
     ERROR_HEADER, PROXY_HEADER, RESEND_HEADER, WORKER_HEADER, error_body, fits, framing_header,
     resend_header, sanitize, seconds_header, status_body, worker_header,
 };
+use crate::body::compact;
 use crate::outbox::Chunk;
 use crate::terms::words;
 use crate::{
@@ -161,7 +162,8 @@ impl Proxy {
         now: Time,
     ) -> Result<(), Violation> {
         let Some(key) = self.request_of(conn, attempt) else { return Ok(()) };
-        let mut head: http::Response = from_boxed(answer).map_err(Violation::message("http.response"))?;
+        let mut head: http::Response =
+            from_boxed(compact(answer)).map_err(Violation::message("http.response"))?;
         if !fits(&head.headers, 0) {
             // It would be kept as long as the client does not read.
             self.stop_worker(key);
@@ -232,18 +234,20 @@ impl Proxy {
         let client_request = request.client_request;
         if !draining {
             self.stats.answer_bytes += data.len() as u64;
-            let Some(client) = self.client_mut(conn) else { return };
-            client.outbox.data(client_request, data);
-            let overflow = client.outbox.queued(client_request) > MAX_HELD_BYTES
-                || client.outbox.total_queued() > MAX_HELD_BYTES_PER_CLIENT;
+            let account = request.account;
+            let Some(queued) = self.change_answers(conn, |answers| {
+                answers.data(client_request, data);
+                answers.queued(client_request)
+            }) else {
+                return;
+            };
             self.woken.insert(conn);
-            if overflow {
+            if queued > MAX_HELD_BYTES || self.shares.of(account).queued > MAX_HELD_BYTES_PER_CLIENT {
                 let failure = RequestFailure::new(ErrorCode::ERROR, "the client reads too slowly");
-                if let Some(client) = self.client_mut(conn) {
-                    client.outbox.discard_data(client_request);
-                }
+                self.change_answers(conn, |answers| answers.discard_data(client_request));
                 self.give_up(key, failure, now);
             }
+            self.end_hoarding();
         }
         if let Some(word) = end {
             self.finish(key, None, word, now);
@@ -302,6 +306,7 @@ impl Proxy {
         self.drop_upload(key);
         self.note_held(key, 0);
         let Some(request) = self.requests.remove(&key) else { return };
+        self.shares.change(request.account, |share| share.requests = share.requests.saturating_sub(1));
         if failed == Some(false) {
             self.note_answered(&request, &word.tokens, now);
         }
@@ -371,9 +376,11 @@ impl Proxy {
                         head.headers.push(resend_header());
                     }
                 }
-                client.outbox.head(id, head);
-                client.outbox.data(id, body);
-                client.outbox.end(id, End::Complete(info));
+                self.change_answers(conn, |answers| {
+                    answers.head(id, head);
+                    answers.data(id, body);
+                    answers.end(id, End::Complete(info));
+                });
             }
         }
     }
@@ -448,7 +455,7 @@ impl Proxy {
     }
 }
 
-fn final_info(
+pub(super) fn final_info(
     word: &LastWord,
     proto_version: i32,
     enable_debug: bool,

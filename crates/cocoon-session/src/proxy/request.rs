@@ -1,7 +1,7 @@
 //! A request: from the client's query to a worker, to another one where that fails, and its end before its time.
 
 use bytes::Bytes;
-use cocoon_ledger::{Coefficient, RequestId, ReserveError, reservation};
+use cocoon_ledger::{ClientId, Coefficient, RequestId, ReserveError, reservation};
 use cocoon_market::NoWorker;
 use cocoon_ton::payment::OrderKind;
 use cocoon_trace::{SpanId, TraceContext};
@@ -11,6 +11,7 @@ use cocoon_wire::tl::{ClientToProxy, client, ext, proxy};
 use super::account::ACCOUNT_CLOSING;
 use super::account::Credit;
 use super::choice::{Begun, no_worker};
+use super::handshake::MAX_MODEL_NAME;
 use super::reply::LastWord;
 use super::upload::{Upload, is_kept, most_held};
 use super::{
@@ -18,6 +19,7 @@ use super::{
     MAX_REQUESTS_PER_CLIENT, Proxy, RequestKey,
 };
 use crate::answer::{TIME_SHARE, request_time};
+use crate::body::compact;
 use crate::options::Options;
 use crate::{ErrorCode, RequestFailure, Time, Violation};
 
@@ -43,6 +45,8 @@ pub(super) enum Phase {
 #[derive(Debug)]
 pub(super) struct Request {
     pub(super) client: ConnId,
+    /// Whose share it counts for, also when that connection is gone.
+    pub(super) account: ClientId,
     pub(super) client_request: [u8; 32],
     pub(super) worker: ConnId,
     /// The fingerprint of that worker's certificate.
@@ -124,8 +128,9 @@ impl Proxy {
                 self.on_query(conn, query, Options::default(), now);
             }
             ClientToProxy::Cancel(cancel) => {
-                client.outbox.close(cancel.request_id);
-                if let Some(key) = client.requests.remove(&cancel.request_id) {
+                let key = client.requests.remove(&cancel.request_id);
+                self.change_answers(conn, |answers| answers.close(cancel.request_id));
+                if let Some(key) = key {
                     self.abandon(
                         key,
                         RequestFailure::new(ErrorCode::CANCELLED, "cancelled by the caller"),
@@ -174,15 +179,19 @@ impl Proxy {
         let (account, limit_binds) = (client.account, client.extensions);
         let credit = client.chain.map_or_else(Credit::default, |chain| Credit::of(&chain));
         self.check_account(client)?;
+        if query.model_name.as_bytes().len() > MAX_MODEL_NAME {
+            return bad("the name of the model is too long");
+        }
         // None at all is a whole body, too.
         let body_bytes = options.body_bytes.filter(|bytes| *bytes > 0);
         if body_bytes.is_some_and(|bytes| bytes > self.settings.max_body_bytes) {
             let most = self.settings.max_body_bytes;
             return Err((413, "request_too_large", format!("a body may have {most} bytes")));
         }
-        let client_held = client.held;
-        // An answer that nobody reads counts until it is out.
-        if client.outbox.open_answers() >= MAX_REQUESTS_PER_CLIENT || self.requests.len() >= MAX_REQUESTS {
+        let share = self.shares.of(account);
+        // An answer that nobody reads counts until it is out, and a request that was given up until its worker has done so.
+        if share.answers.max(share.requests) >= MAX_REQUESTS_PER_CLIENT || self.requests.len() >= MAX_REQUESTS
+        {
             return Err((429, "rate_limit_exceeded", "too many requests are under way".into()));
         }
         let Some(timeout) = request_time(query.timeout) else {
@@ -204,7 +213,7 @@ impl Proxy {
             .is_some_and(|bytes| is_kept(bytes, self.worker(worker).is_some_and(|worker| worker.extensions)));
         let held = most_held(query.query.len(), body_bytes, kept);
         if self.held.saturating_add(held) > MAX_QUERY_BYTES_HELD
-            || client_held.saturating_add(held) > MAX_QUERY_BYTES_HELD_PER_CLIENT
+            || share.held.saturating_add(held) > MAX_QUERY_BYTES_HELD_PER_CLIENT
         {
             return Err((429, "rate_limit_exceeded", "too many large requests are under way".into()));
         }
@@ -235,6 +244,7 @@ impl Proxy {
         let deadline = now.plus(timeout);
         let request = Request {
             client: conn,
+            account,
             client_request: query.request_id,
             worker,
             // Known once it is asked.
@@ -242,7 +252,7 @@ impl Proxy {
             attempt: id,
             id,
             model,
-            query: query.query.clone(),
+            query: compact(query.query.clone()),
             upload: body_bytes.map(|bytes| Upload::new(bytes, kept, now)),
             held: 0,
             max_coefficient: max_coefficient.get(),
@@ -263,6 +273,7 @@ impl Proxy {
             resend: false,
         };
         self.requests.insert(key, request);
+        self.shares.change(account, |share| share.requests += 1);
         self.note_held(key, held);
         if body_bytes.is_some() {
             self.uploads.insert(key);
@@ -270,8 +281,8 @@ impl Proxy {
         self.deadlines.insert((deadline, key));
         if let Some(client) = self.client_mut(conn) {
             client.requests.insert(query.request_id, key);
-            client.outbox.open(query.request_id);
         }
+        self.change_answers(conn, |answers| answers.open(query.request_id));
         self.ask(key, worker, now);
         Ok(())
     }
@@ -385,6 +396,7 @@ impl Proxy {
     /// The worker no longer has this request; late words of its are ignored. `failed` is `None` where the end says nothing
     /// about the worker.
     pub(super) fn take_from_worker(&mut self, key: RequestKey, failed: Option<bool>, now: Time) {
+        self.end_waiting(key);
         let Some(request) = self.requests.get(&key) else { return };
         let (conn, attempt) = (request.worker, request.attempt);
         if let Some(worker) = self.worker_mut(conn) {

@@ -14,7 +14,7 @@ use cocoon_wire::tl::ext;
 
 use super::request::Request;
 use super::{ConnId, Proxy, RequestKey};
-use crate::body::{Incoming, compact, join_body};
+use crate::body::{Incoming, join_body};
 use crate::outbox::Chunk;
 use crate::{ErrorCode, INITIAL_CREDIT_BYTES, RequestFailure, Time, Violation};
 
@@ -103,6 +103,11 @@ impl Request {
         (self.query.len() as u64).saturating_add(body)
     }
 
+    /// What it takes in one frame.
+    fn whole_bytes(&self) -> usize {
+        usize::try_from(self.asked_bytes()).unwrap_or(usize::MAX)
+    }
+
     /// Whether another worker can be given this request from here.
     pub(super) fn can_begin_again(&self) -> bool {
         self.upload.as_ref().is_none_or(Upload::can_begin_again)
@@ -132,7 +137,12 @@ impl Proxy {
             // Where it was not kept, nothing of it has come yet.
             upload.kept.get_or_insert_default();
             let held = most_held(query.len(), Some(upload.bytes), true);
+            let whole = request.whole_bytes();
+            if let Some(worker) = self.worker_mut(conn) {
+                worker.awaited = worker.awaited.saturating_add(whole);
+            }
             self.note_held(key, held);
+            self.tell_market(conn);
             return None;
         }
         let came = upload.kept.as_ref().map(|kept| Bytes::copy_from_slice(kept)).unwrap_or_default();
@@ -175,7 +185,7 @@ impl Proxy {
         let (worker, attempt, bytes) = (request.worker, request.attempt, data.len());
         if upload.waits {
             if last {
-                upload.waits = false;
+                self.end_waiting(key);
                 self.send_query(key, now);
             } else {
                 self.grant_client(key, bytes);
@@ -183,13 +193,23 @@ impl Proxy {
             return Ok(());
         }
         if let Some(worker) = self.worker_mut(worker) {
-            worker.bodies.data(attempt, compact(data));
+            worker.bodies.data(attempt, data);
             if last {
                 worker.bodies.end(attempt, ());
             }
         }
         self.woken.insert(worker);
         Ok(())
+    }
+
+    /// A body is waited for no more: it is here, or its worker does not get it.
+    pub(super) fn end_waiting(&mut self, key: RequestKey) {
+        let Some(request) = self.requests.get_mut(&key) else { return };
+        let (conn, whole) = (request.worker, request.whole_bytes());
+        let waited = request.upload.as_mut().is_some_and(|upload| std::mem::take(&mut upload.waits));
+        if waited && let Some(worker) = self.worker_mut(conn) {
+            worker.awaited = worker.awaited.saturating_sub(whole);
+        }
     }
 
     /// Encodes one part for a worker, and gives the client credit for it.
@@ -239,11 +259,9 @@ impl Proxy {
     /// Keeps account of what is held of a request.
     pub(super) fn note_held(&mut self, key: RequestKey, held: usize) {
         let Some(request) = self.requests.get_mut(&key) else { return };
-        let (conn, before) = (request.client, std::mem::replace(&mut request.held, held));
+        let (account, before) = (request.account, std::mem::replace(&mut request.held, held));
         self.held = self.held + held - before;
-        if let Some(client) = self.client_mut(conn) {
-            client.held = client.held + held - before;
-        }
+        self.shares.change(account, |share| share.held = share.held + held - before);
     }
 
     /// Whatever of a body is here or comes, nobody waits for.

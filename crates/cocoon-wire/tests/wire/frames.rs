@@ -77,6 +77,18 @@ fn a_message_too_long_for_a_frame_is_refused_and_the_next_one_passes() {
 }
 
 #[test]
+fn what_follows_a_large_payload_does_not_keep_its_buffer() {
+    let (mut encoder, mut received) = (FrameEncoder::new(), BytesMut::new());
+    put(&mut encoder, &mut received, &vec![7; 1 << 20]).unwrap();
+    put(&mut encoder, &mut received, b"small").unwrap();
+    let mut decoder = FrameDecoder::new(MAX_FRAME_PAYLOAD);
+    let large = decoder.decode(&mut received).unwrap().unwrap();
+    let small = decoder.decode(&mut received).unwrap().unwrap();
+    assert_eq!(small, "small");
+    assert!(large.is_unique(), "nobody else holds the memory");
+}
+
+#[test]
 fn a_payload_other_than_announced_leaves_no_trace() {
     let (mut encoder, mut out) = (FrameEncoder::new(), BytesMut::from(&b"before"[..]));
     for written in [0, 7, 9] {

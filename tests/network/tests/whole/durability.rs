@@ -244,6 +244,41 @@ async fn a_long_log_is_cut_short_by_a_snapshot_and_nothing_is_lost() {
 }
 
 #[tokio::test]
+async fn a_proxy_whose_log_cannot_be_written_for_a_while_takes_no_requests_and_goes_on_afterwards() {
+    let network = Network::start().await;
+    let worker = network.worker(1, FixedEngine("hello".into())).await;
+    let client = network.client(11).await;
+    client.offers(|offers| offers.len() == 1).await;
+    // As with a full disk: what is begun is tried again and again.
+    let other = rusqlite::Connection::open(network.dir.path().join("proxy.db")).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let mut answered = 0;
+    let refused = within("the proxy to notice", async {
+        loop {
+            let answer = client.ask(Ask::default()).await;
+            if answer.status != 200 {
+                break answer;
+            }
+            answered += 1;
+        }
+    })
+    .await;
+    assert_eq!(refused.status, 503);
+    assert!(answered > 0);
+    assert_eq!(client.charged(), 0, "nothing is acknowledged that is not durable");
+    other.execute_batch("ROLLBACK").unwrap();
+    within("the proxy to go on", async {
+        while client.ask(Ask::default()).await.status != 200 {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    answered += 1;
+    until("every charge", || client.charged() == 15 * answered).await;
+    network.assert_balances(&[&client], &[&worker]).await;
+}
+
+#[tokio::test]
 async fn a_gateway_comes_back_to_a_proxy_that_was_killed_and_trusts_its_figures() {
     const KILLS: usize = 3;
     let log = Log::capture();

@@ -14,6 +14,7 @@ mod endpoints;
 mod failover;
 mod keys;
 mod large_bodies;
+mod lookups;
 mod rotation;
 mod shutdown;
 mod slow_readers;
