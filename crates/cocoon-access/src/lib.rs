@@ -20,7 +20,7 @@ mod usage;
 
 pub use day::{Day, Moment, NotADay};
 pub use desk::{
-    BadEntry, ChangeError, Denied, Desk, KeyView, MAX_KEYS, Refused, RequestEnd, Ticket, Unwritten,
+    BadEntry, ChangeError, Denied, Desk, KeyView, MAX_KEYS, MAX_SUMS, Refused, RequestEnd, Ticket, Unwritten,
 };
 pub use key::{KeyHash, KeySecret, SECRET_PREFIX, SecretError};
 pub use pattern::{BadPattern, ModelPattern};

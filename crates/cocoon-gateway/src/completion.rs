@@ -120,7 +120,10 @@ async fn answer(
     match asked.send().await {
         Ok((exchange, head, sent)) => asked.answer(exchange, head, sent).await,
         Err(failure) => {
-            let available = models::names(&shared.pool.all());
+            let mut available = models::names(&shared.pool.all());
+            if let Some(scope) = asked.in_flight.pass().map(Pass::scope) {
+                available.retain(|model| scope.covers(model));
+            }
             let failure =
                 match shared.settlement.as_ref().and_then(|settlement| settlement.why_not_filled_up()) {
                     Some(why) => failure.with_cause_of_low_balance(&why),

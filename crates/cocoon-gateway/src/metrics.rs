@@ -1,8 +1,9 @@
 //! Numbers for operators, in Prometheus' text form.
 
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use cocoon_access::Counts;
 use cocoon_ledger::DisputeReason;
 use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;
@@ -37,6 +38,17 @@ struct UsageLabels {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct KeyLabel {
+    key: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct KeyTokensLabels {
+    key: String,
+    class: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ContractLabel {
     contract: String,
 }
@@ -60,6 +72,9 @@ pub(crate) struct Metrics {
     cost: Counter,
     usage: Family<UsageLabels, Counter>,
     estimated: Counter,
+    key_requests: Family<KeyLabel, Counter>,
+    key_tokens: Family<KeyTokensLabels, Counter>,
+    key_cost: Family<KeyLabel, Counter>,
     disputes: Family<ReasonLabel, Counter>,
     pub(crate) counter_faults: Counter,
     pub(crate) store_faults: Counter,
@@ -94,6 +109,9 @@ impl Metrics {
             cost: Counter::default(),
             usage: Family::default(),
             estimated: Counter::default(),
+            key_requests: Family::default(),
+            key_tokens: Family::default(),
+            key_cost: Family::default(),
             disputes: Family::default(),
             counter_faults: Counter::default(),
             store_faults: Counter::default(),
@@ -160,6 +178,13 @@ impl Metrics {
             "Answers whose final count no engine told",
             self.estimated.clone(),
         );
+        registry.register("key_requests", "Requests by API key, refused ones too", self.key_requests.clone());
+        registry.register(
+            "key_tokens",
+            "Tokens as engines count them, by API key and class",
+            self.key_tokens.clone(),
+        );
+        registry.register("key_cost_nanoton", "Cost by API key, as its usage says", self.key_cost.clone());
         registry.register(
             "disputes",
             "Charges that do not agree with what was received",
@@ -251,8 +276,10 @@ impl Metrics {
         &self,
         ready: usize,
         spent: &crate::Spent,
+        keys: &[(String, Counts)],
         settlement: Option<&crate::SettlementReport>,
     ) -> String {
+        self.keys(keys);
         self.proxies_ready.set(i64::try_from(ready).unwrap_or(i64::MAX));
         self.spent_tokens.set(spent.tokens.get());
         self.spent_nanoton.set(spent.nanoton.nano());
@@ -271,6 +298,22 @@ impl Metrics {
         let _ = text::encode_registry(&mut out, &self.registry);
         let _ = text::encode(&mut out, self.gen_ai.registry());
         out
+    }
+
+    fn keys(&self, keys: &[(String, Counts)]) {
+        // The last word on a cost may be a lower one; a counter waits until the sum has caught up.
+        let advance = |counter: &Counter, sum: u64| counter.inner().fetch_max(sum, Ordering::Relaxed);
+        for (key, counts) in keys {
+            let label = KeyLabel { key: key.clone() };
+            advance(&self.key_requests.get_or_create(&label), counts.requests);
+            advance(&self.key_cost.get_or_create(&label), counts.cost_nanoton);
+            for (class, tokens) in
+                [("prompt", counts.prompt_tokens), ("completion", counts.completion_tokens)]
+            {
+                let label = KeyTokensLabels { key: key.clone(), class };
+                advance(&self.key_tokens.get_or_create(&label), tokens);
+            }
+        }
     }
 
     /// Counts of ends and disputes for people: how many answers were complete, broken, cancelled.
@@ -302,7 +345,10 @@ mod tests {
             first: Some(Duration::from_millis(2)),
         });
         metrics.disputed(DisputeReason::UsageDiffers);
-        let text = metrics.text(1, &crate::Spent::default(), None);
+        let used = Counts { requests: 2, prompt_tokens: 9, cost_nanoton: 13, ..Counts::default() };
+        metrics.text(1, &crate::Spent::default(), &[("key_1".to_owned(), used)], None);
+        let lower = Counts { cost_nanoton: 12, requests: 3, ..used };
+        let text = metrics.text(1, &crate::Spent::default(), &[("key_1".to_owned(), lower)], None);
         for line in [
             "cocoon_gateway_requests_total{endpoint=\"chat\",status=\"200\"} 1",
             "cocoon_gateway_answers_total{end=\"complete\"} 1",
@@ -311,6 +357,9 @@ mod tests {
             "cocoon_gateway_engine_tokens_total{endpoint=\"chat\",class=\"prompt\"} 7",
             "cocoon_gateway_engine_tokens_total{endpoint=\"chat\",class=\"cached\"} 2",
             "cocoon_gateway_engine_tokens_total{endpoint=\"chat\",class=\"audio_prompt\"} 3",
+            "cocoon_gateway_key_requests_total{key=\"key_1\"} 3",
+            "cocoon_gateway_key_tokens_total{key=\"key_1\",class=\"prompt\"} 9",
+            "cocoon_gateway_key_cost_nanoton_total{key=\"key_1\"} 13",
             "cocoon_gateway_disputes_total{reason=\"usage_differs\"} 1",
             "cocoon_gateway_request_duration_seconds_count 1",
             "cocoon_gateway_proxies_ready 1",

@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::Shared;
-use crate::access::{self, Access, Visitor};
+use crate::access::{self, Access, Scope, Visitor};
 use crate::attestation;
 use crate::body::{Body, Occupying};
 use crate::completion::complete;
@@ -243,16 +243,18 @@ async fn route(
     if let Some(node) = node {
         return one_node(shared, node).await;
     }
+    let scope = || shared.access.scope_of(visitor.key);
     match (path, model) {
         (_, Some(id)) => {
             market::warm(shared, MARKET_PATIENCE).await;
-            one_model(shared, id)
+            one_model(shared, id, &scope())
         }
-        (MARKET, _) => Ok(json_response(StatusCode::OK, &market::look(shared).await)),
-        (MARKET_PAGE, _) => Ok(market_page(shared).await),
+        (MARKET, _) => Ok(json_response(StatusCode::OK, &market::look(shared, &scope()).await)),
+        (MARKET_PAGE, _) => Ok(market_page(shared, &scope()).await),
         ("/v1/models", _) => {
             market::warm(shared, MARKET_PATIENCE).await;
-            Ok(json_response(StatusCode::OK, &json!({"object": "list", "data": all_models(shared)})))
+            let models = models_within(shared, &scope());
+            Ok(json_response(StatusCode::OK, &json!({"object": "list", "data": models})))
         }
         (ATTESTATION, _) => {
             let query = request.uri().query().unwrap_or_default();
@@ -322,9 +324,17 @@ pub(crate) fn all_models(shared: &Shared) -> Vec<models::Model> {
     models::list(&shared.pool.all(), &tariff(&shared.root.borrow()), shared.started_unix_seconds)
 }
 
-fn one_model(shared: &Shared, id: &str) -> Result<Response<Body>, ApiError> {
+/// Those that somebody may use.
+fn models_within(shared: &Shared, scope: &Scope) -> Vec<models::Model> {
+    let mut models = all_models(shared);
+    models.retain(|model| scope.covers(&model.id));
+    models
+}
+
+/// A model that a key is not for is none to it: what exists for others is not told.
+fn one_model(shared: &Shared, id: &str, scope: &Scope) -> Result<Response<Body>, ApiError> {
     let id = percent_decoded(id);
-    let models = all_models(shared);
+    let models = models_within(shared, scope);
     match models.iter().find(|model| model.id == id) {
         Some(model) => Ok(json_response(StatusCode::OK, model)),
         None => {
@@ -350,8 +360,8 @@ async fn one_node(shared: &Arc<Shared>, digits: &str) -> Result<Response<Body>, 
 }
 
 /// What is on offer, for people.
-async fn market_page(shared: &Shared) -> Response<Body> {
-    let (page, policy) = market::html(&market::look(shared).await);
+async fn market_page(shared: &Shared, scope: &Scope) -> Response<Body> {
+    let (page, policy) = market::html(&market::look(shared, scope).await);
     let mut response = Response::new(Body::full(page.into()));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
@@ -382,6 +392,7 @@ fn metrics(shared: &Shared) -> Response<Body> {
     let text = shared.metrics.text(
         ready,
         &shared.book.spent(),
+        &shared.access.sums(),
         settlement.as_ref().map(|report| report.borrow()).as_deref(),
     );
     let mut response = Response::new(Body::full(text.into()));

@@ -89,6 +89,13 @@ impl Sim {
         Self { market, workers, running: BinaryHeap::new(), now: 0, next_round: ROUND, dice }
     }
 
+    /// One more worker.
+    fn enter(&mut self, worker: Worker) {
+        let key = self.workers.len();
+        self.market.join(key, MODEL, [key as u8; 32], worker.state);
+        self.workers.push(worker);
+    }
+
     /// Lets `count` requests come, `mean_us` apart. Each is 256 tokens.
     fn run(&mut self, count: usize, mean_us: f64, wish: &Wish<'_, usize>) -> Vec<Served> {
         let mut served = Vec::new();
@@ -206,6 +213,79 @@ fn competition_brings_prices_down_to_cost_and_a_monopoly_keeps_them_up() {
         let tight = price_among(5, 0.7, Preference::Balanced, 60, seed);
         println!("seed {seed}, alone: {alone:.0}; little room: {tight:.0}");
         assert!(alone > 2.5 * 500.0, "seed {seed}: {alone}");
+    }
+}
+
+/// What becomes of a round's requests: the mean price of those that were served, and which share that is.
+fn round_of(sim: &mut Sim, every: f64, max_coefficient: u32) -> (f64, f64) {
+    let count = (ROUND as f64 / every) as usize;
+    let wish = Wish { max_coefficient, preference: Preference::Cheapest, ..Wish::default() };
+    let served = sim.run(count, every, &wish);
+    let paid: f64 = served.iter().map(|served| f64::from(served.coefficient)).sum();
+    (paid / served.len().max(1) as f64, served.len() as f64 / count as f64)
+}
+
+/// The same over many rounds.
+fn rounds_of(sim: &mut Sim, rounds: usize, every: f64, max_coefficient: u32) -> (f64, f64) {
+    let each: Vec<_> = (0..rounds).map(|_| round_of(sim, every, max_coefficient)).collect();
+    let served: f64 = each.iter().map(|(_, served)| served).sum();
+    let paid: f64 = each.iter().map(|(price, served)| price * served).sum();
+    (paid / served.max(f64::MIN_POSITIVE), served / rounds as f64)
+}
+
+/// One owner's five workers of ten places, whose price is `owner`'s to say.
+fn monopoly(owner: impl Fn() -> Worker, load: f64, seed: u64) -> (Sim, f64) {
+    let workers: Vec<Worker> = (0..5).map(|_| owner()).collect();
+    let every = every_us(&workers, load);
+    (Sim::new(workers, seed), every)
+}
+
+#[test]
+fn a_monopoly_takes_what_callers_will_pay_until_somebody_with_room_comes() {
+    const CEILING: u32 = BOUNDS.ceiling;
+    const CAP: u32 = 1500;
+    let following = || follower(1000, BOUNDS);
+    let dear = || worker(CEILING, 10);
+    for seed in [1, 2] {
+        // More is asked for than there is: the price goes to the owner's bound, or to the callers'.
+        let (mut sim, every) = monopoly(following, 1.3, seed);
+        rounds_of(&mut sim, 90, every, u32::MAX);
+        let scarce = rounds_of(&mut sim, 30, every, u32::MAX);
+        let (mut sim, every) = monopoly(following, 1.3, seed);
+        rounds_of(&mut sim, 90, every, CAP);
+        let capped = rounds_of(&mut sim, 30, every, CAP);
+        // Less is asked for than there is, and the owner names his price all the same.
+        let (mut sim, every) = monopoly(dear, 0.6, seed);
+        let named = rounds_of(&mut sim, 30, every, u32::MAX);
+        let refused = rounds_of(&mut sim, 30, every, CAP);
+        println!(
+            "seed {seed}, alone: scarce {:.0} ({:.2} served), scarce with a cap {:.0} ({:.2}), named {:.0} ({:.2}), \
+             named with a cap: {:.2} served",
+            scarce.0, scarce.1, capped.0, capped.1, named.0, named.1, refused.1
+        );
+        assert!(scarce.0 > 0.95 * f64::from(CEILING), "{scarce:?}");
+        assert!(capped.0 <= f64::from(CAP) && capped.0 > 0.85 * f64::from(CAP), "{capped:?}");
+        assert!((named.0 - f64::from(CEILING)).abs() < 0.01 && named.1 > 0.99, "{named:?}");
+        assert!(refused.1 < 0.001, "{refused:?}");
+
+        // Somebody comes who can serve everybody, and begins at the owner's price.
+        let (mut sim, every) = monopoly(dear, 0.6, seed);
+        rounds_of(&mut sim, 10, every, u32::MAX);
+        let newcomer = follower(CEILING, BOUNDS);
+        sim.enter(Worker { state: State { limit: 50, ..newcomer.state }, ..newcomer });
+        let falls = (1..=120).find(|_| round_of(&mut sim, every, u32::MAX).0 < 1.15 * 500.0);
+        let after = rounds_of(&mut sim, 30, every, u32::MAX);
+        // And somebody who can serve a third of what is asked for.
+        let (mut small, every) = monopoly(dear, 0.6, seed);
+        small.enter(follower(1000, BOUNDS));
+        rounds_of(&mut small, 120, every, u32::MAX);
+        let beside = rounds_of(&mut small, 30, every, u32::MAX);
+        println!(
+            "seed {seed}, a competitor with room: {:.0} after {falls:?} rounds; with little room: {:.0}",
+            after.0, beside.0
+        );
+        assert!(falls.is_some_and(|rounds| rounds < 60) && after.0 < 1.15 * 500.0, "{falls:?}, {after:?}");
+        assert!(beside.0 > 3000.0, "{beside:?}");
     }
 }
 

@@ -32,7 +32,7 @@ pub(crate) async fn run(options: Attest, signals: &mut Signals) -> anyhow::Resul
 }
 
 async fn show(options: &ShowEvidence) -> anyhow::Result<ExitCode> {
-    let found = input::read(&options.source).await?;
+    let found = input::read(&options.source, options.api_key_file.as_deref()).await?;
     if options.json {
         let all: Vec<_> = found.iter().map(verify::described).collect();
         terminal::print(&format!("{:#}\n", json!({ "verified": false, "evidence": all })))?;

@@ -18,6 +18,7 @@ mod demo;
 mod dir;
 mod doctor;
 mod exit;
+mod gateway_client;
 mod home;
 mod http_client;
 mod keys;

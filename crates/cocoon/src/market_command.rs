@@ -1,17 +1,19 @@
 //! `cocoon market`: what is on offer, as a table.
 
+use std::net::SocketAddr;
+
 use anyhow::{Context as _, bail};
+use bytes::Bytes;
 use cocoon_ledger::Nanoton;
+use http::Method;
 use serde::Deserialize;
 use serde_json::Value;
 
 use crate::cli::Market;
-use crate::http_client;
+use crate::gateway_client::{self, GatewayClient};
 use crate::signals::Signals;
 use crate::terminal::{self, Style, one_line};
 
-/// Largest answer of a gateway that is read, in bytes.
-const MAX_ANSWER_BYTES: usize = 32 << 20;
 /// Longest name of a model that is shown, in characters.
 const MAX_NAME: usize = 120;
 
@@ -63,11 +65,16 @@ pub(crate) async fn run(options: Market, signals: &mut Signals) -> anyhow::Resul
 }
 
 async fn show(options: &Market) -> anyhow::Result<()> {
-    let answer = http_client::get(options.gateway, "/v1/market").await?;
-    let status = answer.status;
-    let body = answer.bytes_up_to(MAX_ANSWER_BYTES).await?;
-    if !status.is_success() {
-        bail!("the gateway answers {status} to GET /v1/market");
+    let key = gateway_client::api_key(options.api_key_file.as_deref())?;
+    let sent_key = key.is_some();
+    let url = match options.gateway.parse::<SocketAddr>() {
+        Ok(address) => format!("http://{address}"),
+        Err(_) => options.gateway.clone(),
+    };
+    let gateway = GatewayClient::at(&url, key, None)?;
+    let (status, body) = gateway.ask(Method::GET, "/v1/market", Bytes::new()).await?;
+    if status != 200 {
+        bail!("{}", gateway_client::refusal(status, &body, sent_key));
     }
     let mut all: Value = serde_json::from_slice(&body).context("the gateway's answer is not JSON")?;
     if let (Some(wanted), Some(models)) = (&options.model, all["models"].as_array_mut()) {
@@ -85,9 +92,10 @@ fn table(report: &Report, style: Style) -> String {
     for model in &report.models {
         let name: String = one_line(&model.id).chars().take(MAX_NAME).collect();
         text += &format!(
-            "{}   {} workers, {} of {} places taken{}\n",
+            "{}   {} worker{}, {} of {} places taken{}\n",
             style.bold(&name),
             model.workers,
+            if model.workers == 1 { "" } else { "s" },
             model.active,
             model.capacity,
             if model.insecure { "; INSECURE: not all of it is proven" } else { "" },

@@ -10,13 +10,18 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use serde_json::Error as JsonError;
 
 use crate::stored::{About, PREFIXES, about, key_entry, spending_entry, usage_entry};
-use crate::{Bucket, Day, DayUsage, Exhausted, KeyId, KeyRecord, Moment, RateView, Spending, StoredChange};
+use crate::{
+    Bucket, Counts, Day, DayUsage, Exhausted, KeyId, KeyRecord, Moment, RateView, Spending, StoredChange,
+};
 
 pub use keys::{ChangeError, KeyView};
 pub use requests::{RequestEnd, Ticket};
 
 /// Most keys that are kept, revoked ones too. Where there are more, the longest revoked go.
 pub const MAX_KEYS: usize = 10_000;
+
+/// Keys whose sums since the start are told apart; those of all others are one.
+pub const MAX_SUMS: usize = 500;
 
 /// Why a secret opens nothing. Only who has the secret of an existing key learns more than [`Denied::Unknown`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -111,6 +116,8 @@ pub struct Desk {
     by_hash: HashMap<[u8; 16], KeyId>,
     /// Of today, and older ones until they are written.
     usage: BTreeMap<(Day, KeyId), DayUsage>,
+    /// Since the start; `None`: all keys that came when there were [`MAX_SUMS`].
+    sums: BTreeMap<Option<KeyId>, Counts>,
     unwritten: Unwritten,
 }
 
@@ -196,6 +203,16 @@ impl Desk {
     pub fn usage_between(&self, from: Day, to: Day) -> impl Iterator<Item = (Day, KeyId, &DayUsage)> {
         let days = self.usage.iter().filter(move |((day, _), _)| (from..=to).contains(day));
         days.map(|((day, id), usage)| (*day, *id, usage))
+    }
+
+    /// What was used since the start, by key; `None` stands for all those that came when [`MAX_SUMS`] had sums.
+    pub fn sums(&self) -> impl Iterator<Item = (Option<KeyId>, &Counts)> {
+        self.sums.iter().map(|(id, counts)| (*id, counts))
+    }
+
+    fn sum_of(&mut self, id: KeyId) -> &mut Counts {
+        let told_apart = self.sums.len() < MAX_SUMS || self.sums.contains_key(&Some(id));
+        self.sums.entry(told_apart.then_some(id)).or_default()
     }
 
     fn put(&mut self, id: KeyId, entry: Entry) {

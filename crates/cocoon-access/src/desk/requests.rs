@@ -113,6 +113,8 @@ impl Desk {
             to = entry.spending.correct(from, to, now.day());
             self.unwritten.spending.insert(ticket.key);
         }
+        let sum = self.sum_of(ticket.key);
+        sum.cost_nanoton = sum.cost_nanoton.saturating_add(to).saturating_sub(from.cost);
         let day = (from.day, ticket.key);
         self.usage.entry(day).or_default().correct_cost(&ticket.model, ticket.endpoint, from.cost, to);
         self.unwritten.usage.insert(day);
@@ -139,6 +141,7 @@ impl Desk {
     }
 
     fn count(&mut self, key: KeyId, model: &str, endpoint: &str, counts: &Counts, now: Moment) {
+        self.sum_of(key).add(counts);
         let day = (now.day(), key);
         self.usage.entry(day).or_default().add(model, endpoint, counts);
         self.unwritten.usage.insert(day);

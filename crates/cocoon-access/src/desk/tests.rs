@@ -294,6 +294,26 @@ fn the_longest_revoked_key_makes_room_and_a_full_desk_says_so() {
     assert!(desk.view(id, at(4)).is_none());
 }
 
+#[test]
+fn what_was_used_since_the_start_is_summed_up_by_key_and_of_many_keys_as_one() {
+    let mut desk = Desk::default();
+    let used = Counts { prompt_tokens: 3, completion_tokens: 2, ..Counts::default() };
+    let numbered = |number: usize| KeyId::from_random((number as u64 + 1).to_le_bytes());
+    for number in 0..MAX_SUMS + 5 {
+        let mut ticket = desk.admit(KeyId::NONE, "chat", at(0)).unwrap();
+        ticket.key = numbered(number);
+        desk.finish(&ticket, &RequestEnd { failed: false, used }, at(0));
+        desk.settle(&ticket, 100, 40, false, at(0));
+        desk.correct(&ticket, 40, 50, at(0));
+    }
+    let sums: std::collections::BTreeMap<_, _> = desk.sums().collect();
+    assert_eq!(sums.len(), MAX_SUMS + 1);
+    let figures = |key: Option<KeyId>| (sums[&key].requests, sums[&key].tokens(), sums[&key].cost_nanoton);
+    assert_eq!(figures(Some(numbered(0))), (1, 5, 50));
+    assert_eq!(figures(Some(numbered(MAX_SUMS - 1))), (1, 5, 50));
+    assert_eq!(figures(None), (5, 25, 250));
+}
+
 proptest! {
     #[test]
     fn whatever_happens_no_key_spends_more_than_its_budget(

@@ -15,12 +15,13 @@ mod keeper;
 mod offline;
 mod pass;
 mod refusal;
+mod scope;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use cocoon_access::{Desk, KeySecret, Moment};
+use cocoon_access::{Counts, Desk, KeyId, KeySecret, Moment};
 use cocoon_net::MonotonicClock;
 use cocoon_store::SqliteStore;
 use zeroize::Zeroizing;
@@ -30,12 +31,15 @@ pub(crate) use keeper::TIDY_EVERY;
 pub use offline::{OfflineKeys, OfflineReply};
 pub(crate) use pass::Pass;
 pub(crate) use refusal::{Limits, error_of, stamp_error};
+pub(crate) use scope::Scope;
 
 use admin::Slowly;
 use holds::Holds;
 
 /// Longest that usage is kept where nothing else is configured, in days.
 const DEFAULT_USAGE_DAYS: u32 = 400;
+/// Stands in metrics for the keys beyond those that are told apart.
+const OTHER_KEYS: &str = "other";
 /// Shortest admin token, in bytes.
 const MIN_TOKEN_BYTES: usize = 32;
 
@@ -160,6 +164,13 @@ impl Access {
 
     fn holds(&self) -> MutexGuard<'_, Holds> {
         self.holds.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What each key used since the start, as `cocoon keys` names it by its id.
+    pub(crate) fn sums(&self) -> Vec<(String, Counts)> {
+        let desk = self.desk();
+        let name = |key: Option<KeyId>| key.map_or_else(|| OTHER_KEYS.to_owned(), |key| key.to_string());
+        desk.sums().map(|(key, counts)| (name(key), *counts)).collect()
     }
 
     /// Until days' budgets begin anew.

@@ -7,7 +7,7 @@ use cocoon_access::{Counts, KeyId, Refused, RequestEnd, Ticket};
 use cocoon_ledger::AdjustedTokens;
 use cocoon_openai::{ApiError, Endpoint, PreparedRequest, Usage};
 
-use super::{Access, Visitor, error_of};
+use super::{Access, Scope, Visitor, error_of};
 use crate::Shared;
 use crate::failure::{Failure, Kind};
 use crate::price::Order;
@@ -60,6 +60,11 @@ impl Pass {
             .desk()
             .start(&mut self.ticket, model, tokens, access.now())
             .map_err(|refused| error_of(&refused, self.ticket.endpoint, model, access.seconds_to_midnight()))
+    }
+
+    /// The models that its key is for.
+    pub(crate) fn scope(&self) -> Scope {
+        self.access().scope_of(self.ticket.key)
     }
 
     /// Sets coins aside for an attempt: the most that it can cost.

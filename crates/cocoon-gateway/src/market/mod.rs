@@ -16,6 +16,7 @@ use cocoon_session::{KnownMarket, MarketOffer, Time, tariff};
 use serde::Serialize;
 
 use crate::Shared;
+use crate::access::Scope;
 use crate::connection::Connection;
 use crate::models::{Price, price};
 
@@ -128,11 +129,11 @@ struct ProxyReport {
     truncated: bool,
 }
 
-/// Looks at the market, with answers of proxies that are not older than a few seconds where they come soon.
-pub(crate) async fn look(shared: &Shared) -> Report {
+/// Looks at the market of these models, with answers of proxies that are not older than a few seconds where they come soon.
+pub(crate) async fn look(shared: &Shared, scope: &Scope) -> Report {
     let connections = ready(shared);
     refresh(shared, &connections, WAIT).await;
-    report(shared, &connections)
+    report(shared, &connections, scope)
 }
 
 /// Sees to it that something is known of each proxy of ours; waits no longer than `at_most`.
@@ -169,7 +170,7 @@ async fn refresh(shared: &Shared, connections: &[Arc<Connection>], at_most: Dura
     }
 }
 
-fn report(shared: &Shared, connections: &[Arc<Connection>]) -> Report {
+fn report(shared: &Shared, connections: &[Arc<Connection>], scope: &Scope) -> Report {
     let tariff = tariff(&shared.root.borrow());
     let mut models: BTreeMap<String, Vec<OfferReport>> = BTreeMap::new();
     let mut proxies = Vec::new();
@@ -178,14 +179,14 @@ fn report(shared: &Shared, connections: &[Arc<Connection>]) -> Report {
         let proxy = hex::encode(connection.peer.certificate_fingerprint);
         match &told {
             Some(told) => {
-                for (name, offers) in &told.known.models {
+                for (name, offers) in told.known.models.iter().filter(|(name, _)| scope.covers(name)) {
                     let measured =
                         offers.iter().map(|offer| measured(shared, connection, &proxy, offer, &tariff));
                     models.entry(name.clone()).or_default().extend(measured);
                 }
             }
             None => {
-                for model in connection.models().iter() {
+                for model in connection.models().iter().filter(|model| scope.covers(&model.name)) {
                     let offers = model.offers.iter().map(|offer| plain(connection, &proxy, *offer, &tariff));
                     models.entry(model.name.clone()).or_default().extend(offers);
                 }

@@ -5,6 +5,11 @@ setInterval(async () => {
     if (!answer.ok) return;
     const page = new DOMParser().parseFromString(await answer.text(), "text/html");
     const fresh = page.getElementById("market");
-    if (fresh) document.getElementById("market").replaceWith(fresh);
+    if (!fresh) return;
+    // Wide tables stay where their reader moved them.
+    const tables = () => [...document.querySelectorAll(".wide")];
+    const moved = tables().map((table) => table.scrollLeft);
+    document.getElementById("market").replaceWith(fresh);
+    tables().forEach((table, at) => { table.scrollLeft = moved[at] ?? 0; });
   } catch (_) { /* the next try comes by itself */ }
 }, 5000);

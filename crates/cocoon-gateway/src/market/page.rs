@@ -79,9 +79,10 @@ fn write_page(page: &mut String, report: &Report) -> fmt::Result {
 fn write_model(page: &mut String, model: &ModelReport) -> fmt::Result {
     write!(
         page,
-        "<section><h2>{}</h2><p>{} workers, {} of {} places taken{}</p>",
+        "<section><h2>{}</h2><p>{} worker{}, {} of {} places taken{}</p>",
         Escaped(&model.id),
         model.workers,
+        if model.workers == 1 { "" } else { "s" },
         model.active,
         model.capacity,
         if model.insecure {
@@ -94,10 +95,13 @@ fn write_model(page: &mut String, model: &ModelReport) -> fmt::Result {
         write!(page, "<p class=\"abilities\">Can do: {}</p>", model.abilities.join(", "))?;
     }
     page.push_str(
-        "<div class=\"wide\"><table><thead><tr><th>Worker</th><th>Proxy</th><th>Coefficient</th>\
-         <th>Prompt, TON per million</th><th>Cached</th><th>Completion</th><th>Reasoning</th>\
-         <th>Load</th><th>First byte</th><th>Tokens/s</th>\
-         <th>Success</th><th>Requests</th><th>Evidence</th></tr></thead><tbody>",
+        "<div class=\"wide\"><table><thead><tr><th rowspan=\"2\">Worker</th><th rowspan=\"2\">Proxy</th>\
+         <th rowspan=\"2\" class=\"n\">Coefficient</th><th colspan=\"4\">TON per million tokens</th>\
+         <th rowspan=\"2\" class=\"n\">Load</th><th rowspan=\"2\" class=\"n\">First byte</th>\
+         <th rowspan=\"2\" class=\"n\">Tokens/s</th><th rowspan=\"2\" class=\"n\">Success</th>\
+         <th rowspan=\"2\" class=\"n\">Requests</th><th rowspan=\"2\">Evidence</th></tr>\
+         <tr><th class=\"n\">Prompt</th><th class=\"n\">Cached</th><th class=\"n\">Completion</th>\
+         <th class=\"n\">Reasoning</th></tr></thead><tbody>",
     );
     for offer in model.offers.iter().take(SHOWN_PER_MODEL) {
         write_offer(page, offer)?;

@@ -7,12 +7,14 @@ use std::sync::Arc;
 use anyhow::{Context as _, bail};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
 use cocoon_attest::{Evidence, EvidenceKind, PeerCertificate, Policy, VerifierSet};
 use cocoon_net::{Clock as _, DialOptions, NodeIdentity, NodeKey, SystemClock, TlsSettings, dial};
+use http::Method;
 use serde_json::Value;
 
 use crate::cli::PeerKind;
-use crate::http_client;
+use crate::gateway_client::{self, GatewayClient};
 
 /// Longest file, bytes: what a gateway tells of some hundred nodes.
 const MAX_FILE_BYTES: u64 = 64 * 1024 * 1024;
@@ -60,15 +62,15 @@ impl Found {
 ///
 /// # Errors
 /// Whatever stands in the way is told as the reason why there is nothing to be judged.
-pub(super) async fn read(source: &str) -> Result<Vec<Found>, NoEvidence> {
-    find(source).await.map_err(|error| NoEvidence(format!("{error:#}")))
+pub(super) async fn read(source: &str, api_key_file: Option<&Path>) -> Result<Vec<Found>, NoEvidence> {
+    find(source, api_key_file).await.map_err(|error| NoEvidence(format!("{error:#}")))
 }
 
-async fn find(source: &str) -> anyhow::Result<Vec<Found>> {
+async fn find(source: &str, api_key_file: Option<&Path>) -> anyhow::Result<Vec<Found>> {
     let found = if source == "-" {
         from_reader(std::io::stdin().lock()).context("standard input")?
-    } else if let Some(rest) = source.strip_prefix("http://") {
-        from_gateway(rest.trim_end_matches('/')).await?
+    } else if source.starts_with("http://") || source.starts_with("https://") {
+        from_gateway(source, api_key_file).await?
     } else if Path::new(source).exists() {
         let file = std::fs::File::open(source).with_context(|| format!("cannot read {source}"))?;
         from_reader(file).with_context(|| source.to_owned())?
@@ -95,18 +97,16 @@ async fn from_node(address: &str) -> anyhow::Result<Found> {
     Ok(Found { name: address.to_owned(), role: None, what })
 }
 
-async fn from_gateway(authority: &str) -> anyhow::Result<Vec<Found>> {
-    let mut addresses = tokio::net::lookup_host(authority)
-        .await
-        .with_context(|| format!("{authority} cannot be found; write http://HOST:PORT"))?;
-    let address = addresses.next().with_context(|| format!("{authority} has no address"))?;
-    let answer = http_client::get(address, "/v1/attestation").await?;
-    let status = answer.status;
-    if !status.is_success() {
-        bail!("{authority} answers {status} at /v1/attestation; is it a gateway?");
+async fn from_gateway(url: &str, api_key_file: Option<&Path>) -> anyhow::Result<Vec<Found>> {
+    let key = gateway_client::api_key(api_key_file)?;
+    let sent_key = key.is_some();
+    let gateway = GatewayClient::at(url, key, None).context("write http://HOST:PORT or https://HOST")?;
+    let (status, body) = gateway.ask(Method::GET, "/v1/attestation", Bytes::new()).await?;
+    match status {
+        200 => nodes(&json(&body)?.context("the answer is not JSON")?),
+        401 => bail!("{}", gateway_client::refusal(status, &body, sent_key)),
+        _ => bail!("{url} answers {status} at /v1/attestation; is it a gateway?"),
     }
-    let body = answer.bytes_up_to(usize::try_from(MAX_FILE_BYTES).unwrap_or(usize::MAX)).await?;
-    nodes(&json(&body)?.context("the answer is not JSON")?)
 }
 
 fn from_reader(input: impl std::io::Read) -> anyhow::Result<Vec<Found>> {

@@ -44,7 +44,7 @@ struct Judged<'a> {
 
 pub(super) async fn run(options: &VerifyEvidence) -> anyhow::Result<ExitCode> {
     let court = Court::open(options)?;
-    let found = input::read(&options.source).await?;
+    let found = input::read(&options.source, options.api_key_file.as_deref()).await?;
     let mut used = Collateral::none();
     let mut all = Vec::new();
     for item in &found {

@@ -26,7 +26,7 @@ pub(crate) enum AttestCommand {
 const FORMS: &str = "\
 SOURCE is one of
   HOST:PORT            a port of a proxy, for workers or for gateways: its certificate is fetched
-  http://HOST:PORT     a gateway: all proxies and workers that it knows, from its /v1/attestation
+  http://HOST:PORT     a gateway (or its https URL): all proxies and workers that it knows, from its /v1/attestation
   FILE, or -           a certificate (PEM or DER), what a gateway answered at /v1/attestation, or bare evidence: a TDX
                        quote or an SEV-SNP report with its certificates; binary, hex or base64";
 
@@ -49,6 +49,10 @@ pub(crate) struct VerifyEvidence {
     /// Where the evidence is: HOST:PORT, http://HOST:PORT, a file, or - for standard input
     #[arg(value_name = "SOURCE")]
     pub(crate) source: String,
+
+    /// A private file with an API key, for a gateway that asks for one; without it, COCOON_API_KEY in the environment
+    #[arg(long, value_name = "FILE")]
+    pub(crate) api_key_file: Option<PathBuf>,
 
     /// The policy, TOML as in docs/trust.md [default: strict]
     #[arg(long, value_name = "FILE")]
@@ -117,6 +121,10 @@ pub(crate) struct ShowEvidence {
     /// Where the evidence is: HOST:PORT, http://HOST:PORT, a file, or - for standard input
     #[arg(value_name = "SOURCE")]
     pub(crate) source: String,
+
+    /// A private file with an API key, for a gateway that asks for one; without it, COCOON_API_KEY in the environment
+    #[arg(long, value_name = "FILE")]
+    pub(crate) api_key_file: Option<PathBuf>,
 
     /// Print JSON instead of text
     #[arg(long)]

@@ -1,6 +1,6 @@
 //! `cocoon market`.
 
-use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use clap::Args;
 
@@ -13,11 +13,16 @@ use clap::Args;
 Examples:
   cocoon market                                 by the gateway on this machine
   cocoon market --gateway 10.0.0.5:10000 llama  only models whose name has llama in it
-  cocoon market --json                          as GET /v1/market answers it")]
+  cocoon market --json                          as GET /v1/market answers it
+  cocoon market --gateway https://gateway.example.com --api-key-file key.txt")]
 pub(crate) struct Market {
-    /// Where the gateway listens for HTTP
-    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:10000")]
-    pub(crate) gateway: SocketAddr,
+    /// The gateway: IP:PORT, or its URL
+    #[arg(long, value_name = "URL", default_value = "127.0.0.1:10000")]
+    pub(crate) gateway: String,
+
+    /// A private file with an API key, for a gateway that asks for one; without it, COCOON_API_KEY in the environment
+    #[arg(long, value_name = "FILE")]
+    pub(crate) api_key_file: Option<PathBuf>,
 
     /// Only models with this in their name
     #[arg(value_name = "MODEL")]

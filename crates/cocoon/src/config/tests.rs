@@ -2,6 +2,7 @@
 
 use std::io::Write as _;
 use std::path::Path;
+use std::time::Duration;
 
 use cocoon_settle::proxy::ProxyPolicy;
 use cocoon_settle::worker::WorkerPolicy;
@@ -244,6 +245,21 @@ fn tls_is_said_to_lack_what_it_lacks() {
         let message = https(text).unwrap_err().to_string();
         assert!(message.contains(lacks), "{message}");
     }
+}
+
+#[test]
+fn a_workers_price_is_fixed_unless_its_file_lets_it_follow_the_load() {
+    let follow =
+        |text: &str| parse::<WorkerFile>(text).unwrap().price.follow().map_err(|error| error.to_string());
+    assert_eq!(follow("coefficient = 700"), Ok(None));
+    assert_eq!(follow("[price]\nfloor = 600"), Ok(None), "bounds alone move nothing");
+    let following = follow("[price]\nfollow_load = true\nfloor = 600\nceiling = 900\npace_percent = 2.5")
+        .unwrap()
+        .unwrap();
+    let bounds = following.bounds;
+    assert_eq!((bounds.floor, bounds.ceiling, bounds.pace_permille), (600, 900, 25));
+    assert_eq!(following.every, Duration::from_secs(30));
+    assert!(follow("[price]\nfollow_load = true\npace_percent = 0.01").unwrap_err().contains("pace_percent"));
 }
 
 #[test]

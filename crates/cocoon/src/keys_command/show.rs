@@ -126,15 +126,6 @@ pub(super) fn usage(told: &Value) -> String {
     columns(&table)
 }
 
-/// What a refusal says.
-pub(super) fn words_of(status: u16, body: &[u8]) -> String {
-    let body: Value = serde_json::from_slice(body).unwrap_or_default();
-    match body["error"]["message"].as_str() {
-        Some(words) => one_line(words),
-        None => format!("the gateway answered with status {status}"),
-    }
-}
-
 fn columns<const N: usize>(table: &[[String; N]]) -> String {
     let mut widths = [0; N];
     for row in table {

@@ -201,7 +201,7 @@ fn a_source_that_is_not_there_is_told() {
         ("host:notaport", 2, "neither a file nor HOST:PORT"),
         ("host:70000", 2, "neither a file nor HOST:PORT"),
         ("no-such-host.invalid:1", 2, "no-such-host.invalid:1"),
-        ("http://no-such-host.invalid:1", 2, "cannot be found"),
+        ("http://no-such-host.invalid:1", 2, "no answer from http://no-such-host.invalid:1"),
         ("http://", 2, "write http://HOST:PORT"),
         (closed.as_str(), 2, closed.as_str()),
         (gateway.as_str(), 2, "refused"),

@@ -15,6 +15,7 @@ mod failover;
 mod keys;
 mod large_bodies;
 mod lookups;
+mod market;
 mod rotation;
 mod shutdown;
 mod slow_readers;
