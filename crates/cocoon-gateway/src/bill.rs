@@ -95,8 +95,8 @@ impl Answering {
         let costs = assessment.costs(&self.order.tariff);
         let claimed = &assessment.claimed;
         let debug = self.enable_debug.then(|| debug_info(debug, &self.timing));
-        if let (Some(debug), Some(guid)) = (&debug, &self.request_guid) {
-            self.shared.debug_log.put(guid, debug.to_string());
+        if let (Some(debug), Some(guid), Some(pass)) = (&debug, &self.request_guid, self.in_flight.pass()) {
+            self.shared.debug_log.put(pass.key(), guid, debug.to_string());
         }
         let (public_key, contract) = connection.terms().map_or_else(Default::default, |terms| {
             (hex::encode(terms.public_key), terms.contract.to_string())

@@ -17,7 +17,7 @@ use crate::affinity::beginnings;
 use crate::body::Body;
 use crate::dispatch::Asked;
 use crate::idempotency;
-use crate::intake::{InFlight, read_body, too_large};
+use crate::intake::{InFlight, discard, read_body, too_large, work_on};
 use crate::models;
 use crate::outgoing::query;
 use crate::price::coefficient_within;
@@ -27,8 +27,6 @@ use crate::trail::{REQUEST_ID, Trail};
 
 /// Longest name of a model, in bytes.
 const MAX_MODEL_BYTES: usize = 512;
-/// A body above this is read on a thread for blocking work: it takes milliseconds.
-const LARGE_BODY_BYTES: usize = 256 * 1024;
 
 /// Answers a request for an engine.
 pub(crate) async fn complete(
@@ -56,11 +54,15 @@ async fn try_complete(
     trail: Arc<Trail>,
 ) -> Result<Response<Body>, ApiError> {
     let mut in_flight = InFlight::new(shared, trail);
-    let admitted = Pass::admit(shared, request.extensions().get(), endpoint);
+    match Pass::admit(shared, request.extensions().get(), endpoint) {
+        Ok(pass) => in_flight.admitted(pass),
+        Err(refused) => {
+            discard(request).await;
+            return Err(refused);
+        }
+    }
     let (parts, body) = request.into_parts();
-    // The body is read whatever the head says, so that the caller gets to read what is wrong with it.
     let body = read_body(&mut in_flight, endpoint, &parts.headers, body).await?;
-    in_flight.admitted(admitted?);
     if let Some(slot) = parts.extensions.get::<Arc<Slot>>() {
         slot.heard();
     }
@@ -75,7 +77,7 @@ async fn try_complete(
     let asked = idempotency::Request {
         caller: &caller,
         key: &key,
-        path: endpoint.path(),
+        endpoint,
         headers: &parts.headers,
         body: &body,
         patience: shared.limits.default_timeout,
@@ -146,15 +148,8 @@ async fn prepare(
     let form = RequestForm::of(endpoint, content_type)?;
     let wishes = Wishes::from_headers(headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())))?;
     let defaults = shared.limits.request_defaults();
-    let large = body.len() > LARGE_BODY_BYTES;
     let read = move || PreparedRequest::read(&form, &body, endpoint, wishes, &defaults);
-    let prepared = if large {
-        let reading = tokio::task::spawn_blocking(read).await;
-        reading.map_err(|_| ApiError::engine_failed("The gateway could not read the request."))?
-    } else {
-        read()
-    };
-    let mut prepared = prepared?;
+    let mut prepared = work_on(body.len(), read).await??;
     if let Some(price) = prepared.max_price {
         let cap = coefficient_within(price, &tariff(&shared.root.borrow()));
         prepared.max_coefficient = prepared.max_coefficient.min(cap);

@@ -125,7 +125,7 @@ impl Asked<'_> {
                 None => failure,
             });
             let others = self.choose(&round).is_some();
-            match plan.after(why, others, Instant::now(), || self.take(), rand::random()) {
+            match plan.after(why, others, Instant::now(), || self.take(RetryBudget::take), rand::random()) {
                 Step::Elsewhere => {}
                 Step::GiveUp => break,
                 Step::Wait(wait) => {
@@ -168,9 +168,9 @@ impl Asked<'_> {
         self.shared.retries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether one more second attempt may be made now.
-    fn take(&self) -> bool {
-        let granted = self.budget().take(Instant::now());
+    /// Whether one more second attempt may be made now, as the budget is asked.
+    fn take(&self, ask: fn(&mut RetryBudget, Instant) -> bool) -> bool {
+        let granted = ask(&mut self.budget(), Instant::now());
         if !granted {
             self.shared.metrics.budget_refusals.inc();
         }
@@ -195,7 +195,7 @@ impl Asked<'_> {
         }
         // Without another proxy the same one is asked again: it prefers a worker that has less to do.
         let beside = self.choose(round).unwrap_or_else(|| Arc::clone(&connection));
-        if !beside.takes_requests() || !self.take() {
+        if !beside.takes_requests() || !self.take(RetryBudget::take_spare) {
             return first.await;
         }
         self.shared.metrics.hedges.inc();

@@ -24,6 +24,8 @@ const MAX_DRAINED_BYTES: usize = 64 << 20;
 const DISCARDING: Duration = Duration::from_secs(5);
 /// Bodies up to this size are always read: `max_connections` of them are no burden.
 const SMALL_BODY_BYTES: usize = 64 * 1024;
+/// A body above this is not worked on where others would have to wait for it.
+const LARGE_BODY_BYTES: usize = 256 * 1024;
 /// The unit in which room for larger ones is counted.
 const ROOM_UNIT_BYTES: usize = 1024;
 /// Room is taken in steps of so many bytes where it is not known how long a body gets.
@@ -93,6 +95,21 @@ impl Drop for InFlight {
 pub(crate) fn room_for_bodies(limits: &GatewayLimits) -> Arc<Semaphore> {
     let units = limits.max_held_bytes.div_ceil(ROOM_UNIT_BYTES);
     Arc::new(Semaphore::new(units.min(Semaphore::MAX_PERMITS)))
+}
+
+/// Does work on a body of so many bytes: of a large one it takes milliseconds, on a thread for blocking work.
+///
+/// # Errors
+/// The gateway is shutting down.
+pub(crate) async fn work_on<T: Send + 'static>(
+    bytes: usize,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, ApiError> {
+    if bytes <= LARGE_BODY_BYTES {
+        return Ok(work());
+    }
+    let worked = tokio::task::spawn_blocking(work).await;
+    worked.map_err(|_| ApiError::engine_failed("The gateway could not read the request."))
 }
 
 /// 413, with the limit and what it is on.

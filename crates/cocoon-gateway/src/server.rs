@@ -197,7 +197,7 @@ async fn respond(shared: &Arc<Shared>, mut request: Request<Incoming>) -> Respon
     }
     let head_only = request.method() == Method::HEAD;
     let endpoint = Endpoint::from_path(request.uri().path());
-    let (mut response, cors) = match access::enter(access, request.uri().path(), request.headers()) {
+    let (mut response, cors) = match access::enter(access, request.uri().path(), request.headers()).await {
         Ok(visitor) => {
             request.extensions_mut().insert(visitor.clone());
             let mut response =
@@ -264,7 +264,7 @@ async fn route(
         ("/health", _) => Ok(health(shared)),
         ("/metrics", _) => Ok(metrics(shared)),
         ("/jsonstats", _) => Ok(json_response(StatusCode::OK, &stats(shared))),
-        _ => debug_entry(shared, request.uri().query().unwrap_or_default()),
+        _ => debug_entry(shared, visitor, request.uri().query().unwrap_or_default()),
     }
 }
 
@@ -440,13 +440,13 @@ fn proxy_stats(shared: &Shared, connection: &Connection) -> serde_json::Value {
     })
 }
 
-fn debug_entry(shared: &Shared, query: &str) -> Result<Response<Body>, ApiError> {
+fn debug_entry(shared: &Shared, visitor: &Visitor, query: &str) -> Result<Response<Body>, ApiError> {
     let guid = query.split('&').find_map(|field| field.strip_prefix("request_guid="));
     let Some(guid) = guid else {
         let message = "Name the request: /request/debuglogentry?request_guid=...";
         return Err(ApiError::invalid_request(Some("request_guid"), "missing_required_parameter", message));
     };
-    let text = shared.debug_log.get(&percent_decoded(guid)).ok_or_else(|| {
+    let text = shared.debug_log.get(visitor.key, &percent_decoded(guid)).ok_or_else(|| {
         let message = "No such request is remembered; send it with `enable_debug` and `request_guid`.";
         ApiError::new(404, "invalid_request_error", "not_found", message)
     })?;

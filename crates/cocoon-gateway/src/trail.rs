@@ -116,6 +116,8 @@ impl Trail {
         let end_us = shared.clock.micros();
         let took = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
         let operation = operation(self.endpoint);
+        // What no worker offers may be any text of the caller's.
+        let model = if shared.pool.knows(model) { model } else { "other" };
         let mut attributes = vec![
             ("gen_ai.operation.name", operation.into()),
             ("gen_ai.provider.name", "cocoon".into()),

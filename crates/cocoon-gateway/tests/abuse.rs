@@ -8,10 +8,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use cocoon_gateway::GatewayLimits;
+use cocoon_gateway::{AccessConfig, GatewayLimits};
 use futures_util::stream;
+use http::Method;
 use serde_json::json;
-use support::{Network, Plan, Scripted, ask, chat, delta, eventually, json_answer, respond};
+use support::{Network, Plan, Scripted, ask, chat, delta, eventually, json_answer, request, respond};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
@@ -116,6 +117,37 @@ async fn whoever_is_refused_by_his_head_can_send_all_and_read_why() {
         assert!(reply.starts_with(&format!("HTTP/1.1 {status} ")), "{line}: {reply}");
         assert!(reply.contains("HTTP/1.1 200 OK"), "{line}: {reply}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_that_is_refused_takes_no_room_for_its_body() {
+    const ROOM: usize = 24 << 20;
+    const TOKEN: &str = "the admin token of this test, long enough";
+    let limits = GatewayLimits {
+        max_held_bytes: ROOM,
+        max_conversation_bytes: ROOM,
+        max_upload_bytes: ROOM,
+        ..GatewayLimits::default()
+    };
+    let access = |access: &mut AccessConfig| access.admin_token = Some(TOKEN.to_owned().into());
+    let network = Network::start(Plan { limits, access, ..Plan::default() }, vec![answers()]).await;
+    let mut client = network.client().await;
+    let settings = json!({"name": "vectors", "endpoints": ["embeddings"]}).to_string();
+    let mut make = request(Method::POST, "/admin/keys", settings.into());
+    make.headers_mut().insert("authorization", format!("Bearer {TOKEN}").parse().unwrap());
+    let key = client.send(make).await.json()["secret"].as_str().unwrap().to_owned();
+
+    let mut refused = connect(network.gateway.http_addr()).await;
+    let head = format!(
+        "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {key}\r\ncontent-length: {ROOM}\r\n\r\n"
+    );
+    refused.write_all(head.as_bytes()).await.unwrap();
+    // More than the system holds: most of it has been read.
+    refused.write_all(&vec![b' '; ROOM - 1024]).await.unwrap();
+    let large = ask(&json!({"user": "x".repeat(200_000)}));
+    let reply = client.post(&large).await;
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    drop(refused);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -139,6 +139,78 @@ async fn the_builtin_engine_answers_through_the_whole_network() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_engine_gets_the_headers_that_steer_it_and_none_that_tells_who_asks() {
+    const STEERING: [&str; 4] = ["accept", "anthropic-beta", "anthropic-version", "openai-beta"];
+    const TELLING: [&str; 46] = [
+        "accept-language",
+        "api-key",
+        "b3",
+        "baggage",
+        "cf-access-jwt-assertion",
+        "cf-connecting-ip",
+        "client-ip",
+        "cookie",
+        "dnt",
+        "fastly-client-ip",
+        "forwarded",
+        "from",
+        "helicone-auth",
+        "idempotency-key",
+        "openai-organization",
+        "openai-project",
+        "priority",
+        "proxy-authorization",
+        "referer",
+        "sec-ch-ua",
+        "sentry-trace",
+        "traceparent",
+        "tracestate",
+        "true-client-ip",
+        "user-agent",
+        "via",
+        "x-amzn-trace-id",
+        "x-any-name",
+        "x-api-key",
+        "x-auth-token",
+        "x-b3-traceid",
+        "x-client-ip",
+        "x-cloud-trace-context",
+        "x-cluster-client-ip",
+        "x-cocoon-request-guid",
+        "x-correlation-id",
+        "x-datadog-trace-id",
+        "x-envoy-external-address",
+        "x-forwarded-for",
+        "x-forwarded-host",
+        "x-goog-api-key",
+        "x-original-forwarded-for",
+        "x-real-ip",
+        "x-request-id",
+        "x-stainless-os",
+        "x-user-id",
+    ];
+    let engine = Scripted::new(|_| async { Ok(json_answer(200, &chat(11, 4))) });
+    let network = Network::with(engine.clone()).await;
+    let mut asked = request(Method::POST, "/v1/chat/completions", ask(&json!({})).to_string().into());
+    for name in STEERING {
+        asked.headers_mut().append(name, "one".parse().unwrap());
+        asked.headers_mut().append(name, "two".parse().unwrap());
+    }
+    for name in TELLING {
+        asked.headers_mut().insert(name, "secret".parse().unwrap());
+    }
+    let reply = network.client().await.send(asked).await;
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    let heard = engine.asked.lock().unwrap()[0].headers.clone();
+    let mut names: Vec<_> = heard.keys().map(|name| name.as_str()).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["accept", "anthropic-beta", "anthropic-version", "content-type", "openai-beta"]);
+    for name in STEERING {
+        assert!(heard.get_all(name).iter().eq(["one", "two"]), "{name}: {heard:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn models_tell_price_capacity_and_attestation() {
     let network = Network::with(Scripted::new(|_| async { Ok(json_answer(200, &chat(1, 1))) })).await;
     let mut client = network.client().await;

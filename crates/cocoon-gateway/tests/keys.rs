@@ -4,6 +4,7 @@
 mod support;
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use cocoon_gateway::{AccessConfig, RequireKeys};
 use http::Method;
@@ -61,7 +62,8 @@ async fn where_a_key_is_needed_only_a_good_one_opens() {
     let health = client.send(message(Method::GET, "/health", &[("host", "any.example")], &Value::Null)).await;
     assert_eq!(health.status, 200, "load balancers have no keys");
 
-    let reply = ask_with(&mut client, &secret, &ask(&json!({}))).await;
+    let named = json!({"enable_debug": true, "request_guid": "mine"});
+    let reply = ask_with(&mut client, &secret, &ask(&named)).await;
     assert_eq!(reply.status, 200, "{}", reply.text());
     let sent = format!("{:?}", engine.asked.lock().unwrap()[0].headers);
     assert!(!sent.contains("ck-"), "the key stays here: {sent}");
@@ -72,6 +74,14 @@ async fn where_a_key_is_needed_only_a_good_one_opens() {
         get_with(&network, &prometheus, "/metrics").await.text().contains("cocoon_gateway_requests_total")
     );
     assert_eq!(get_with(&network, TOKEN, "/jsonstats").await.status, 200);
+    let debug = "/request/debuglogentry?request_guid=mine";
+    assert_eq!(get_with(&network, &secret, debug).await.status, 200);
+    assert_eq!(get_with(&network, &prometheus, debug).await.status, 404, "it is another's");
+    let began = Instant::now();
+    for page in ["/metrics", "/jsonstats", "/metrics"] {
+        assert_eq!(get_with(&network, "a guess", page).await.status, 401);
+    }
+    assert!(began.elapsed() >= Duration::from_millis(750), "guesses are answered slowly");
     assert_eq!(ask_with(&mut client, &prometheus, &ask(&json!({}))).await.error().2, "endpoint_not_allowed");
 
     let id = key["id"].as_str().unwrap();

@@ -19,7 +19,7 @@ use serde_json::value::RawValue;
 
 use crate::endpoint::Endpoint;
 use crate::kind::{BodyKind, BodyLimits};
-use crate::object::{ObjectError, RawObject, splice};
+use crate::object::{RawObject, splice};
 use crate::observe::{MeterReport, Observer, Role};
 use crate::units::{Piece, Unit, UnitReader};
 use crate::usage::Usage;
@@ -260,11 +260,8 @@ fn without_usage(unit: Unit) -> Bytes {
     if !data.windows(KEY.len()).any(|window| window == KEY) {
         return unit.into_raw();
     }
-    let stripped = match RawObject::parse(data) {
-        Ok(mut object) => object.remove("usage").map(|_| object.to_json()),
-        Err(ObjectError::Syntax { .. } | ObjectError::Duplicate(_)) => None,
-    };
-    match stripped {
+    let object = RawObject::parse(data).ok();
+    match object.and_then(|mut object| object.remove("usage").map(|_| object.to_json())) {
         Some(json) => unit.with_data(json.as_bytes()),
         None => unit.into_raw(),
     }

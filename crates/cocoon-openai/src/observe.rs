@@ -15,7 +15,7 @@ use serde_json::value::RawValue;
 
 use crate::endpoint::Endpoint;
 use crate::kind::BodyKind;
-use crate::object::{span_of, string_of};
+use crate::object::{each_element, span_of, string_of};
 use crate::units::Unit;
 use crate::usage::{MessagesUsage, Usage};
 
@@ -217,11 +217,14 @@ fn bytes_of<const N: usize>(values: [Option<&RawValue>; N]) -> u64 {
     values.into_iter().flatten().map(text_bytes).sum()
 }
 
-/// The elements of an array that are objects of this kind.
-fn objects<'a, T: Deserialize<'a>>(array: Option<&'a RawValue>) -> Vec<T> {
-    let elements: Vec<&RawValue> =
-        array.and_then(|array| serde_json::from_str(array.get()).ok()).unwrap_or_default();
-    elements.into_iter().filter_map(|element| parse_object(element.get().as_bytes())).collect()
+/// Hands out the elements of an array that are objects of this kind.
+fn each_object<'a, T: Deserialize<'a>>(array: Option<&'a RawValue>, mut see: impl FnMut(T)) {
+    each_element(array.map_or("", RawValue::get), |element| {
+        if let Some(object) = parse_object(element.as_bytes()) {
+            see(object);
+        }
+        true
+    });
 }
 
 /// The text of a JSON string, where there is one and it needs no unescaping, as names of types never do.

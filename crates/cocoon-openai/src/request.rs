@@ -9,7 +9,7 @@ use bytes::Bytes;
 use crate::endpoint::{BodyForm, Endpoint};
 use crate::error::ApiError;
 use crate::multipart::Boundary;
-use crate::object::RawObject;
+use crate::object::{MAX_FIELDS, ObjectError, RawObject};
 use crate::summary::{RequestBasis, RequestSummary};
 
 mod error;
@@ -21,7 +21,7 @@ mod wishes;
 
 pub use error::RequestError;
 pub(crate) use limits::{Limit, image_size};
-pub(crate) use rules::{ask_for_usage, lookalike, read_model, refuse_ambiguous, wants_stream};
+pub(crate) use rules::{ask_for_usage, count_prompts, lookalike, read_model, refuse_ambiguous, wants_stream};
 pub(crate) use wishes::Wish;
 pub use wishes::{Preference, Wishes};
 
@@ -171,6 +171,9 @@ impl PreparedRequest {
             return Err(RequestError::body("The body must be a JSON object."));
         }
         let mut object = RawObject::parse(body)?;
+        if object.len() > MAX_FIELDS {
+            return Err(ObjectError::TooManyFields.into());
+        }
         refuse_ambiguous(endpoint, &object)?;
         let model = read_model(&object)?;
         rules::check(endpoint, &object)?;

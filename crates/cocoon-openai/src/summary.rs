@@ -4,14 +4,14 @@
 use std::sync::OnceLock;
 
 use bytes::Bytes;
-use serde_json::value::RawValue;
 
 use crate::endpoint::Endpoint;
 use crate::estimate::{
     BYTES_PER_FILE_TOKEN, BYTES_PER_TOKEN, TEMPLATE_TOKENS, TOKENS_PER_MEDIA_PART, TOKENS_PER_MESSAGE,
     TRANSCRIPT_BASE_TOKENS, TRANSCRIPT_BYTES_PER_TOKEN,
 };
-use crate::object::{RawObject, string_of};
+use crate::object::{RawObject, each_element, string_of};
+use crate::request::count_prompts;
 use crate::usage::Usage;
 
 /// Side of the square of an image that counts as one token, in pixels.
@@ -209,7 +209,10 @@ impl RequestSummary {
         for field in messages {
             match body.get_set(field) {
                 Some(json) if json.starts_with('"') => self.text_bytes += json_bytes(json),
-                Some(json) => elements(json).iter().for_each(|message| self.message(message.get())),
+                Some(json) => each_element(json, |message| {
+                    self.message(message);
+                    true
+                }),
                 None => {}
             }
         }
@@ -223,10 +226,7 @@ impl RequestSummary {
             Endpoint::Chat | Endpoint::Completions => {
                 self.max_tokens = whole("max_completion_tokens").or_else(|| whole("max_tokens"));
                 self.count = most(&["n", "best_of", "n_cmpl"]).unwrap_or(1).max(1);
-                let prompts = body.get_set("prompt").map(elements).unwrap_or_default();
-                if prompts.first().is_some_and(|first| first.get().starts_with(['"', '['])) {
-                    self.prompts = prompts.len() as u64;
-                }
+                self.prompts = body.get_set("prompt").map_or(1, count_prompts);
             }
             Endpoint::Responses => self.max_tokens = whole("max_output_tokens"),
             Endpoint::Messages => self.max_tokens = whole("max_tokens"),
@@ -279,7 +279,10 @@ impl RequestSummary {
     /// A text, or an array of parts.
     fn parts(&mut self, json: &str) {
         if json.starts_with('[') {
-            elements(json).iter().for_each(|part| self.part(part.get(), true));
+            each_element(json, |part| {
+                self.part(part, true);
+                true
+            });
         } else {
             self.text_bytes += json_bytes(json);
         }
@@ -301,7 +304,10 @@ impl RequestSummary {
         } else if field("type") == Some("\"tool_result\"") {
             match field("content") {
                 Some(parts) if parts.starts_with('[') && may_nest => {
-                    elements(parts).iter().for_each(|part| self.part(part.get(), false));
+                    each_element(parts, |part| {
+                        self.part(part, false);
+                        true
+                    });
                 }
                 Some(text) => self.text_bytes += json_bytes(text),
                 None => {}
@@ -316,15 +322,19 @@ impl RequestSummary {
         if !json.starts_with('[') {
             return self.prompt_element(json);
         }
-        for element in elements(json) {
-            self.prompt_element(element.get());
-        }
+        each_element(json, |element| {
+            self.prompt_element(element);
+            true
+        });
     }
 
     fn prompt_element(&mut self, json: &str) {
         match json.as_bytes() {
             [b'"', ..] => self.text_bytes += json_bytes(json),
-            [b'[', ..] => self.tokens += elements(json).len() as u64,
+            [b'[', ..] => each_element(json, |_| {
+                self.tokens += 1;
+                true
+            }),
             [b'{', ..] => self.part(json, true),
             _ => self.tokens += 1,
         }
@@ -380,10 +390,6 @@ impl From<RequestSummary> for RequestBasis {
 fn tiles_of(width: u64, height: u64) -> u64 {
     let tiles = |side: u64| side.min(MAX_FACTOR).div_ceil(TILE_PIXELS);
     tiles(width) * tiles(height)
-}
-
-fn elements(json: &str) -> Vec<&RawValue> {
-    serde_json::from_str(json).unwrap_or_default()
 }
 
 /// Bytes of a text, or of the JSON of anything else.

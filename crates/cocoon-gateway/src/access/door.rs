@@ -58,7 +58,9 @@ impl Visitor {
         match request.extensions.get::<Self>() {
             Some(visitor) if visitor.key != KeyId::NONE => visitor.key.to_string().into_bytes(),
             _ => {
-                request.headers.get(AUTHORIZATION).map(|value| value.as_bytes().to_vec()).unwrap_or_default()
+                let said = |name| request.headers.get(name).map_or(&b""[..], HeaderValue::as_bytes);
+                // No header's value has an end of line in it, and no key's name either.
+                [said(AUTHORIZATION), said(API_KEY)].join(&b'\n')
             }
         }
     }
@@ -95,7 +97,7 @@ impl Cors {
 pub(crate) type TurnedAway = Box<(ApiError, Cors)>;
 
 /// Finds out who comes.
-pub(crate) fn enter(access: &Access, path: &str, headers: &HeaderMap) -> Result<Visitor, TurnedAway> {
+pub(crate) async fn enter(access: &Access, path: &str, headers: &HeaderMap) -> Result<Visitor, TurnedAway> {
     let turned_away = |error, cors| Box::new((error, cors));
     access.refuse_strange_host(headers).map_err(|error| turned_away(error, Cors::None))?;
     if is_admin(path) {
@@ -123,7 +125,11 @@ pub(crate) fn enter(access: &Access, path: &str, headers: &HeaderMap) -> Result<
         }
     };
     if access.keys_needed && path != HEALTH {
-        access.need_key(path, headers, key).map_err(|error| turned_away(error, cors.clone()))?;
+        let good = match OPERATORS_PAGES.contains(&path) {
+            true => access.need_operator(headers, key).await,
+            false => need_key(headers, key),
+        };
+        good.map_err(|error| turned_away(error, cors.clone()))?;
     }
     Ok(Visitor { key: key.unwrap_or(KeyId::NONE), cors })
 }
@@ -188,32 +194,21 @@ impl Access {
         self.desk().identify(&secret, self.now()).map(Some).map_err(denied_error)
     }
 
-    fn need_key(&self, path: &str, headers: &HeaderMap, key: Option<KeyId>) -> Result<(), ApiError> {
-        if OPERATORS_PAGES.contains(&path) {
-            let covered = |key| {
-                let desk = self.desk();
-                desk.settings(key).is_some_and(|settings| settings.covers_endpoint(METRICS))
-            };
-            return match key {
-                Some(key) if covered(key) => Ok(()),
-                None if self.is_admin_token(headers) => Ok(()),
-                Some(_) => Err(ApiError::new(
-                    403,
-                    "invalid_request_error",
-                    "endpoint_not_allowed",
-                    "This page tells of all callers; a key reads it that was made for it: `cocoon keys add NAME --endpoint \
-                     metrics`.",
-                )),
-                None => Err(no_key("This page needs the admin token, or a key with the endpoint `metrics`.")),
-            };
+    /// Operators' pages tell of all callers.
+    async fn need_operator(&self, headers: &HeaderMap, key: Option<KeyId>) -> Result<(), ApiError> {
+        if let Some(key) = key {
+            let covered = self.desk().settings(key).is_some_and(|settings| settings.covers_endpoint(METRICS));
+            let message = "This page tells of all callers; a key reads it that was made for it: `cocoon keys add NAME \
+                           --endpoint metrics`.";
+            let error = || ApiError::new(403, "invalid_request_error", "endpoint_not_allowed", message);
+            return covered.then_some(()).ok_or_else(error);
         }
-        match (key, shown_key(headers)) {
-            (Some(_), _) => Ok(()),
-            (None, None) => Err(no_key(
-                "You did not provide an API key: send it as `Authorization: Bearer ck-...` (or `x-api-key: ck-...`).",
-            )),
-            (None, Some(_)) => Err(no_key("Incorrect API key: keys of this gateway begin with ck-.")),
+        if self.is_admin_token(headers) {
+            return Ok(());
         }
+        let why = "This page needs the admin token, or a key with the endpoint `metrics`.";
+        // Whoever shows nothing does not guess.
+        Err(if shown_key(headers).is_none() { no_key(why) } else { self.slowly.answer(why).await })
     }
 
     /// A page that gave its own name our address must not count as one of ours.
@@ -240,6 +235,16 @@ impl Access {
         // `null`, of files and sandboxed frames, is anybody's.
         authority.is_some_and(|authority| is_this_machine(name_of_authority(authority)))
             || self.config.allowed_origins.iter().any(|listed| listed.eq_ignore_ascii_case(origin))
+    }
+}
+
+fn need_key(headers: &HeaderMap, key: Option<KeyId>) -> Result<(), ApiError> {
+    match (key, shown_key(headers)) {
+        (Some(_), _) => Ok(()),
+        (None, None) => Err(no_key(
+            "You did not provide an API key: send it as `Authorization: Bearer ck-...` (or `x-api-key: ck-...`).",
+        )),
+        (None, Some(_)) => Err(no_key("Incorrect API key: keys of this gateway begin with ck-.")),
     }
 }
 

@@ -41,6 +41,11 @@ impl Pass {
         Ok(Self { shared: Arc::clone(shared), ticket, end: Mutex::default() })
     }
 
+    /// Whose request it is.
+    pub(crate) fn key(&self) -> KeyId {
+        self.ticket.key
+    }
+
     /// The request is carried out, and not answered with what is remembered: who says nothing more from here on has failed.
     pub(crate) fn begin(&self) {
         *self.end.lock().unwrap_or_else(PoisonError::into_inner) =

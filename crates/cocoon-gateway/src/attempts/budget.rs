@@ -36,13 +36,30 @@ impl RetryBudget {
 
     /// Whether a second attempt may be made now; then it is counted.
     pub(crate) fn take(&mut self, now: Instant) -> bool {
+        self.take_above([0, 0], now)
+    }
+
+    /// As [`Self::take`], for an attempt before anything has failed: half of what the bucket can hold is left for those that
+    /// are needed, however many callers want this.
+    pub(crate) fn take_spare(&mut self, now: Instant) -> bool {
+        self.take_above([self.most_floor() / 2, MAX_SAVED * PARTS / 2], now)
+    }
+
+    /// Takes from what comes with time, or else from what requests saved, as far as that is above so many parts.
+    fn take_above(&mut self, [floor, saved]: [u64; 2], now: Instant) -> bool {
         self.fill(now);
-        let pot = if self.floor >= PARTS { &mut self.floor } else { &mut self.saved };
-        if *pot < PARTS {
-            return false;
+        let pots = [(&mut self.floor, floor), (&mut self.saved, saved)];
+        match pots.into_iter().find(|(pot, left)| **pot >= *left + PARTS) {
+            Some((pot, _)) => {
+                *pot -= PARTS;
+                true
+            }
+            None => false,
         }
-        *pot -= PARTS;
-        true
+    }
+
+    const fn most_floor(&self) -> u64 {
+        self.floor_per_second * FLOOR_SECONDS * PARTS
     }
 
     fn fill(&mut self, now: Instant) {
@@ -52,7 +69,7 @@ impl RetryBudget {
         // Where nothing whole came together, the time goes on counting.
         if new > 0 {
             self.filled = now;
-            self.floor = (self.floor + new).min(self.floor_per_second * FLOOR_SECONDS * PARTS);
+            self.floor = (self.floor + new).min(self.most_floor());
         }
     }
 }
@@ -74,6 +91,21 @@ mod tests {
         assert_eq!((0..50).filter(|_| budget.take(now)).count(), 20);
         assert_eq!((0..50).filter(|_| budget.take(now + Duration::from_secs(1))).count(), 2);
         assert_eq!((0..50).filter(|_| budget.take(now + Duration::from_secs(1000))).count(), 10);
+    }
+
+    #[test]
+    fn attempts_that_nobody_needs_leave_half_for_those_that_are_needed() {
+        let now = Instant::now();
+        let mut budget = RetryBudget::new(100, 10, now);
+        let spare = (0..10 * MAX_SAVED).filter(|_| {
+            budget.request();
+            budget.take_spare(now)
+        });
+        assert_eq!(spare.count() as u64, 25 + 9 * MAX_SAVED + MAX_SAVED / 2);
+        assert_eq!((0..MAX_SAVED).filter(|_| budget.take(now)).count() as u64, 25 + MAX_SAVED / 2);
+        assert!(
+            !budget.take_spare(now + Duration::from_secs(2)) && budget.take(now + Duration::from_secs(2))
+        );
     }
 
     #[test]

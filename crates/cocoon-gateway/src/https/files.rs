@@ -60,20 +60,24 @@ pub enum HttpsError {
     Tls(String),
 }
 
-/// What both files hold, or that they cannot be read.
+/// What both files hold and who may read the key, or that they cannot be read.
 pub(super) type Fingerprint = Option<[u8; 32]>;
 
 /// Whether the files are those of before.
 pub(super) fn fingerprint(config: &HttpsConfig) -> Fingerprint {
+    let mode = mode(&config.key_file);
     let cert = read(&config.cert_file).ok()?;
     let key = read(&config.key_file).ok()?;
-    Some(digest(&cert, &key))
+    Some(digest(mode, &cert, &key))
 }
 
 /// Reads and checks both files.
 pub(super) fn load(config: &HttpsConfig) -> Result<(Fingerprint, CertifiedKey), HttpsError> {
     let HttpsConfig { cert_file, key_file, .. } = config;
-    refuse_open_key(key_file)?;
+    let mode = mode(key_file);
+    if mode & 0o007 != 0 {
+        return Err(HttpsError::OpenKey { path: key_file.clone(), mode });
+    }
     let (cert, key) = (read(cert_file)?, read(key_file)?);
     let no = |path: &Path, what| HttpsError::Content { path: path.to_owned(), what };
     let chain: Vec<_> = CertificateDer::pem_slice_iter(&cert)
@@ -89,12 +93,13 @@ pub(super) fn load(config: &HttpsConfig) -> Result<(Fingerprint, CertifiedKey), 
         let (cert, key) = (cert_file.clone(), key_file.clone());
         HttpsError::Pair { cert, key, detail: error.to_string() }
     })?;
-    Ok((Some(digest(&cert, &key)), pair))
+    Ok((Some(digest(mode, &cert, &key)), pair))
 }
 
-fn digest(cert: &[u8], key: &[u8]) -> [u8; 32] {
-    let length = (cert.len() as u64).to_be_bytes();
-    Sha256::new().chain_update(length).chain_update(cert).chain_update(key).finalize().into()
+fn digest(mode: u32, cert: &[u8], key: &[u8]) -> [u8; 32] {
+    let (mode, length) = (mode.to_be_bytes(), (cert.len() as u64).to_be_bytes());
+    let both = Sha256::new().chain_update(mode).chain_update(length).chain_update(cert).chain_update(key);
+    both.finalize().into()
 }
 
 fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, HttpsError> {
@@ -113,16 +118,41 @@ fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, HttpsError> {
     Ok(bytes)
 }
 
+/// Who may do what with a file; nobody anything, where the system does not tell or the file cannot be looked at: reading it
+/// says why.
 #[cfg(unix)]
-fn refuse_open_key(path: &Path) -> Result<(), HttpsError> {
+fn mode(path: &Path) -> u32 {
     use std::os::unix::fs::PermissionsExt as _;
-    // What cannot be looked at cannot be read either, and that says why.
-    let Ok(metadata) = std::fs::metadata(path) else { return Ok(()) };
-    let mode = metadata.permissions().mode() & 0o777;
-    if mode & 0o007 == 0 { Ok(()) } else { Err(HttpsError::OpenKey { path: path.to_owned(), mode }) }
+    std::fs::metadata(path).map_or(0, |metadata| metadata.permissions().mode() & 0o777)
 }
 
 #[cfg(not(unix))]
-fn refuse_open_key(_path: &Path) -> Result<(), HttpsError> {
-    Ok(())
+fn mode(_path: &Path) -> u32 {
+    0
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn a_key_that_was_made_private_is_another_one_to_try() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = HttpsConfig::new(dir.path().join("cert.pem"), dir.path().join("key.pem"));
+        let made = rcgen::generate_simple_self_signed(vec!["gateway.example".to_owned()]).unwrap();
+        std::fs::write(&config.cert_file, made.cert.pem()).unwrap();
+        std::fs::write(&config.key_file, made.signing_key.serialize_pem()).unwrap();
+        let allow = |mode| {
+            std::fs::set_permissions(&config.key_file, PermissionsExt::from_mode(mode)).unwrap();
+        };
+        allow(0o644);
+        let tried = fingerprint(&config);
+        assert!(matches!(load(&config), Err(HttpsError::OpenKey { mode: 0o644, .. })));
+        allow(0o640);
+        assert_ne!(fingerprint(&config), tried);
+        assert_eq!(load(&config).unwrap().0, fingerprint(&config));
+    }
 }

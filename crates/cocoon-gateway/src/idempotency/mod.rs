@@ -20,16 +20,19 @@ use http::{HeaderMap, StatusCode};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+/// What a header takes beside its name and value, in bytes.
+const HEADER_OVERHEAD_BYTES: usize = 128;
+
 /// How many answers are kept for requests with an `Idempotency-Key`, and for how long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct IdempotencyLimits {
     /// How long an answer is kept; 24 h.
     pub time: Duration,
-    /// Keys at a time; 10,000. 0: the header is ignored. The oldest answer makes room.
+    /// Keys at a time; 10,000. 0: the header is ignored. The oldest answer of the caller who has most of them makes room.
     pub entries: usize,
-    /// Bytes of all answers; 64 MiB. The oldest answer makes room.
+    /// Bytes of all answers with their headers; 64 MiB. The oldest answer of the caller who has most makes room.
     pub bytes: usize,
-    /// The largest answer that is kept, in bytes; 4 MiB.
+    /// The largest answer that is kept, with its headers, in bytes; 4 MiB.
     pub answer_bytes: usize,
 }
 
@@ -39,12 +42,23 @@ impl Default for IdempotencyLimits {
     }
 }
 
-/// An answer that is kept.
+/// An answer that is kept. All of it is a copy: what came may be a slice of a connection's whole buffer.
 #[derive(Debug)]
 pub(crate) struct Recorded {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
+}
+
+impl Recorded {
+    fn bytes(&self) -> usize {
+        header_bytes(&self.headers) + self.body.len()
+    }
+}
+
+/// What headers take in memory.
+fn header_bytes(headers: &HeaderMap) -> usize {
+    headers.iter().map(|(name, value)| name.as_str().len() + value.len() + HEADER_OVERHEAD_BYTES).sum()
 }
 
 /// The keys of a gateway, and the tasks that end requests whose callers have left.

@@ -1,24 +1,25 @@
 //! Runs a request under its key, records its answer, and replays it.
 
-use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use cocoon_openai::ApiError;
+use cocoon_openai::{ApiError, Boundary, Endpoint, RequestForm};
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use http_body::{Body as _, Frame};
 use http_body_util::BodyExt as _;
+use memchr::memmem;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::oneshot;
 
-use super::table::{Key, Met};
-use super::{Idempotency, Recorded, Ticket};
+use super::table::{Caller, Key, Met};
+use super::{Idempotency, Recorded, Ticket, header_bytes};
 use crate::answer::{AnswerBody, Broken};
 use crate::body::Body;
+use crate::intake::work_on;
 
 const KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
@@ -39,46 +40,40 @@ pub(crate) fn key_of(headers: &HeaderMap) -> Result<Option<&str>, ApiError> {
     }
 }
 
-/// A caller and its key. Callers do not meet each other's keys.
-fn name(caller: &[u8], key: &str) -> Key {
-    let caller = Sha256::digest(caller);
-    Sha256::new().chain_update(b"key").chain_update(caller).chain_update(key).finalize().into()
+/// A caller, and its key. Callers do not meet each other's keys.
+fn names(caller: &[u8], key: &str) -> (Caller, Key) {
+    let caller: Caller = Sha256::digest(caller).into();
+    let key = Sha256::new().chain_update(b"key").chain_update(caller).chain_update(key).finalize();
+    (caller, key.into())
 }
 
 /// What tells requests apart: endpoint and body. The boundary of a form is another one each time that a client writes
 /// the same form, so it counts for nothing.
-fn fingerprint(path: &str, headers: &HeaderMap, body: &[u8]) -> [u8; 32] {
-    let form = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let (kind, boundary) = form.split_once("boundary=").unwrap_or((form, ""));
-    let boundary = boundary.split(';').next().unwrap_or_default().trim().trim_matches('"').as_bytes();
+fn fingerprint(endpoint: Endpoint, boundary: Option<&Boundary>, body: &[u8]) -> [u8; 32] {
     let mut hash = Sha256::new();
-    for part in [path, kind] {
+    let mut add = |part: &[u8]| {
         hash.update((part.len() as u64).to_le_bytes());
         hash.update(part);
+    };
+    add(endpoint.path().as_bytes());
+    let mut rest = body;
+    if let Some(boundary) = boundary.map(|boundary| boundary.as_str().as_bytes()) {
+        let finder = memmem::Finder::new(boundary);
+        while let Some((part, after)) = finder.find(rest).and_then(|at| rest.split_at_checked(at)) {
+            add(part);
+            rest = after.get(boundary.len()..).unwrap_or_default();
+        }
     }
-    if boundary.is_empty() {
-        hash.update(body);
-        return hash.finalize().into();
-    }
-    let mut from = 0;
-    while let Some(found) = find(&body[from..], boundary) {
-        hash.update(&body[from..from + found]);
-        hash.update([0]);
-        from += found + boundary.len();
-    }
-    hash.update(&body[from..]);
+    add(rest);
     hash.finalize().into()
 }
 
-fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
-    let first = *what.first()?;
-    let mut from = 0;
-    loop {
-        let at = from + bytes.get(from..)?.iter().position(|&byte| byte == first)?;
-        if bytes[at..].starts_with(what) {
-            return Some(at);
-        }
-        from = at + 1;
+/// The boundary of a request that is a form. One that cannot be read has none: it will be refused.
+fn boundary_of(request: &Request<'_>) -> Option<Boundary> {
+    let content_type = request.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    match RequestForm::of(request.endpoint, content_type) {
+        Ok(RequestForm::Multipart(boundary)) => Some(boundary),
+        Ok(RequestForm::Json) | Err(_) => None,
     }
 }
 
@@ -87,9 +82,9 @@ pub(crate) struct Request<'a> {
     /// Whoever asks, in bytes that tell callers apart.
     pub(crate) caller: &'a [u8],
     pub(crate) key: &'a str,
-    pub(crate) path: &'a str,
+    pub(crate) endpoint: Endpoint,
     pub(crate) headers: &'a HeaderMap,
-    pub(crate) body: &'a [u8],
+    pub(crate) body: &'a Bytes,
     /// How long it waits for the same request under way.
     pub(crate) patience: Duration,
 }
@@ -107,11 +102,12 @@ where
     if all.table().is_off() {
         return run().await;
     }
-    let name = name(request.caller, request.key);
-    let print = fingerprint(request.path, request.headers, request.body);
+    let (caller, name) = names(request.caller, request.key);
+    let (endpoint, boundary, body) = (request.endpoint, boundary_of(&request), request.body.clone());
+    let print = work_on(body.len(), move || fingerprint(endpoint, boundary.as_ref(), &body)).await?;
     let until = tokio::time::Instant::now() + request.patience;
     let serial = loop {
-        let met = all.table().enter(name, print, Instant::now());
+        let met = all.table().enter(caller, name, print, Instant::now());
         match met {
             Met::Nothing(serial) => break serial,
             Met::Done(recorded) => return Ok(replay(&recorded)),
@@ -171,18 +167,17 @@ fn record(response: Response<Body>, ticket: Ticket) -> Response<Body> {
         return response;
     }
     let (parts, body) = response.into_parts();
-    let mut headers = parts.headers.clone();
-    headers.remove(CONTENT_LENGTH);
+    let headers = copied(&parts.headers);
     let body = match body {
         Body::Full(bytes) => {
-            let body = bytes.clone().unwrap_or_default();
-            if ticket.hold(body.len()) {
-                ticket.keep(Recorded { status, headers, body });
+            let body = bytes.as_deref().unwrap_or_default();
+            if ticket.hold(header_bytes(&headers) + body.len()) {
+                ticket.keep(Recorded { status, headers, body: Bytes::copy_from_slice(body) });
             }
             Body::Full(bytes)
         }
-        Body::Answer(answer) => {
-            let recorder = Recorder { ticket, status, headers, pieces: VecDeque::new() };
+        Body::Answer(answer) if ticket.hold(header_bytes(&headers)) => {
+            let recorder = Recorder { ticket, status, headers, body: Vec::new() };
             Body::Recording(Box::new(Recording(Some(Inner { answer, recorder: Some(recorder) }))))
         }
         other => other,
@@ -190,18 +185,33 @@ fn record(response: Response<Body>, ticket: Ticket) -> Response<Body> {
     Response::from_parts(parts, body)
 }
 
+/// The headers to keep. Names are copies already.
+fn copied(headers: &HeaderMap) -> HeaderMap {
+    let kept = headers.iter().filter(|(name, _)| *name != CONTENT_LENGTH);
+    kept.filter_map(|(name, value)| Some((name.clone(), HeaderValue::from_bytes(value.as_bytes()).ok()?)))
+        .collect()
+}
+
 struct Recorder {
     ticket: Ticket,
     status: StatusCode,
     headers: HeaderMap,
-    pieces: VecDeque<Bytes>,
+    body: Vec<u8>,
 }
 
 impl Recorder {
+    /// Keeps a piece; `false`: the answer is too large.
+    fn push(&mut self, piece: &[u8]) -> bool {
+        let held = self.ticket.hold(piece.len());
+        if held {
+            self.body.extend_from_slice(piece);
+        }
+        held
+    }
+
     fn keep(self) {
-        let Self { ticket, status, headers, pieces } = self;
-        let body = Vec::from(pieces).concat().into();
-        ticket.keep(Recorded { status, headers, body });
+        let Self { ticket, status, headers, body } = self;
+        ticket.keep(Recorded { status, headers, body: body.into_boxed_slice().into() });
     }
 }
 
@@ -216,11 +226,10 @@ impl Inner {
         let polled = Pin::new(self.answer.as_mut()).poll_frame(cx);
         match &polled {
             Poll::Ready(Some(Ok(frame))) => {
-                if let (Some(data), Some(recorder)) = (frame.data_ref(), &mut self.recorder) {
-                    match recorder.ticket.hold(data.len()) {
-                        true => recorder.pieces.push_back(data.clone()),
-                        false => self.recorder = None,
-                    }
+                if let (Some(data), Some(recorder)) = (frame.data_ref(), &mut self.recorder)
+                    && !recorder.push(data)
+                {
+                    self.recorder = None;
                 }
             }
             Poll::Ready(_) => self.end(),
@@ -288,21 +297,83 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    fn form(boundary: &str, text: &str) -> [u8; 32] {
+    fn print(endpoint: Endpoint, content_type: &str, body: &str) -> [u8; 32] {
         let mut headers = HeaderMap::new();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_str(content_type).unwrap());
+        let body = Bytes::copy_from_slice(body.as_bytes());
+        let patience = Duration::ZERO;
+        let request = Request { caller: b"", key: "k", endpoint, headers: &headers, body: &body, patience };
+        fingerprint(endpoint, boundary_of(&request).as_ref(), &body)
+    }
+
+    fn form(boundary: &str, text: &str) -> [u8; 32] {
         let kind = format!("multipart/form-data; boundary={boundary}");
-        headers.insert(CONTENT_TYPE, HeaderValue::from_str(&kind).unwrap());
         let body = format!("--{boundary}\r\nfield\r\n\r\n{text}\r\n--{boundary}--\r\n");
-        fingerprint("/v1/audio/transcriptions", &headers, body.as_bytes())
+        print(Endpoint::Transcriptions, &kind, &body)
     }
 
     #[test]
     fn the_same_form_with_another_boundary_is_the_same_request() {
         assert_eq!(form("aaaab", "x"), form("other", "x"));
         assert_ne!(form("aaaab", "x"), form("aaaab", "y"));
-        let none = HeaderMap::new();
-        assert_ne!(fingerprint("/a", &none, b"x"), fingerprint("/b", &none, b"x"));
-        assert_ne!(name(b"one", "k"), name(b"two", "k"));
+        let json = "application/json";
+        assert_ne!(print(Endpoint::Chat, json, "x"), print(Endpoint::Completions, json, "x"));
+        assert_ne!(names(b"one", "k"), names(b"two", "k"));
+    }
+
+    #[test]
+    fn json_has_no_boundary_whatever_its_type_says() {
+        let of = |boundary: &str, body: &str| print(Endpoint::Chat, &format!("x; boundary={boundary}"), body);
+        assert_ne!(of("one", "{one}"), of("two", "{two}"));
+        assert_eq!(of("one", "{one}"), of("two", "{one}"));
+    }
+
+    #[test]
+    fn no_boundary_makes_the_search_for_it_long() {
+        let body = "a".repeat(8 << 20);
+        for (endpoint, boundary) in [
+            (Endpoint::Chat, format!("{}b", "a".repeat(29_999))),
+            (Endpoint::Transcriptions, format!("{}b", "a".repeat(69))),
+        ] {
+            let began = Instant::now();
+            print(endpoint, &format!("multipart/form-data; boundary={boundary}"), &body);
+            let took = began.elapsed();
+            assert!(took < Duration::from_secs(3), "{endpoint}: {took:?}");
+        }
+    }
+
+    /// The right to run a request, and where its answer is kept.
+    fn ticket() -> (Arc<Idempotency>, Ticket) {
+        let all = Arc::new(Idempotency::new(
+            super::super::IdempotencyLimits::default(),
+            tokio_util::task::TaskTracker::new(),
+            tokio_util::sync::CancellationToken::new(),
+        ));
+        let met = all.table().enter([1; 32], [1; 32], [1; 32], Instant::now());
+        let Met::Nothing(serial) = met else { panic!("{met:?}") };
+        (Arc::clone(&all), Ticket { all, serial: Some(serial) })
+    }
+
+    #[test]
+    fn a_kept_answer_holds_no_buffer_of_a_connection() {
+        let buffer = Bytes::from(vec![b'x'; 256 << 10]);
+        let (all, held) = ticket();
+        let mut response = Response::new(Body::full(buffer.slice(..5)));
+        response.headers_mut().append("x-a", HeaderValue::from_maybe_shared(buffer.slice(..9)).unwrap());
+        response.headers_mut().append("x-a", HeaderValue::from_static("second"));
+        drop(record(response, held));
+        let met = all.table().enter([1; 32], [1; 32], [1; 32], Instant::now());
+        let Met::Done(kept) = met else { panic!("{met:?}") };
+        assert_eq!((kept.body.as_ref(), kept.headers.get_all("x-a").iter().count()), (&b"xxxxx"[..], 2));
+        assert!(buffer.is_unique());
+
+        let (_all, held) = ticket();
+        let mut recorder =
+            Recorder { ticket: held, status: StatusCode::OK, headers: HeaderMap::new(), body: Vec::new() };
+        let piece = buffer.slice(..5);
+        assert!(recorder.push(&piece));
+        drop(piece);
+        assert!(buffer.is_unique());
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Which keys are under way, and which answers are kept.
 
-use std::collections::{BTreeMap, HashMap};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, HashMap, hash_map};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -8,9 +9,11 @@ use tokio::sync::watch;
 
 use super::{IdempotencyLimits, Recorded};
 
-/// Bytes that a kept answer counts beside its body: headers, and its place in the table.
+/// Bytes that a kept answer counts beside itself: its places in the table.
 const OVERHEAD_BYTES: usize = 1024;
 
+/// A caller, hashed.
+pub(super) type Caller = [u8; 32];
 /// A caller and its key, hashed.
 pub(super) type Key = [u8; 32];
 
@@ -26,6 +29,7 @@ enum State {
 
 #[derive(Debug)]
 struct Entry {
+    caller: Caller,
     key: Key,
     /// Of endpoint and body.
     request: [u8; 32],
@@ -48,6 +52,15 @@ pub(super) enum Met {
     Full,
 }
 
+/// What one caller has.
+#[derive(Debug, Default)]
+struct Share {
+    entries: usize,
+    bytes: usize,
+    /// Numbers of the answers that are kept, so the oldest first.
+    kept: BTreeSet<u64>,
+}
+
 /// See the [module](super).
 #[derive(Debug)]
 pub(crate) struct Table {
@@ -55,20 +68,22 @@ pub(crate) struct Table {
     /// By number, so the oldest first.
     entries: BTreeMap<u64, Entry>,
     serials: HashMap<Key, u64>,
+    shares: HashMap<Caller, Share>,
     next: u64,
     bytes: usize,
 }
 
 impl Table {
     pub(super) fn new(limits: IdempotencyLimits) -> Self {
-        Self { limits, entries: BTreeMap::new(), serials: HashMap::new(), next: 0, bytes: 0 }
+        let (entries, serials, shares) = Default::default();
+        Self { limits, entries, serials, shares, next: 0, bytes: 0 }
     }
 
     pub(super) const fn is_off(&self) -> bool {
         self.limits.entries == 0
     }
 
-    pub(super) fn enter(&mut self, key: Key, request: [u8; 32], now: Instant) -> Met {
+    pub(super) fn enter(&mut self, caller: Caller, key: Key, request: [u8; 32], now: Instant) -> Met {
         self.forget_old(now);
         if let Some(entry) = self.serials.get(&key).and_then(|serial| self.entries.get(serial)) {
             return match &entry.state {
@@ -78,55 +93,37 @@ impl Table {
             };
         }
         while self.entries.len() >= self.limits.entries {
-            if !self.drop_oldest() {
+            if !self.make_room(&caller, |share| share.entries) {
                 return Met::Full;
             }
         }
-        let serial = self.next;
-        self.next += 1;
         let state = State::Running { ended: watch::Sender::new(()) };
-        self.entries.insert(serial, Entry { key, request, since: now, bytes: 0, state });
-        self.serials.insert(key, serial);
-        Met::Nothing(serial)
+        Met::Nothing(self.insert(Entry { caller, key, request, since: now, bytes: 0, state }))
     }
 
-    /// Counts bytes of a running request's answer, for which older answers make room. `false`: there is none.
+    /// Counts bytes of a running request's answer, for which kept answers make room. `false`: there is none.
     pub(super) fn hold(&mut self, serial: u64, bytes: usize) -> bool {
-        let limit = self.limits.answer_bytes;
         let Some(entry) = self.entries.get_mut(&serial) else { return false };
-        if entry.bytes + bytes > limit {
+        if entry.bytes + bytes > self.limits.answer_bytes {
             return false;
         }
         entry.bytes += bytes;
         self.bytes += bytes;
-        while self.bytes > self.limits.bytes {
-            if !self.drop_oldest() {
-                return false;
-            }
+        let caller = entry.caller;
+        if let Some(share) = self.shares.get_mut(&caller) {
+            share.bytes += bytes;
         }
-        true
+        self.keep_within(&caller)
     }
 
     /// A running request ended, with an answer to keep or without.
     pub(super) fn finish(&mut self, serial: u64, recorded: Option<Recorded>, now: Instant) {
-        match recorded {
-            Some(recorded) if self.hold(serial, 0) => {
-                let Some(entry) = self.entries.get_mut(&serial) else { return };
-                self.bytes -= entry.bytes;
-                entry.bytes = recorded.body.len() + OVERHEAD_BYTES;
-                self.bytes += entry.bytes;
-                entry.since = now;
-                entry.state = State::Done(Arc::new(recorded));
-                // Kept answers are in the order in which they came to be kept.
-                if let Some(entry) = self.entries.remove(&serial) {
-                    self.serials.insert(entry.key, self.next);
-                    self.entries.insert(self.next, entry);
-                    self.next += 1;
-                }
-                while self.bytes > self.limits.bytes && self.drop_oldest() {}
-            }
-            _ => self.remove(serial),
-        }
+        let Some(entry) = self.remove(serial) else { return };
+        let Some(recorded) = recorded else { return };
+        let (caller, bytes) = (entry.caller, recorded.bytes() + OVERHEAD_BYTES);
+        // Under a new number: kept answers are in the order in which they came to be kept.
+        self.insert(Entry { since: now, bytes, state: State::Done(Arc::new(recorded)), ..entry });
+        self.keep_within(&caller);
     }
 
     fn forget_old(&mut self, now: Instant) {
@@ -139,22 +136,61 @@ impl Table {
             .take_while(|(_, entry)| old(entry))
             .map(|(&serial, _)| serial)
             .collect();
-        gone.into_iter().for_each(|serial| self.remove(serial));
+        for serial in gone {
+            self.remove(serial);
+        }
     }
 
-    /// Forgets the oldest answer that is kept; `false` where none is.
-    fn drop_oldest(&mut self) -> bool {
-        let oldest = self.entries.iter().find(|(_, entry)| matches!(entry.state, State::Done(_)));
-        let Some((&serial, _)) = oldest else { return false };
-        self.remove(serial);
+    /// Makes room until all answers are within their limit, for something of this caller's; `false` where they are not.
+    fn keep_within(&mut self, caller: &Caller) -> bool {
+        while self.bytes > self.limits.bytes {
+            if !self.make_room(caller, |share| share.bytes) {
+                return false;
+            }
+        }
         true
     }
 
-    fn remove(&mut self, serial: u64) {
-        if let Some(entry) = self.entries.remove(&serial) {
-            self.bytes -= entry.bytes;
-            self.serials.remove(&entry.key);
+    /// Whoever has most makes room, by his oldest answer: so nobody's requests push out those of others who have less.
+    /// `false` where that is the one who asks, and nothing of his is kept; or nothing is kept at all.
+    fn make_room(&mut self, asking: &Caller, amount: impl Fn(&Share) -> usize) -> bool {
+        let own = self.shares.get(asking).map_or(0, &amount);
+        let kept = self.shares.values().filter_map(|share| Some((amount(share), *share.kept.first()?)));
+        let Some((most, oldest)) = kept.max_by_key(|&(amount, oldest)| (amount, Reverse(oldest))) else {
+            return false;
+        };
+        own <= most && self.remove(oldest).is_some()
+    }
+
+    fn insert(&mut self, entry: Entry) -> u64 {
+        let serial = self.next;
+        self.next += 1;
+        self.bytes += entry.bytes;
+        self.serials.insert(entry.key, serial);
+        let share = self.shares.entry(entry.caller).or_default();
+        share.entries += 1;
+        share.bytes += entry.bytes;
+        if matches!(entry.state, State::Done(_)) {
+            share.kept.insert(serial);
         }
+        self.entries.insert(serial, entry);
+        serial
+    }
+
+    fn remove(&mut self, serial: u64) -> Option<Entry> {
+        let entry = self.entries.remove(&serial)?;
+        self.bytes -= entry.bytes;
+        self.serials.remove(&entry.key);
+        if let hash_map::Entry::Occupied(mut share) = self.shares.entry(entry.caller) {
+            let Share { entries, bytes, kept } = share.get_mut();
+            *entries -= 1;
+            *bytes -= entry.bytes;
+            kept.remove(&serial);
+            if *entries == 0 {
+                share.remove();
+            }
+        }
+        Some(entry)
     }
 }
 
@@ -168,6 +204,8 @@ mod tests {
 
     use super::*;
 
+    const ME: Caller = [0; 32];
+
     fn limits(entries: usize, bytes: usize) -> IdempotencyLimits {
         IdempotencyLimits { entries, bytes, answer_bytes: 10_000, time: Duration::from_secs(60) }
     }
@@ -177,7 +215,7 @@ mod tests {
     }
 
     fn begin(table: &mut Table, key: u8, now: Instant) -> u64 {
-        match table.enter([key; 32], [key; 32], now) {
+        match table.enter(ME, [key; 32], [key; 32], now) {
             Met::Nothing(serial) => serial,
             met => panic!("{met:?}"),
         }
@@ -188,15 +226,15 @@ mod tests {
         let now = Instant::now();
         let mut table = Table::new(limits(10, 100_000));
         let serial = begin(&mut table, 1, now);
-        let Met::Running(waiting) = table.enter([1; 32], [1; 32], now) else { panic!("it runs") };
-        assert!(matches!(table.enter([1; 32], [2; 32], now), Met::Another));
+        let Met::Running(waiting) = table.enter(ME, [1; 32], [1; 32], now) else { panic!("it runs") };
+        assert!(matches!(table.enter(ME, [1; 32], [2; 32], now), Met::Another));
         assert!(waiting.has_changed().is_ok());
         assert!(table.hold(serial, 3));
         table.finish(serial, Some(answer(3)), now);
         assert!(waiting.has_changed().is_err(), "those that wait are told");
-        let Met::Done(kept) = table.enter([1; 32], [1; 32], now) else { panic!("it is kept") };
+        let Met::Done(kept) = table.enter(ME, [1; 32], [1; 32], now) else { panic!("it is kept") };
         assert_eq!(kept.body, Bytes::from_static(&[1; 3]));
-        assert!(matches!(table.enter([1; 32], [2; 32], now), Met::Another));
+        assert!(matches!(table.enter(ME, [1; 32], [2; 32], now), Met::Another));
     }
 
     #[test]
@@ -218,14 +256,14 @@ mod tests {
             let serial = begin(&mut table, key, now);
             table.finish(serial, Some(answer(1)), now);
         }
-        assert!(matches!(table.enter([3; 32], [3; 32], now), Met::Done(_)));
+        assert!(matches!(table.enter(ME, [3; 32], [3; 32], now), Met::Done(_)));
         begin(&mut table, 1, now);
-        assert!(matches!(table.enter([9; 32], [9; 32], now), Met::Nothing(_)));
-        assert!(matches!(table.enter([8; 32], [8; 32], now), Met::Full), "what runs is not forgotten");
+        assert!(matches!(table.enter(ME, [9; 32], [9; 32], now), Met::Nothing(_)));
+        assert!(matches!(table.enter(ME, [8; 32], [8; 32], now), Met::Full), "what runs is not forgotten");
         let mut table = Table::new(limits(10, 100_000));
         let serial = begin(&mut table, 1, now);
         table.finish(serial, Some(answer(1)), now);
-        assert!(matches!(table.enter([1; 32], [1; 32], now + Duration::from_secs(59)), Met::Done(_)));
+        assert!(matches!(table.enter(ME, [1; 32], [1; 32], now + Duration::from_secs(59)), Met::Done(_)));
         begin(&mut table, 1, now + Duration::from_secs(60));
     }
 
@@ -236,6 +274,43 @@ mod tests {
         let serial = begin(&mut table, 1, now);
         assert!(table.hold(serial, 10_000));
         assert!(!table.hold(serial, 1));
+    }
+
+    /// Keeps an answer of so many bytes.
+    fn keep(table: &mut Table, caller: u8, key: u8, bytes: usize) {
+        let now = Instant::now();
+        match table.enter([caller; 32], [key; 32], [key; 32], now) {
+            Met::Nothing(serial) if table.hold(serial, bytes) => {
+                table.finish(serial, Some(answer(bytes)), now);
+            }
+            met => panic!("{met:?}"),
+        }
+    }
+
+    #[test]
+    fn whoever_has_most_makes_room_by_his_oldest_and_others_keep_theirs() {
+        for limits in [limits(4, 1 << 20), limits(100, 4 * (OVERHEAD_BYTES + 100))] {
+            let mut table = Table::new(limits);
+            keep(&mut table, 1, 1, 100);
+            for key in 10..30 {
+                keep(&mut table, 2, key, 100);
+            }
+            keep(&mut table, 3, 3, 100);
+            let kept: Vec<_> = table.entries.values().map(|entry| entry.key[0]).collect();
+            assert_eq!(kept, [1, 28, 29, 3]);
+        }
+    }
+
+    #[test]
+    fn headers_count() {
+        let mut table = Table::new(limits(10, 50_000));
+        let serial = begin(&mut table, 1, Instant::now());
+        let mut recorded = answer(10);
+        recorded.headers.insert("x", http::HeaderValue::from_bytes(&[b'x'; 40_000]).unwrap());
+        table.finish(serial, Some(recorded), Instant::now());
+        assert!((40_000..50_000).contains(&table.bytes), "{}", table.bytes);
+        keep(&mut table, 0, 2, 9_000);
+        assert_eq!(table.entries.len(), 1, "the first made room");
     }
 
     proptest! {
@@ -249,7 +324,8 @@ mod tests {
             for (key, what, bytes) in steps {
                 match what {
                     0 | 1 => {
-                        if let Met::Nothing(serial) = table.enter([key; 32], [key; 32], now) {
+                        let caller = [key % 3; 32];
+                        if let Met::Nothing(serial) = table.enter(caller, [key; 32], [key; 32], now) {
                             running.push((serial, 0));
                         }
                     }
@@ -272,7 +348,11 @@ mod tests {
                 }
                 prop_assert!(table.entries.len() <= 4 && table.entries.len() == table.serials.len());
                 prop_assert_eq!(table.bytes, table.entries.values().map(|entry| entry.bytes).sum::<usize>());
-                prop_assert!(table.bytes <= 20_000 + OVERHEAD_BYTES, "{}", table.bytes);
+                prop_assert!(table.bytes <= 20_000, "{}", table.bytes);
+                let of = |count: fn(&Share) -> usize| table.shares.values().map(count).sum::<usize>();
+                prop_assert_eq!((of(|share| share.bytes), of(|share| share.entries)), (table.bytes, table.entries.len()));
+                let done = |entry: &&Entry| matches!(entry.state, State::Done(_));
+                prop_assert_eq!(of(|share| share.kept.len()), table.entries.values().filter(done).count());
             }
         }
     }

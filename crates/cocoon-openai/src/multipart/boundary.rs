@@ -62,6 +62,12 @@ impl Boundary {
         format!("multipart/form-data; boundary={quote}{}{quote}", self.0)
     }
 
+    /// As it stands in the `Content-Type`, without quotes.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
     pub(super) fn delimiter(&self) -> Vec<u8> {
         [b"--", self.0.as_bytes()].concat()
     }

@@ -7,6 +7,7 @@ use serde_json::value::RawValue;
 
 use super::{Observer, Role, Seen, bytes_of, parse_object, text_bytes};
 use crate::kind::BodyKind;
+use crate::object::each_element;
 
 /// Choices followed one by one to see that each has finished; an answer with more is not called complete by its
 /// choices, only by `[DONE]`.
@@ -31,14 +32,15 @@ impl Observer {
     pub(super) fn observe_choices(&mut self, data: &[u8]) -> Option<Seen> {
         let chunk = parse_object::<Chunk<'_>>(data)?;
         self.report.saw_error |= chunk.error.is_some();
-        let choices: Vec<&RawValue> =
-            chunk.choices.and_then(|choices| serde_json::from_str(choices.get()).ok()).unwrap_or_default();
-        for choice in &choices {
-            self.observe_choice(choice.get());
-        }
+        let mut choices = 0_usize;
+        each_element(chunk.choices.map_or("", RawValue::get), |choice| {
+            choices += 1;
+            self.observe_choice(choice);
+            true
+        });
         let (span, usage) = self.usage_in(data, chunk.usage);
         let role = match usage {
-            Some(_) if choices.is_empty() => Role::Usage(0..data.len()),
+            Some(_) if choices == 0 => Role::Usage(0..data.len()),
             _ => Role::Content,
         };
         Some(Seen { span, usage, role })

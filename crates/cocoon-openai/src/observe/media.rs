@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{Observer, Role, Seen, bytes_of, objects, parse_object, plain_text, text_bytes};
+use super::{Observer, Role, Seen, bytes_of, each_object, parse_object, plain_text, text_bytes};
 use crate::kind::BodyKind;
 use crate::usage::{Usage, read_seconds};
 
@@ -61,10 +61,10 @@ impl Observer {
             self.whole |= kind.is_empty();
             Role::Content
         };
-        for image in objects::<Image<'_>>(event.data) {
+        each_object(event.data, |image: Image<'_>| {
             self.report.media_bytes += bytes_of([image.b64_json]);
             self.report.content_bytes += bytes_of([image.url, image.revised_prompt]);
-        }
+        });
         let (span, usage) = self.usage_in(data, event.usage);
         let role = if self.kind == BodyKind::Json { Role::Content } else { role };
         Some(Seen { span, usage, role })

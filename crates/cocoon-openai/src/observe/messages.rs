@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{Observer, Role, Seen, bytes_of, objects, parse_object, plain_text};
+use super::{Observer, Role, Seen, bytes_of, each_object, parse_object, plain_text};
 use crate::object::span_of;
 
 impl Observer {
@@ -45,8 +45,7 @@ impl Observer {
             "message" | "" => {
                 self.whole = true;
                 let message = parse_object::<Message<'_>>(data)?;
-                let blocks = objects::<Block<'_>>(message.content);
-                self.report.content_bytes += blocks.iter().map(Block::bytes).sum::<u64>();
+                each_object(message.content, |block: Block<'_>| self.report.content_bytes += block.bytes());
                 Some(self.tell(data, message.usage))
             }
             _ => Some(Seen::default()),

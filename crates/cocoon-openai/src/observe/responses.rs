@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{Observer, Role, Seen, bytes_of, objects, parse_object, plain_text, text_bytes};
+use super::{Observer, Role, Seen, bytes_of, each_object, parse_object, plain_text, text_bytes};
 use crate::object::span_of;
 
 impl Observer {
@@ -64,13 +64,15 @@ impl Observer {
 
     fn observe_answer(&mut self, answer: &Answer<'_>) {
         self.report.saw_error |= answer.error.is_some();
-        for item in objects::<Item<'_>>(answer.output) {
+        each_object(answer.output, |item: Item<'_>| {
             let mut bytes = bytes_of([item.name, item.arguments, item.input]);
-            for part in objects::<Part<'_>>(item.content).into_iter().chain(objects(item.summary)) {
-                bytes += bytes_of([part.text, part.refusal, part.transcript]);
+            for parts in [item.content, item.summary] {
+                each_object(parts, |part: Part<'_>| {
+                    bytes += bytes_of([part.text, part.refusal, part.transcript]);
+                });
             }
             self.report.content_bytes += bytes;
-        }
+        });
     }
 }
 

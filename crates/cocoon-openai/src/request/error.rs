@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use crate::error::ApiError;
-use crate::object::ObjectError;
+use crate::object::{MAX_FIELDS, ObjectError};
 
 /// Why a request can't be served as it stands: a 400 for the caller.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -64,6 +64,7 @@ impl From<ObjectError> for RequestError {
                 Self::body(format!("The body is not a valid JSON object: line {line}, column {column}."))
             }
             ObjectError::Duplicate(field) => Self::duplicate(field),
+            ObjectError::TooManyFields => Self::body(format!("The body has more than {MAX_FIELDS} fields.")),
         }
     }
 }

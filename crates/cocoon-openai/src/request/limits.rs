@@ -31,7 +31,10 @@ pub(super) fn set(
     match endpoint {
         Endpoint::Chat | Endpoint::Completions => {
             let choices = read_choices(object)?;
-            let prompts = if endpoint == Endpoint::Completions { count_prompts(object)? } else { 1 };
+            let prompts = match endpoint {
+                Endpoint::Completions => object.get_set("prompt").map_or(1, count_prompts),
+                _ => 1,
+            };
             let each = set_newer_or_older(object, default)?;
             cap(object, "n_predict", each);
             let all = choices

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::endpoint::{Endpoint, ability};
-use crate::object::{RawObject, string_of};
+use crate::object::{RawObject, each_element, has_elements, string_of};
 
 /// Messages and parts of messages that are looked at.
 const MAX_LOOKED_AT: usize = 16_384;
@@ -44,7 +44,7 @@ pub(super) fn of(endpoint: Endpoint, object: &RawObject<'_>) -> u32 {
 }
 
 fn calls_tools(object: &RawObject<'_>) -> bool {
-    let any = |field| object.get_set(field).is_some_and(|json| !elements(json).is_empty());
+    let any = |field| object.get_set(field).is_some_and(has_elements);
     let none = |field| {
         object.get_set(field).is_some_and(|json| {
             let choice = if json.starts_with('{') { type_of(json) } else { string_of(json).map(Into::into) };
@@ -75,9 +75,10 @@ fn wants_structure(endpoint: Endpoint, object: &RawObject<'_>) -> bool {
 fn media(json: &str) -> u32 {
     let mut left = MAX_LOOKED_AT;
     let mut found = 0;
-    for message in elements(json) {
-        look(message.get(), &mut left, &mut found, 2);
-    }
+    each_element(json, |message| {
+        look(message, &mut left, &mut found, 2);
+        left > 0
+    });
     found
 }
 
@@ -94,9 +95,10 @@ fn look(json: &str, left: &mut usize, found: &mut u32, levels: u8) {
         _ => 0,
     };
     if let Some(content) = part.content.filter(|content| levels > 0 && content.get().starts_with('[')) {
-        for part in elements(content.get()) {
-            look(part.get(), left, found, levels - 1);
-        }
+        each_element(content.get(), |part| {
+            look(part, left, found, levels - 1);
+            *left > 0
+        });
     }
 }
 
@@ -112,10 +114,6 @@ struct Part<'a> {
 fn type_of(json: &str) -> Option<String> {
     let Part { kind, .. } = serde_json::from_str(json).ok()?;
     string_of(kind?.get()).map(Into::into)
-}
-
-fn elements(json: &str) -> Vec<&RawValue> {
-    serde_json::from_str(json).unwrap_or_default()
 }
 
 #[cfg(test)]

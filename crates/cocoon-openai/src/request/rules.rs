@@ -1,11 +1,9 @@
 //! What each endpoint's JSON body must say, and which of its fields decide about work and pay.
 
-use serde_json::value::RawValue;
-
 use super::error::RequestError;
 use super::read_bool;
 use crate::endpoint::Endpoint;
-use crate::object::{RawObject, string_of};
+use crate::object::{RawObject, each_element, has_elements, string_of};
 
 /// Why a request that leans on an earlier one is refused.
 const NO_STATE: &str = "workers keep no state between requests; send the whole conversation in 'input'";
@@ -140,8 +138,8 @@ pub(crate) fn ask_for_usage(object: &mut RawObject<'_>) -> Result<bool, RequestE
 pub(super) fn check(endpoint: Endpoint, object: &RawObject<'_>) -> Result<(), RequestError> {
     let has = |field| object.get_set(field).is_some();
     match endpoint {
-        Endpoint::Chat | Endpoint::Messages | Endpoint::CountTokens => array(object, "messages").map(drop),
-        Endpoint::Completions => text_or_array(object, "prompt").map(drop),
+        Endpoint::Chat | Endpoint::Messages | Endpoint::CountTokens => array(object, "messages"),
+        Endpoint::Completions => text_or_array(object, "prompt"),
         Endpoint::Responses | Endpoint::InputTokens => {
             text_or_array(object, "input")?;
             for field in ["previous_response_id", "conversation"] {
@@ -155,23 +153,23 @@ pub(super) fn check(endpoint: Endpoint, object: &RawObject<'_>) -> Result<(), Re
             }
             Ok(())
         }
-        Endpoint::Embeddings if has("messages") => array(object, "messages").map(drop),
-        Endpoint::Embeddings | Endpoint::Moderations => text_or_array(object, "input").map(drop),
+        Endpoint::Embeddings if has("messages") => array(object, "messages"),
+        Endpoint::Embeddings | Endpoint::Moderations => text_or_array(object, "input"),
         Endpoint::Rerank => {
             required(object, "query")?;
             match object.get_set("documents") {
                 // vLLM's form for documents with images.
                 Some(json) if json.starts_with('{') => Ok(()),
-                _ => array(object, "documents").map(drop),
+                _ => array(object, "documents"),
             }
         }
         Endpoint::Speech => text(object, "input"),
         Endpoint::ImageGenerations => text(object, "prompt"),
-        Endpoint::Tokenize if has("messages") => array(object, "messages").map(drop),
+        Endpoint::Tokenize if has("messages") => array(object, "messages"),
         // llama.cpp's and SGLang's names for it.
         Endpoint::Tokenize if has("content") || has("text") => Ok(()),
-        Endpoint::Tokenize => text_or_array(object, "prompt").map(drop),
-        Endpoint::Detokenize => array(object, "tokens").map(drop),
+        Endpoint::Tokenize => text_or_array(object, "prompt"),
+        Endpoint::Detokenize => array(object, "tokens"),
         Endpoint::Transcriptions
         | Endpoint::Translations
         | Endpoint::ImageEdits
@@ -193,38 +191,30 @@ fn text(object: &RawObject<'_>, field: &'static str) -> Result<(), RequestError>
     }
 }
 
-/// An array with something in it; its elements.
-fn array<'a>(object: &'a RawObject<'_>, field: &'static str) -> Result<Vec<&'a RawValue>, RequestError> {
-    elements(required(object, field)?, field, "an array")
+/// An array with something in it.
+fn array(object: &RawObject<'_>, field: &'static str) -> Result<(), RequestError> {
+    filled(required(object, field)?, field, "an array")
 }
 
-/// A text, or an array with something in it: its elements, none for a text.
-fn text_or_array<'a>(
-    object: &'a RawObject<'_>,
-    field: &'static str,
-) -> Result<Vec<&'a RawValue>, RequestError> {
+/// A text, or an array with something in it.
+fn text_or_array(object: &RawObject<'_>, field: &'static str) -> Result<(), RequestError> {
     let json = required(object, field)?;
-    if json.starts_with('"') { Ok(Vec::new()) } else { elements(json, field, "a string or an array") }
+    if json.starts_with('"') { Ok(()) } else { filled(json, field, "a string or an array") }
 }
 
-fn elements<'a>(
-    json: &'a str,
-    field: &'static str,
-    expected: &str,
-) -> Result<Vec<&'a RawValue>, RequestError> {
-    let items: Vec<&RawValue> =
-        serde_json::from_str(json).map_err(|_| RequestError::wrong_type(field, expected))?;
-    if items.is_empty() {
-        return Err(RequestError::wrong_value(field, "at least one element"));
+fn filled(json: &str, field: &'static str, expected: &str) -> Result<(), RequestError> {
+    if !json.starts_with('[') {
+        return Err(RequestError::wrong_type(field, expected));
     }
-    Ok(items)
+    if has_elements(json) { Ok(()) } else { Err(RequestError::wrong_value(field, "at least one element")) }
 }
 
-/// How many prompts the request asks to complete: more than one only for an array of texts or of token arrays.
-pub(super) fn count_prompts(object: &RawObject<'_>) -> Result<u64, RequestError> {
-    let items = text_or_array(object, "prompt")?;
-    Ok(match items.first().map(|item| item.get().as_bytes()) {
-        Some([b'"' | b'[', ..]) => items.len() as u64,
-        _ => 1,
-    })
+/// How many texts a prompt asks to complete: more than one only for an array of texts or of token arrays.
+pub(crate) fn count_prompts(prompt: &str) -> u64 {
+    let mut count = 0;
+    each_element(prompt, |element| {
+        count += 1;
+        count > 1 || element.starts_with(['"', '['])
+    });
+    count.max(1)
 }

@@ -121,6 +121,22 @@ fn usage_is_always_asked_of_a_stream() {
 }
 
 #[test]
+fn an_object_of_very_many_fields_is_refused_at_the_gateway_before_a_worker_would() {
+    let body = |fields: usize| {
+        let odd: String = (0..fields - 2).map(|number| format!(r#","f{number}":1"#)).collect();
+        format!(r#"{{"model":"m","messages":[1]{odd}}}"#)
+    };
+    // One more is the limit, which is added here.
+    let most = chat(&body(crate::object::MAX_FIELDS - 1));
+    assert_eq!(crate::ArrivingRequest::parse(Endpoint::Chat, most.body.clone()).unwrap().body, most.body);
+    for fields in [crate::object::MAX_FIELDS + 1, 100_000] {
+        let error = refused(body(fields).as_bytes(), Endpoint::Chat);
+        assert_eq!(error.code, "invalid_json");
+        assert!(error.message.contains("4096 fields"), "{error}");
+    }
+}
+
+#[test]
 fn the_bound_counts_every_choice_of_every_prompt() {
     let bound = |rest: &str| {
         let body = format!(r#"{{"model":"m","max_tokens":10,{rest}}}"#);

@@ -60,7 +60,10 @@ impl World {
     }
 
     async fn ask(&self, headers: &[&str]) -> Reply {
-        let model = MODEL.split('@').next().unwrap();
+        self.ask_for(MODEL.split('@').next().unwrap(), headers).await
+    }
+
+    async fn ask_for(&self, model: &str, headers: &[&str]) -> Reply {
         let body = json!({"model": model, "messages": [{"role": "user", "content": SECRET_WORDS}]});
         let headers = [&["Content-Type: application/json"], headers].concat();
         send(self.gateway.http_addr(), "/v1/chat/completions", &headers, body.to_string().as_bytes()).await
@@ -103,6 +106,15 @@ async fn the_network_hears_of_no_trace_unless_it_is_told() {
     assert_eq!(world.ask(&[]).await.status, 200);
     assert_eq!(world.at_gateway.named("POST").len(), 2);
     assert!(world.at_proxy.0.lock().unwrap().is_empty() && world.at_worker.0.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn the_name_of_a_model_that_nobody_offers_is_not_written_down() {
+    let world = World::start(false).await;
+    assert_eq!(world.ask_for(SECRET_WORDS, &[]).await.status, 404);
+    assert_eq!(world.at_gateway.named("chat other").len(), 1);
+    let spans = format!("{:?}", world.at_gateway.0.lock().unwrap());
+    assert!(!spans.contains(SECRET_WORDS), "{spans}");
 }
 
 #[tokio::test]

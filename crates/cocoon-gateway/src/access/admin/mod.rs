@@ -43,16 +43,15 @@ impl Slowly {
         Self { turn: tokio::sync::Mutex::new(()), waiting: Arc::new(Semaphore::new(MAX_WAITING)) }
     }
 
-    async fn answer(&self) -> ApiError {
+    /// The answer to a wrong token, after its turn has come: `why` it is none.
+    pub(super) async fn answer(&self, why: &str) -> ApiError {
         let Ok(_place) = self.waiting.try_acquire() else {
             let message = "Too many wrong admin tokens; try again later.";
             return ApiError::new(429, "rate_limit_error", "rate_limit_exceeded", message);
         };
         let _turn = self.turn.lock().await;
         tokio::time::sleep(PAUSE).await;
-        no_key(
-            "The admin API needs the admin token as `Authorization: Bearer ...`; it is in the gateway's directory.",
-        )
+        no_key(why)
     }
 }
 
@@ -153,7 +152,8 @@ async fn serve_admin(shared: &Arc<Shared>, request: Request<Incoming>) -> Result
     let access = &shared.access;
     if !access.is_admin_token(request.headers()) {
         tracing::warn!("a request to the admin API without the admin token");
-        return Err(access.slowly.answer().await);
+        let why = "The admin API needs the admin token as `Authorization: Bearer ...`; it is in the gateway's directory.";
+        return Err(access.slowly.answer(why).await);
     }
     let (parts, body) = request.into_parts();
     let read = Limited::new(body, MAX_BODY_BYTES).collect();
