@@ -63,7 +63,7 @@ fn market(workers: u32) -> Market<u32> {
             ready: dice.below(20) > 0,
             has_room: true,
         };
-        market.join(key, MODEL, name(key), state);
+        market.join(key, MODEL, name(key), name(key), state);
         for _ in 0..8 {
             market.first_byte(key, Duration::from_millis(50 + dice.below(2000)), 0);
             market.answered(key, 200, Duration::from_millis(1000 + dice.below(9000)), 0);

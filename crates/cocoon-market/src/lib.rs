@@ -5,7 +5,8 @@
 //! O(log n). The rule:
 //!
 //! 1. Only workers that are **eligible**: allowed by the caller, able to do what the request needs, enabled, answering,
-//!    under their limit, not dearer than the caller's cap and not tried before for this request.
+//!    under their limit, not full by their own word ([`FULL_FOR`]), not dearer than the caller's cap and not tried before
+//!    for this request.
 //! 2. **Trust** goes before everything else. A worker of whose recent requests more than [`DOUBTFUL`] failed is used only
 //!    where no other is left, whatever its price; time heals that. One that has more requests under way than its
 //!    successes vouch for (1, 2, 4, 8 and so on, doubling with each) comes behind those that are proven: a newcomer
@@ -20,9 +21,10 @@
 //!
 //!    **Expected time** = (time to first byte + 256 tokens / tokens per second) x load x failures. **Load** = 1 + in flight
 //!    / limit. **Failures** stretch it by 1 to 5, see [`STRETCH`]. A worker that was never measured counts as
-//!    immediate while it is idle and has not failed, and as slow (10 s) else.
-//! 4. What is still equal goes to the worker with the fewest requests under way, then in all, so that idle equals
-//!    take turns.
+//!    immediate while it is idle and has not failed, but for [`TRY_AGAIN_AFTER`] after it was given a request; and as slow
+//!    (10 s) else.
+//! 4. What is still equal goes to the worker with the fewest requests under way, then with the fewest that it ever was
+//!    given, so that idle equals take turns.
 //! 5. **Affinity**: a worker that lately answered a request with the same beginning goes before the best, where its
 //!    figure is at most [`AFFINITY_FACTOR`] times the best one's (for the cheapest: where it is not dearer), it is proven,
 //!    and it is less than three quarters full. The longest common beginning counts.
@@ -36,6 +38,7 @@
 //! the shorter of that list and the workers.
 
 mod affinity;
+mod gone;
 mod market;
 mod observed;
 pub mod pricing;
@@ -45,12 +48,15 @@ mod shelf;
 use std::collections::BTreeSet;
 
 pub use affinity::{MAX_PREFIXES, MAX_PREFIXES_PER_REQUEST};
+pub use gone::MAX_GONE;
 pub use market::{Market, Offer, State};
-pub use observed::{DOUBTFUL, HALF_LIFE, LEVELS, Observed, STALE_AFTER, STRETCH};
+pub use observed::{DOUBTFUL, FULL_FOR, HALF_LIFE, LEVELS, Observed, STALE_AFTER, STRETCH, TRY_AGAIN_AFTER};
 pub use score::{Preference, Rank, Standing, TYPICAL_TOKENS, UNHURRIED_S, UNKNOWN_TIME_S};
 
 /// How clients name workers: SHA-256 of the certificate.
 pub type Name = [u8; 32];
+/// How a proxy tells apart whose a worker is.
+pub type Owner = [u8; 32];
 
 /// How many workers that a request may not use are passed over before another way is taken; and how long a client's list
 /// is for it to be walked at once.

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::affinity::{MAX_PREFIXES, Prefixes};
+use crate::gone::Gone;
 use crate::observed::Observed;
 use crate::score::{Preference, Rank, Standing};
 use crate::shelf::{Candidate, Shelf};
-use crate::{Name, NoWorker, Wish};
+use crate::{Name, NoWorker, Owner, Wish};
 
 /// A worker as its proxy sees it at the moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,7 +30,7 @@ pub struct State {
 }
 
 impl State {
-    /// Where it stands in the index.
+    /// Where it stands in the index, but for what it said itself.
     fn place(&self) -> Place {
         match (self.ready, self.has_room && self.in_flight < self.limit) {
             (false, _) => Place::Away,
@@ -67,8 +68,10 @@ pub struct Offer<K> {
 struct Entry {
     model: Arc<str>,
     name: Name,
+    owner: Owner,
     state: State,
     observed: Observed,
+    place: Place,
     ranks: [Rank; 3],
     timer: Option<u64>,
 }
@@ -78,6 +81,13 @@ impl Entry {
         let State { coefficient, in_flight, limit, .. } = self.state;
         let standing = Standing { coefficient, in_flight, limit, observed: &self.observed };
         Preference::ALL.map(|preference| standing.rank(preference, now_us))
+    }
+
+    fn place(&self, now_us: u64) -> Place {
+        match self.state.place() {
+            Place::Open if self.observed.is_full(now_us) => Place::Full,
+            place => place,
+        }
     }
 }
 
@@ -98,6 +108,7 @@ pub struct Market<K> {
     /// When time alone changes a worker's rank next.
     timers: BTreeSet<(u64, K)>,
     prefixes: Prefixes<K>,
+    gone: Gone,
     now_us: u64,
     numbers: u64,
 }
@@ -117,13 +128,15 @@ impl<K: Copy + Ord> Market<K> {
             workers: BTreeMap::new(),
             timers: BTreeSet::new(),
             prefixes: Prefixes::new(MAX_PREFIXES),
+            gone: Gone::default(),
             now_us: 0,
             numbers: 0,
         }
     }
 
-    /// A worker joins. A key that is there already leaves first. Keys are never used for two workers.
-    pub fn join(&mut self, key: K, model: &str, name: Name, state: State) {
+    /// A worker joins. A key that is there already leaves first. Keys are never used for two workers. What was observed of a
+    /// worker of this owner and model that left lately, counts for it.
+    pub fn join(&mut self, key: K, model: &str, name: Name, owner: Owner, state: State) {
         self.leave(key);
         let model: Arc<str> = model.into();
         let numbers = &mut self.numbers;
@@ -131,13 +144,16 @@ impl<K: Copy + Ord> Market<K> {
             *numbers += 1;
             Model { number: *numbers, shelf: Shelf::default() }
         });
-        let rank = Standing { coefficient: 0, in_flight: 0, limit: 0, observed: &Observed::default() }
+        let observed = self.gone.take(owner, &model, self.now_us);
+        let rank = Standing { coefficient: 0, in_flight: 0, limit: 0, observed: &observed }
             .rank(Preference::Balanced, self.now_us);
-        let mut entry =
-            Entry { model, name, state, observed: Observed::default(), ranks: [rank; 3], timer: None };
+        let place = state.place();
+        let mut entry = Entry { model, name, owner, state, observed, place, ranks: [rank; 3], timer: None };
         entry.ranks = entry.ranks(self.now_us);
-        on_sale.shelf.add(key, name, &state, state.place(), &entry.ranks);
+        on_sale.shelf.add(key, name, &state, place, &entry.ranks);
         self.workers.insert(key, entry);
+        // Who comes back may be full, and has moments to come at which it is seen otherwise.
+        self.change(key, |_| ());
     }
 
     /// A worker leaves.
@@ -146,17 +162,27 @@ impl<K: Copy + Ord> Market<K> {
         if let Some(at) = entry.timer {
             self.timers.remove(&(at, key));
         }
-        let Some(model) = self.models.get_mut(&entry.model) else { return };
-        model.shelf.remove(key, &entry.name, &entry.state, entry.state.place(), &entry.ranks);
-        if model.shelf.is_empty() {
-            self.models.remove(&entry.model);
+        if let Some(model) = self.models.get_mut(&entry.model) {
+            model.shelf.remove(key, &entry.name, &entry.state, entry.place, &entry.ranks);
+            if model.shelf.is_empty() {
+                self.models.remove(&entry.model);
+            }
         }
+        self.gone.put(entry.owner, entry.model, entry.observed, self.now_us);
     }
 
-    /// Something about a worker changed: its price, its abilities, what it has under way, whether it is ready.
+    /// Something about a worker changed: its price, its abilities, what it has under way, whether it is ready. Where it has
+    /// more under way than before, it was given that.
     pub fn update(&mut self, key: K, state: State) {
         if self.workers.get(&key).is_some_and(|entry| entry.state != state) {
-            self.change(key, |entry| entry.state = state);
+            let now_us = self.now_us;
+            self.change(key, |entry| {
+                let more = state.in_flight.saturating_sub(entry.state.in_flight);
+                if more > 0 {
+                    entry.observed.given(more, now_us);
+                }
+                entry.state = state;
+            });
         }
     }
 
@@ -170,7 +196,12 @@ impl<K: Copy + Ord> Market<K> {
         self.change(key, |entry| entry.observed.answered(tokens, time, now_us));
     }
 
-    /// A request ended; `failed` only where the worker, not the caller, was the cause.
+    /// A worker had no room for a request; see [`Observed::refused`].
+    pub fn refused(&mut self, key: K, now_us: u64) {
+        self.change(key, |entry| entry.observed.refused(now_us));
+    }
+
+    /// A request ended; see [`Observed::ended`].
     pub fn ended(&mut self, key: K, failed: bool, now_us: u64) {
         self.change(key, |entry| entry.observed.ended(failed, now_us));
     }
@@ -207,9 +238,9 @@ impl<K: Copy + Ord> Market<K> {
     fn change(&mut self, key: K, change: impl FnOnce(&mut Entry)) {
         let now_us = self.now_us;
         let Some(entry) = self.workers.get_mut(&key) else { return };
-        let (old_state, old_ranks) = (entry.state, entry.ranks);
+        let (old_state, old_place, old_ranks) = (entry.state, entry.place, entry.ranks);
         change(entry);
-        entry.ranks = entry.ranks(now_us);
+        (entry.place, entry.ranks) = (entry.place(now_us), entry.ranks(now_us));
         let timer = entry.observed.next_change(now_us);
         if timer != entry.timer {
             if let Some(at) = entry.timer {
@@ -220,12 +251,12 @@ impl<K: Copy + Ord> Market<K> {
             }
             entry.timer = timer;
         }
-        if (old_state, old_ranks) == (entry.state, entry.ranks) {
+        if (old_state, old_place, old_ranks) == (entry.state, entry.place, entry.ranks) {
             return;
         }
         let Some(model) = self.models.get_mut(&entry.model) else { return };
-        model.shelf.remove(key, &entry.name, &old_state, old_state.place(), &old_ranks);
-        model.shelf.add(key, entry.name, &entry.state, entry.state.place(), &entry.ranks);
+        model.shelf.remove(key, &entry.name, &old_state, old_place, &old_ranks);
+        model.shelf.add(key, entry.name, &entry.state, entry.place, &entry.ranks);
     }
 
     /// Chooses a worker of `model`, by the state of the last [`Market::advance`].
@@ -243,7 +274,7 @@ impl<K: Copy + Ord> Market<K> {
         let entry = self.workers.get(&key)?;
         let State { coefficient, in_flight, limit, abilities, .. } = entry.state;
         let rank = entry.ranks[preference.index()];
-        let place = entry.state.place();
+        let place = entry.place;
         Some(Candidate { name: entry.name, coefficient, in_flight, limit, abilities, place, rank })
     }
 

@@ -18,6 +18,13 @@ pub const STRETCH: [f64; LEVELS.len() + 1] = [1.0, 1.25, 1.6, 2.3, 3.5, 5.0];
 /// What was measured counts for so long after the newest answer; then the worker is a newcomer again, so that one which
 /// was slow once gets another try.
 pub const STALE_AFTER: Duration = Duration::from_secs(600);
+/// A worker of which nothing could be measured is tried again after so long: whoever refuses everything at once is not
+/// thereby the quickest.
+pub const TRY_AGAIN_AFTER: Duration = Duration::from_secs(30);
+/// For how long a worker that had no room for a request is given none; twice as long with each further refusal until it
+/// answers one, at most 128 times as long.
+pub const FULL_FOR: Duration = Duration::from_millis(250);
+const MAX_DOUBLINGS: u32 = 7;
 
 /// What was observed of one worker; starts empty and is fed by the requests that it serves.
 ///
@@ -35,6 +42,12 @@ pub struct Observed {
     successes: u32,
     requests: u64,
     measured_at_us: u64,
+    /// Requests that it was given, and when it was given the newest.
+    given: u64,
+    given_at_us: u64,
+    /// Refusals for want of room since it last answered, and until when the newest counts.
+    refusals: u32,
+    full_until_us: u64,
 }
 
 impl Observed {
@@ -58,7 +71,24 @@ impl Observed {
         self.measured_at_us = now_us;
     }
 
-    /// A request ended; `failed` only where the worker, not the caller, was the cause.
+    /// It was given so many requests more.
+    pub fn given(&mut self, count: u32, now_us: u64) {
+        self.given = self.given.saturating_add(count.into());
+        self.given_at_us = now_us;
+    }
+
+    /// It had no room for a request. Refusals of requests that were on their way already say nothing new.
+    pub fn refused(&mut self, now_us: u64) {
+        if self.is_full(now_us) {
+            return;
+        }
+        let wait = FULL_FOR * (1 << self.refusals.min(MAX_DOUBLINGS));
+        self.full_until_us = after(now_us, wait);
+        self.refusals = self.refusals.saturating_add(1);
+    }
+
+    /// A request ended; `failed` only where the worker, not the caller, was the cause. An end that says nothing about the
+    /// worker is none for this.
     pub fn ended(&mut self, failed: bool, now_us: u64) {
         let old = self.failure_rate(now_us);
         let newest = if failed { 1.0 } else { 0.0 };
@@ -67,6 +97,7 @@ impl Observed {
         self.requests = self.requests.saturating_add(1);
         if !failed {
             self.successes = self.successes.saturating_add(1);
+            (self.refusals, self.full_until_us) = (0, 0);
         } else if self.failure_rate > DOUBTFUL {
             self.successes = 0;
         }
@@ -101,7 +132,29 @@ impl Observed {
     #[must_use]
     pub fn next_change(&self, now_us: u64) -> Option<u64> {
         let levels = LEVELS.iter().filter_map(|&level| self.falls_below(level));
-        levels.chain(self.is_measured().then(|| self.stale_at())).filter(|&at| at > now_us).min()
+        let known_until = if self.is_fresh(now_us) { self.stale_at() } else { self.try_again_at() };
+        levels.chain([known_until, self.full_until_us]).filter(|&at| at > now_us).min()
+    }
+
+    /// Whether it has no room at this moment, by its own word.
+    #[must_use]
+    pub const fn is_full(&self, now_us: u64) -> bool {
+        now_us < self.full_until_us
+    }
+
+    /// Whether it should be given a request to see how quick it is: nothing is known of that, or nothing any more, and it
+    /// had none for a while.
+    #[must_use]
+    pub fn is_untried(&self, now_us: u64) -> bool {
+        !self.is_fresh(now_us) && now_us >= self.try_again_at()
+    }
+
+    fn try_again_at(&self) -> u64 {
+        if self.given == 0 { 0 } else { after(self.given_at_us, TRY_AGAIN_AFTER) }
+    }
+
+    fn is_fresh(&self, now_us: u64) -> bool {
+        self.is_measured() && now_us < self.stale_at()
     }
 
     fn is_measured(&self) -> bool {
@@ -109,17 +162,15 @@ impl Observed {
     }
 
     fn stale_at(&self) -> u64 {
-        let after = u64::try_from(STALE_AFTER.as_micros()).unwrap_or(u64::MAX);
-        self.measured_at_us.saturating_add(after)
+        after(self.measured_at_us, STALE_AFTER)
     }
 
     /// The time that an answer of `tokens` took so far, in seconds: time to the first byte, and the tokens at the
     /// running speed. `None` where nothing was measured, or not for a long time.
     #[must_use]
     pub fn answer_time(&self, tokens: f64, now_us: u64) -> Option<f64> {
-        let fresh = self.is_measured() && now_us < self.stale_at();
         let rest = self.tokens_per_s().map_or(0.0, |speed| tokens / speed);
-        fresh.then_some(self.first_byte_s.unwrap_or(0.0) + rest)
+        self.is_fresh(now_us).then_some(self.first_byte_s.unwrap_or(0.0) + rest)
     }
 
     /// Running average of the time to the first byte of streamed answers; `None` before the first.
@@ -135,7 +186,13 @@ impl Observed {
         (self.tokens > 0.0).then(|| self.tokens / self.seconds.max(1e-6))
     }
 
-    /// Requests that ended on this worker.
+    /// Requests that it was given.
+    #[must_use]
+    pub const fn requests_given(&self) -> u64 {
+        self.given
+    }
+
+    /// Requests that ended on this worker, and told something about it.
     #[must_use]
     pub const fn requests(&self) -> u64 {
         self.requests
@@ -146,6 +203,11 @@ impl Observed {
     pub const fn successes(&self) -> u32 {
         self.successes
     }
+}
+
+/// So much later, in microseconds.
+pub(crate) fn after(moment_us: u64, time: Duration) -> u64 {
+    moment_us.saturating_add(u64::try_from(time.as_micros()).unwrap_or(u64::MAX))
 }
 
 #[cfg(test)]
@@ -207,5 +269,44 @@ mod tests {
         assert_eq!(stale, 5 + 600 * SECOND);
         assert_eq!(observed.answer_time(100.0, stale), None);
         assert_eq!(observed.next_change(stale), None);
+    }
+
+    #[test]
+    fn a_worker_that_gives_nothing_to_measure_is_tried_now_and_then() {
+        let mut observed = Observed::default();
+        assert!(observed.is_untried(0));
+        observed.given(1, SECOND);
+        assert!(!observed.is_untried(SECOND), "whatever became of it");
+        let again = observed.next_change(SECOND).unwrap();
+        assert_eq!((again, observed.is_untried(again)), (31 * SECOND, true));
+        observed.given(1, again);
+        observed.first_byte(Duration::from_secs(2), again);
+        let stale = observed.next_change(again).unwrap();
+        assert!(!observed.is_untried(stale - 1) && observed.is_untried(stale), "measured, and stale");
+        observed.given(1, stale);
+        assert!(!observed.is_untried(stale), "it is being tried");
+    }
+
+    #[test]
+    fn a_full_worker_rests_longer_with_each_refusal_until_it_answers() {
+        let mut observed = Observed::default();
+        let mut now = SECOND;
+        let mut rest = |observed: &mut Observed| {
+            observed.refused(now);
+            observed.refused(now);
+            let free = observed.next_change(now).unwrap();
+            assert!(observed.is_full(free - 1) && !observed.is_full(free));
+            let rested = free - now;
+            now = free;
+            rested / 1000
+        };
+        let rests: Vec<u64> = (0..9).map(|_| rest(&mut observed)).collect();
+        assert_eq!(rests, [250, 500, 1000, 2000, 4000, 8000, 16_000, 32_000, 32_000]);
+        assert_eq!((observed.level(0), observed.requests()), (0, 0), "it is no failure");
+        observed.refused(now);
+        observed.ended(false, now);
+        assert!(!observed.is_full(now), "who answers has room again");
+        observed.refused(now);
+        assert_eq!(observed.next_change(now), Some(now + 250_000));
     }
 }

@@ -7,8 +7,8 @@ use crate::observed::{LEVELS, Observed, STRETCH};
 
 /// The length of answer by which workers are compared, in completion tokens.
 pub const TYPICAL_TOKENS: f64 = 256.0;
-/// What is assumed of an answer by a worker of which nothing is known, while its first request is under way or after
-/// it failed, in seconds.
+/// What is assumed of an answer by a worker of which nothing is known, while it is being tried, after it failed, and where
+/// trying it told nothing, in seconds.
 pub const UNKNOWN_TIME_S: f64 = 10.0;
 /// Added to the expected time before it is weighed against the price, in seconds: where all are quick, price decides.
 pub const UNHURRIED_S: f64 = 1.0;
@@ -57,7 +57,8 @@ pub struct Rank {
     pub(crate) first: u64,
     pub(crate) second: u64,
     pub(crate) in_flight: u32,
-    pub(crate) requests: u64,
+    /// All that it was given.
+    pub(crate) given: u64,
 }
 
 impl Rank {
@@ -108,8 +109,8 @@ impl Standing<'_> {
     #[must_use]
     pub fn expected_s(&self, now_us: u64) -> f64 {
         let level = self.observed.level(now_us);
-        let untried = self.in_flight == 0 && level == 0;
-        let unknown = if untried { 0.0 } else { UNKNOWN_TIME_S };
+        let welcome = self.in_flight == 0 && level == 0 && self.observed.is_untried(now_us);
+        let unknown = if welcome { 0.0 } else { UNKNOWN_TIME_S };
         let time = self.observed.answer_time(TYPICAL_TOKENS, now_us).unwrap_or(unknown);
         time * self.load() * STRETCH[level]
     }
@@ -129,7 +130,7 @@ impl Standing<'_> {
             first: first.to_bits(),
             second: second.to_bits(),
             in_flight: self.in_flight,
-            requests: self.observed.requests(),
+            given: self.observed.requests_given(),
         }
     }
 }

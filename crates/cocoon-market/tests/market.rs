@@ -83,7 +83,7 @@ impl Sim {
     fn new(workers: Vec<Worker>, seed: u64) -> Self {
         let mut market = Market::new();
         for (key, worker) in workers.iter().enumerate() {
-            market.join(key, MODEL, [key as u8; 32], worker.state);
+            market.join(key, MODEL, [key as u8; 32], [key as u8; 32], worker.state);
         }
         let dice = Dice(seed);
         Self { market, workers, running: BinaryHeap::new(), now: 0, next_round: ROUND, dice }
@@ -108,6 +108,9 @@ impl Sim {
                 let Ok(key) = self.market.choose(MODEL, &Wish { tried: &tried, ..*wish }) else { break };
                 self.workers[key].served += 1;
                 if self.workers[key].fails {
+                    let state = self.workers[key].state;
+                    self.market.update(key, State { in_flight: state.in_flight + 1, ..state });
+                    self.market.update(key, state);
                     self.market.ended(key, true, self.now);
                     tried.push(key);
                     served.push(Served { worker: key, coefficient: 0, took: Duration::ZERO });

@@ -19,7 +19,7 @@ struct Plain {
     observed: Observed,
 }
 
-/// Trust, figure, the other figure, in flight, requests, key: lower is better.
+/// Trust, figure, the other figure, in flight, requests given, key: lower is better.
 type Score = (u8, f64, f64, u32, u64, u32);
 
 impl Plain {
@@ -32,7 +32,8 @@ impl Plain {
             () if u64::from(in_flight) >= allowance => 1,
             () => 0,
         };
-        let unknown = if in_flight == 0 && level == 0 { 0.0 } else { UNKNOWN_TIME_S };
+        let untried = self.observed.is_untried(now);
+        let unknown = if in_flight == 0 && level == 0 && untried { 0.0 } else { UNKNOWN_TIME_S };
         let time = self.observed.answer_time(TYPICAL_TOKENS, now).unwrap_or(unknown)
             * (1.0 + f64::from(in_flight) / f64::from(limit.max(1)))
             * STRETCH[level];
@@ -42,7 +43,7 @@ impl Plain {
             Preference::Fastest => (time, price),
             Preference::Balanced => ((price + 1.0) * (time + UNHURRIED_S).sqrt(), time),
         };
-        (trust, first, second, in_flight, self.observed.requests(), key)
+        (trust, first, second, in_flight, self.observed.requests_given(), key)
     }
 }
 
@@ -50,6 +51,7 @@ impl Plain {
 struct Reference {
     workers: BTreeMap<u32, Plain>,
     prefixes: BTreeMap<u64, u32>,
+    gone: BTreeMap<Name, (u64, Observed)>,
     now: u64,
 }
 
@@ -63,9 +65,11 @@ impl Reference {
         let able = || workers().filter(|(_, w)| w.state.abilities & wish.needs == wish.needs);
         let ready = || able().filter(|(key, w)| w.state.ready && !wish.tried.contains(key));
         let affordable = || ready().filter(|(_, w)| w.state.coefficient <= wish.max_coefficient);
-        let open = |state: &State| state.has_room && state.in_flight < state.limit;
+        let now = self.now;
+        let open =
+            |w: &Plain| w.state.has_room && w.state.in_flight < w.state.limit && !w.observed.is_full(now);
         let score = |key: u32| self.workers[&key].score(key, wish.preference, self.now);
-        let eligible: Vec<u32> = affordable().filter(|(_, w)| open(&w.state)).map(|(&key, _)| key).collect();
+        let eligible: Vec<u32> = affordable().filter(|(_, w)| open(w)).map(|(&key, _)| key).collect();
         let best = eligible.iter().copied().min_by(|&a, &b| score(a).partial_cmp(&score(b)).unwrap());
         if let Some(best) = best {
             let warm = wish.affinity.iter().rev().filter_map(|prefix| self.prefixes.get(prefix).copied());
@@ -113,6 +117,7 @@ enum Event {
     FirstByte(u32, u64),
     Answered(u32, u64, u64),
     Ended(u32, bool),
+    Refused(u32),
     Remember(u32, Vec<u64>),
     Pass(u64),
 }
@@ -139,6 +144,7 @@ fn event(workers: u32) -> impl Strategy<Value = Event> {
         2 => (key.clone(), 1_u64..3000).prop_map(|(key, ms)| Event::FirstByte(key, ms)),
         2 => (key.clone(), 0_u64..500, 1_u64..9000).prop_map(|(key, n, ms)| Event::Answered(key, n, ms)),
         4 => (key.clone(), any::<bool>()).prop_map(|(key, failed)| Event::Ended(key, failed)),
+        1 => key.clone().prop_map(Event::Refused),
         2 => (key, prop::collection::vec(0_u64..8, 1..4)).prop_map(|(key, p)| Event::Remember(key, p)),
         2 => prop_oneof![0_u64..2_000_000, 0_u64..30_000_000, 0_u64..900_000_000].prop_map(Event::Pass),
     ]
@@ -161,16 +167,28 @@ fn carry_out(market: &mut Market<u32>, reference: &mut Reference, event: Event) 
     let now = reference.now;
     match event {
         Event::Join(key, state) => {
-            market.join(key, MODEL, name(key), state);
-            reference.workers.insert(key, Plain { state, observed: Observed::default() });
+            market.join(key, MODEL, name(key), name(key), state);
+            let observed = reference.gone.remove(&name(key)).filter(|&(at, _)| now < at + 600_000_000);
+            let observed = observed.map_or_else(Observed::default, |(_, observed)| observed);
+            reference.workers.insert(key, Plain { state, observed });
         }
         Event::Leave(key) => {
             market.leave(key);
-            reference.workers.remove(&key);
+            let left = reference.workers.remove(&key).map(|worker| worker.observed);
+            if let Some(observed) = left.filter(|left| *left != Observed::default()) {
+                let old = reference.gone.get(&name(key)).filter(|&&(at, _)| now < at + 600_000_000);
+                let worse = old.filter(|(_, old)| old.failure_rate(now) > observed.failure_rate(now));
+                let observed = worse.map_or(observed, |&(_, old)| old);
+                reference.gone.insert(name(key), (now, observed));
+            }
         }
         Event::Update(key, state) => {
             market.update(key, state);
             if let Some(worker) = reference.workers.get_mut(&key) {
+                let more = state.in_flight.saturating_sub(worker.state.in_flight);
+                if more > 0 {
+                    worker.observed.given(more, now);
+                }
                 worker.state = state;
             }
         }
@@ -190,6 +208,12 @@ fn carry_out(market: &mut Market<u32>, reference: &mut Reference, event: Event) 
             market.ended(key, failed, now);
             if let Some(worker) = reference.workers.get_mut(&key) {
                 worker.observed.ended(failed, now);
+            }
+        }
+        Event::Refused(key) => {
+            market.refused(key, now);
+            if let Some(worker) = reference.workers.get_mut(&key) {
+                worker.observed.refused(now);
             }
         }
         Event::Remember(key, prefixes) => {
@@ -246,6 +270,7 @@ fn with_life(event: Event, lives: &mut BTreeMap<u32, u32>, next: &mut u32) -> Ev
         Event::FirstByte(key, ms) => Event::FirstByte(of(key), ms),
         Event::Answered(key, tokens, ms) => Event::Answered(of(key), tokens, ms),
         Event::Ended(key, failed) => Event::Ended(of(key), failed),
+        Event::Refused(key) => Event::Refused(of(key)),
         Event::Remember(key, prefixes) => Event::Remember(of(key), prefixes),
         Event::Pass(us) => Event::Pass(us),
     }

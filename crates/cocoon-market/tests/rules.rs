@@ -20,7 +20,7 @@ fn name(key: u32) -> Name {
 fn market(workers: &[(u32, State)]) -> Market<u32> {
     let mut market = Market::new();
     for &(key, state) in workers {
-        market.join(key, MODEL, name(key), state);
+        market.join(key, MODEL, name(key), name(key), state);
     }
     market
 }
@@ -32,6 +32,12 @@ fn prove(market: &mut Market<u32>, key: u32, seconds: f64) {
         market.answered(key, 256, Duration::from_secs_f64(seconds), 0);
         market.ended(key, false, 0);
     }
+}
+
+/// Gives an idle worker a request, and takes it away again.
+fn give(market: &mut Market<u32>, key: u32, state: State) {
+    market.update(key, State { in_flight: 1, ..state });
+    market.update(key, state);
 }
 
 fn by(preference: Preference) -> Wish<'static, u32> {
@@ -100,12 +106,65 @@ fn idle_equals_take_turns() {
     let mut served = Vec::new();
     for _ in 0..6 {
         let key = market.choose(MODEL, &Wish::default()).unwrap();
+        give(&mut market, key, state(500));
         market.first_byte(key, Duration::from_millis(50), 0);
         market.ended(key, false, 0);
         served.push(key);
     }
     served.sort_unstable();
     assert_eq!(served, [1, 1, 2, 2, 3, 3]);
+}
+
+#[test]
+fn a_worker_that_refuses_everything_at_once_is_not_the_quickest() {
+    let mut market = market(&[(1, state(1000)), (2, state(1000))]);
+    prove(&mut market, 1, 5.0);
+    for preference in [Preference::Balanced, Preference::Fastest] {
+        assert_eq!(market.choose(MODEL, &by(preference)), Ok(2), "nobody knows how quick it is");
+    }
+    give(&mut market, 2, state(1000));
+    for preference in [Preference::Balanced, Preference::Fastest] {
+        assert_eq!(market.choose(MODEL, &by(preference)), Ok(1), "it was tried, and that told nothing");
+    }
+    market.advance(30 * SECOND);
+    assert_eq!(market.choose(MODEL, &Wish::default()), Ok(2), "it is tried again");
+}
+
+#[test]
+fn a_worker_that_has_no_room_is_left_alone_for_a_moment_and_is_no_worse_for_it() {
+    let mut market = market(&[(1, state(500)), (2, state(1000))]);
+    market.refused(1, 0);
+    let cheapest = by(Preference::Cheapest);
+    assert_eq!(market.choose(MODEL, &cheapest), Ok(2));
+    let capped = Wish { max_coefficient: 999, ..cheapest };
+    assert_eq!(market.choose(MODEL, &capped), Err(NoWorker::Busy));
+    market.advance(SECOND / 4);
+    assert_eq!(market.choose(MODEL, &cheapest), Ok(1));
+    market.refused(1, SECOND / 4);
+    assert_eq!(market.choose(MODEL, &cheapest), Ok(2));
+    market.ended(1, false, SECOND / 4);
+    assert_eq!(market.choose(MODEL, &cheapest), Ok(1), "what it has done makes room");
+}
+
+#[test]
+fn a_worker_that_fails_and_comes_back_is_no_newcomer() {
+    let mut market = market(&[(1, state(500)), (2, state(1000))]);
+    prove(&mut market, 2, 1.0);
+    let cheapest = by(Preference::Cheapest);
+    for _ in 0..3 {
+        market.ended(1, true, 0);
+    }
+    market.leave(1);
+    market.join(3, MODEL, name(3), name(1), state(500));
+    assert_eq!(market.choose(MODEL, &cheapest), Ok(2));
+    market.advance(10 * SECOND);
+    assert_eq!(market.choose(MODEL, &cheapest), Ok(3), "time heals it as if it had stayed");
+    market.refused(3, 10 * SECOND);
+    market.leave(3);
+    market.join(4, MODEL, name(4), name(1), state(500));
+    assert_eq!(market.choose(MODEL, &cheapest), Ok(2), "it is as full as it was");
+    market.advance(11 * SECOND);
+    assert_eq!(market.choose(MODEL, &cheapest), Ok(4));
 }
 
 #[test]
@@ -180,7 +239,7 @@ fn a_worker_that_left_leaves_nothing_behind() {
     market.ended(1, true, 0);
     market.leave(1);
     assert_eq!(market.models().count(), 0);
-    market.join(2, MODEL, name(2), state(700));
+    market.join(2, MODEL, name(2), name(2), state(700));
     let wish = Wish { affinity: &[10], ..Wish::default() };
     assert_eq!(market.choose(MODEL, &wish), Ok(2));
     market.advance(100 * SECOND);

@@ -151,6 +151,7 @@ pub(crate) fn state(shared: &Shared) -> Value {
             "failed": counts.failed.load(Ordering::Relaxed),
             "refused": counts.refused.load(Ordering::Relaxed),
             "estimated_usage": counts.estimated.load(Ordering::Relaxed),
+            "underpaid": counts.underpaid.load(Ordering::Relaxed),
         },
         "answer_bytes": counts.answer_bytes.load(Ordering::Relaxed),
         "earned": {"tokens": earned.tokens.get(), "nanoton": earned.nanoton.nano()},
@@ -220,8 +221,20 @@ async fn metrics(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
     write(
         "cocoon_worker_requests_refused_total",
         "counter",
-        "Requests over the limit.",
+        "Requests that were not taken.",
         read(&counts.refused),
+    );
+    write(
+        "cocoon_worker_requests_underpaid_total",
+        "counter",
+        "Requests for which a proxy credited less than was claimed.",
+        read(&counts.underpaid),
+    );
+    write(
+        "cocoon_worker_missing_tokens_total",
+        "counter",
+        "Adjusted tokens that were claimed for them and not credited.",
+        read(&counts.missing_tokens),
     );
     write(
         "cocoon_worker_answer_bytes_total",

@@ -6,6 +6,7 @@
 //! - [`abilities`](self): what the engine can do (`abilities.rs`).
 //! - [`body`](self): a request's body on its way from the link to the engine (`body.rs`).
 //! - [`channel`](self): what is kept of each proxy over restarts (`channel.rs`).
+//! - [`claims`](self): what was claimed and is not credited yet (`claims.rs`).
 //! - [`model`](self): whether the model's files are still those that were checked (`model.rs`).
 //! - [`price`](self): a price that follows the load (`price.rs`).
 //! - [`settle`](self): one task turns what proxies have signed into coins, another sees whether they can pay (`settle.rs`).
@@ -14,6 +15,7 @@
 mod abilities;
 mod body;
 mod channel;
+mod claims;
 mod http;
 mod leave;
 mod link;
@@ -142,6 +144,9 @@ struct Counts {
     refused: AtomicU64,
     answer_bytes: AtomicU64,
     estimated: AtomicU64,
+    /// Requests for which less was credited than was claimed, and how many adjusted tokens less.
+    underpaid: AtomicU64,
+    missing_tokens: AtomicU64,
 }
 
 /// What all tasks of one worker share.
@@ -247,9 +252,14 @@ impl Shared {
         self.announce(coefficient);
     }
 
+    /// Whether a proxy may count with this price: it is the one announced, or was not long ago.
+    fn asks(&self, coefficient: u32) -> bool {
+        self.pricing.holds(&self.coefficient, coefficient, self.now())
+    }
+
     /// Tells all proxies the price from now on.
     fn announce(&self, coefficient: u32) {
-        self.coefficient.store(coefficient, Ordering::Relaxed);
+        self.pricing.replace(&self.coefficient, coefficient, self.now());
         for link in self.links().values() {
             link.run(self, |session, _| session.set_coefficient(coefficient));
         }

@@ -17,8 +17,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::body::BodyQueue;
 use crate::channel::Channel;
+use crate::claims::Claims;
 use crate::settle::Hold;
 use crate::{Shared, work};
+
+#[cfg(test)]
+mod tests;
 
 /// How often the session's time-outs are looked at.
 const TICK: Duration = Duration::from_millis(50);
@@ -44,6 +48,7 @@ pub(crate) struct Running {
 struct Machine {
     session: WorkerSession,
     running: HashMap<[u8; 32], Arc<Running>>,
+    claims: Claims,
     /// The root configuration that the proxy's terms are checked against.
     root: Arc<RootConfig>,
     channel: Option<Arc<Channel>>,
@@ -158,19 +163,10 @@ async fn keep_up(shared: Arc<Shared>, address: String, proxies: u32, stop: Cance
     }
 }
 
-async fn serve(
-    shared: &Arc<Shared>,
-    address: &str,
-    stream: SecureStream,
-    proxies: u32,
-    stop: &CancellationToken,
-) -> Ended {
+/// What we are to one of so many proxies.
+fn settings(shared: &Shared, proxies: u32, paused: bool) -> WorkerSettings {
     let config = &shared.config;
-    let root = shared.root();
-    let held =
-        shared.asks_for_backing().then(|| Held { why: Hold::Unseen, since: shared.now(), warned: false });
-    let paused = held.is_some() || shared.is_paused();
-    let settings = WorkerSettings {
+    WorkerSettings {
         owner: config.owner,
         model: config.model.clone(),
         coefficient: shared.coefficient.load(Ordering::Relaxed),
@@ -179,27 +175,24 @@ async fn serve(
         max_active: config.max_active,
         is_test: config.is_test,
         is_testnet: config.is_testnet,
-        root: Arc::clone(&root),
+        root: shared.root(),
         root_address: config.root_address,
         extensions: config.extensions,
         max_body_bytes: DEFAULT_MAX_BODY_BYTES,
-    };
-    let link = Arc::new(Link {
-        machine: Mutex::new(Machine {
-            session: WorkerSession::new(settings, shared.now(), rand::random()),
-            running: HashMap::new(),
-            root,
-            channel: None,
-            verified: None,
-            up: false,
-            ready: false,
-            held,
-            paused,
-            broken: None,
-        }),
-        wake: Notify::new(),
-        close: stop.child_token(),
-    });
+    }
+}
+
+async fn serve(
+    shared: &Arc<Shared>,
+    address: &str,
+    stream: SecureStream,
+    proxies: u32,
+    stop: &CancellationToken,
+) -> Ended {
+    let held =
+        shared.asks_for_backing().then(|| Held { why: Hold::Unseen, since: shared.now(), warned: false });
+    let settings = settings(shared, proxies, held.is_some() || shared.is_paused());
+    let link = Arc::new(Link::new(settings, held, shared.now(), stop.child_token()));
     shared.links().insert(address.to_owned(), Arc::clone(&link));
     // Who changed price or pause since they were read above did not see this link yet.
     link.run(shared, |session, _| {
@@ -301,6 +294,24 @@ impl Machine {
 }
 
 impl Link {
+    fn new(settings: WorkerSettings, held: Option<Held>, now: Time, close: CancellationToken) -> Self {
+        let (root, paused) = (Arc::clone(&settings.root), settings.paused);
+        let machine = Machine {
+            session: WorkerSession::new(settings, now, rand::random()),
+            running: HashMap::new(),
+            claims: Claims::default(),
+            root,
+            channel: None,
+            verified: None,
+            up: false,
+            ready: false,
+            held,
+            paused,
+            broken: None,
+        };
+        Self { machine: Mutex::new(machine), wake: Notify::new(), close }
+    }
+
     /// Applies what the operator and the proxy's means say about taking requests.
     pub(crate) fn steer(&self, shared: &Shared) {
         let mut machine = self.lock();
@@ -401,7 +412,14 @@ impl Link {
                     running.room.notify_one();
                 }
             }
-            WorkerEvent::Payment { counters, .. } => {
+            WorkerEvent::Payment { request, counters } => {
+                if let Some((request, credited)) = request
+                    && let Some(missing) = machine.claims.credit(&request, credited)
+                {
+                    tracing::info!(credited, missing, "a proxy credits less than was claimed");
+                    shared.counts.underpaid.fetch_add(1, Ordering::Relaxed);
+                    shared.counts.missing_tokens.fetch_add(missing, Ordering::Relaxed);
+                }
                 if let Err(why) = note_payment(shared, machine, &counters) {
                     machine.broken = Some(why);
                 }
@@ -409,9 +427,20 @@ impl Link {
         }
     }
 
-    /// The request's task is done.
-    pub(crate) fn forget(&self, request: &[u8; 32]) {
-        self.lock().running.remove(request);
+    /// The last step of a request's task: with it the proxy is told what is claimed.
+    pub(crate) fn end(
+        &self,
+        shared: &Shared,
+        request: [u8; 32],
+        claimed: u64,
+        step: impl FnOnce(&mut WorkerSession, Time),
+    ) {
+        let mut machine = self.lock();
+        step(&mut machine.session, shared.now());
+        machine.claims.note(request, claimed);
+        machine.running.remove(&request);
+        drop(machine);
+        self.wake.notify_one();
     }
 }
 

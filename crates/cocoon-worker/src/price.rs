@@ -1,11 +1,13 @@
 //! The worker's price: fixed, or following its load between bounds. The rule is [`cocoon_market::pricing`]'s.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use cocoon_market::pricing::{BadBounds, Bounds, FollowLoad};
+use cocoon_session::Time;
 use serde_json::{Value, json};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::{COEFFICIENT_LIMIT, Shared};
 
@@ -13,6 +15,11 @@ use crate::{COEFFICIENT_LIMIT, Shared};
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// The shortest round: proxies, and the callers behind them, must have had time to react.
 const SHORTEST_ROUND: Duration = Duration::from_secs(1);
+/// For how long a proxy may count with a price after the worker announced another one: what it gave away before it heard of
+/// that is still on its way.
+const OLD_PRICE_HOLDS: Duration = Duration::from_secs(60);
+/// Old prices that are kept, the newest: one a second, and some that the operator sets.
+const MAX_OLD_PRICES: usize = 128;
 
 /// How a price follows the load.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,13 +50,15 @@ pub(crate) struct Pricing {
     /// `None`: it is fixed.
     following: Mutex<Option<FollowLoad>>,
     config: Option<FollowConfig>,
+    /// Earlier prices, and until when each of them holds.
+    old: Mutex<VecDeque<(u32, Time)>>,
 }
 
 impl Pricing {
     /// Begins at `coefficient`, or at the bound next to it; says where.
     pub(crate) fn new(config: Option<FollowConfig>, coefficient: u32) -> Result<(Self, u32), BadFollow> {
         let Some(follow) = config else {
-            return Ok((Self { following: Mutex::new(None), config: None }, coefficient));
+            return Ok((Self::with(None, None), coefficient));
         };
         if follow.bounds.ceiling >= COEFFICIENT_LIMIT {
             return Err(BadFollow::Ceiling);
@@ -58,7 +67,27 @@ impl Pricing {
             return Err(BadFollow::TooOften);
         }
         let rule = FollowLoad::new(follow.bounds, coefficient)?;
-        Ok((Self { following: Mutex::new(Some(rule)), config }, rule.coefficient()))
+        Ok((Self::with(Some(rule), config), rule.coefficient()))
+    }
+
+    fn with(rule: Option<FollowLoad>, config: Option<FollowConfig>) -> Self {
+        Self { following: Mutex::new(rule), config, old: Mutex::default() }
+    }
+
+    /// Another price is in force from now on.
+    pub(crate) fn replace(&self, current: &AtomicU32, coefficient: u32, now: Time) {
+        let mut old = self.old.lock().unwrap_or_else(PoisonError::into_inner);
+        old.push_back((current.swap(coefficient, Ordering::Relaxed), now.plus(OLD_PRICE_HOLDS)));
+        if old.len() > MAX_OLD_PRICES {
+            old.pop_front();
+        }
+    }
+
+    /// Whether this is the price, or was not long ago.
+    pub(crate) fn holds(&self, current: &AtomicU32, coefficient: u32, now: Time) -> bool {
+        let old = self.old.lock().unwrap_or_else(PoisonError::into_inner);
+        coefficient == current.load(Ordering::Relaxed)
+            || old.iter().any(|&(price, until)| price == coefficient && now < until)
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<FollowLoad>> {
@@ -144,6 +173,23 @@ mod tests {
         assert_eq!(following.to_json()["floor"], 500);
         following.fix();
         assert_eq!((following.round(0.0), following.to_json()), (None, json!({"strategy": "fixed"})));
+    }
+
+    #[test]
+    fn an_old_price_holds_for_a_minute() {
+        let (pricing, _) = Pricing::new(None, 700).unwrap();
+        let (current, now) = (AtomicU32::new(700), Time(0));
+        let holds = |price, at| pricing.holds(&current, price, at);
+        assert!(holds(700, now) && !holds(701, now));
+        pricing.replace(&current, 800, now);
+        pricing.replace(&current, 900, now.plus(OLD_PRICE_HOLDS / 2));
+        let later = now.plus(OLD_PRICE_HOLDS);
+        let before = Time(later.0 - 1);
+        assert!([700, 800, 900].iter().all(|&price| holds(price, before)) && !holds(750, before));
+        assert!([800, 900].iter().all(|&price| holds(price, later)) && !holds(700, later));
+        (0..1000).for_each(|price| pricing.replace(&current, price, now));
+        assert_eq!(pricing.old.lock().unwrap().len(), MAX_OLD_PRICES);
+        assert!(holds(998, now) && holds(999, later) && !holds(0, now));
     }
 
     #[test]

@@ -62,8 +62,10 @@ pub(crate) async fn run(shared: Arc<Shared>, link: Arc<Link>, work: Work, runnin
         shared.counts.estimated.fetch_add(1, Ordering::Relaxed);
     }
     let tokens = tokens_used(&end.tokens);
+    // Before the last word: the proxy may answer it with the next request at once.
+    shared.active.fetch_sub(1, Ordering::AcqRel);
     // In one step, so that a short answer leaves in one packet.
-    link.run(&shared, |session, now| {
+    link.end(&shared, id, end.tokens.total().0, |session, now| {
         if let Some(head) = end.head {
             session.head(id, head, now);
         }
@@ -75,8 +77,6 @@ pub(crate) async fn run(shared: Arc<Shared>, link: Arc<Link>, work: Work, runnin
             Some(failure) => session.fail(id, failure, tokens, now),
         }
     });
-    link.forget(&id);
-    shared.active.fetch_sub(1, Ordering::AcqRel);
 }
 
 /// How a request ends, and what of its answer is still to be sent.
@@ -115,6 +115,12 @@ async fn serve(
         Ok(pricing) => pricing,
         Err(why) => return End::failed(ErrorCode::PROTOCOL, why),
     };
+    let coefficient = pricing.coefficient.get();
+    if !shared.asks(coefficient) {
+        shared.counts.refused.fetch_add(1, Ordering::Relaxed);
+        tracing::warn!(coefficient, "refused a request at a price that was not asked");
+        return End::failed(ErrorCode::NOT_READY, "the worker asks another price");
+    }
     let (request, coming) = match engine_request(shared, link, &work, running).await {
         Ok(request) => request,
         Err(Stopped::Refused(why)) => return End::failed(ErrorCode::PROTOCOL, why),

@@ -28,10 +28,11 @@ pub(super) const TAKES_STREAMS: u32 = 1 << 31;
 /// What was noticed of an answer as it began.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Begun {
-    pub(super) at: Time,
     pub(super) status: i32,
     /// It is a stream of events.
     pub(super) streamed: bool,
+    /// When the first byte of its body came. A head alone costs nobody any work.
+    pub(super) first_byte: Option<Time>,
 }
 
 impl Begun {
@@ -103,19 +104,21 @@ impl Proxy {
         self.market.choose(model, &wish)
     }
 
-    /// A worker's answer begins: from now on its engine knows how the request begins.
-    pub(super) fn note_begun(&mut self, key: RequestKey) {
-        let Some(request) = self.requests.get(&key) else { return };
-        let Some(begun) = request.begun.filter(Begun::is_good) else { return };
+    /// The first byte of a worker's answer came: from now on its engine knows how the request begins.
+    pub(super) fn note_first_byte(&mut self, key: RequestKey, now: Time) {
+        let Some(request) = self.requests.get_mut(&key) else { return };
+        let Some(begun) = request.begun.as_mut().filter(|begun| begun.is_good()) else { return };
+        begun.first_byte = Some(now);
         self.market.remember(request.worker, &request.options.affinity);
         if begun.streamed {
-            self.market.first_byte(request.worker, begun.at.since(request.asked), begun.at.0);
+            self.market.first_byte(request.worker, now.since(request.asked), now.0);
         }
     }
 
     /// A worker's answer is complete.
     pub(super) fn note_answered(&mut self, request: &Request, tokens: &TokensUsed, now: Time) {
         let Some(begun) = request.begun.filter(Begun::is_good) else { return };
+        let Some(first_byte) = begun.first_byte else { return };
         // Up to here an answer needs no credit beyond the first, so no slow caller has slowed it.
         if request.answer_bytes > INITIAL_CREDIT_BYTES as u64 {
             return;
@@ -125,7 +128,7 @@ impl Proxy {
             .saturating_add(plain(tokens.reasoning_tokens_used, request.coefficient, multipliers.1));
         // A token is a byte at least: a claim beyond that makes nobody faster.
         let counted = counted.min(request.answer_bytes).min(request.max_tokens);
-        let since = if begun.streamed { begun.at } else { request.asked };
+        let since = if begun.streamed { first_byte } else { request.asked };
         let took: Duration = now.since(since);
         if counted > 0 {
             self.market.answered(request.worker, counted, took, now.0);

@@ -304,9 +304,10 @@ impl Proxy {
             (WorkerQuery::ProxyHandshakeComplete(query), WorkerStage::Completing) => {
                 worker.stage = WorkerStage::Ready;
                 worker.paused = query.is_disabled;
-                let (model, attested) = (worker.model.clone(), worker.attested.clone());
+                let (model, attested, account) =
+                    (worker.model.clone(), worker.attested.clone(), worker.account);
                 if let Some(state) = self.conns.get(&conn).and_then(super::Conn::market_state) {
-                    self.market.join(conn, base_name(&model), *attested.fingerprint(), state);
+                    self.market.join(conn, base_name(&model), *attested.fingerprint(), account.0, state);
                 }
                 self.roster.join(conn, &attested, &model);
                 self.answer(conn, id, &worker::ProxyHandshakeCompleted {});

@@ -11,6 +11,7 @@
 //! - `request`, `reply`: from a query to its end: reservation, choice of worker, retries, answers, cancelling.
 //! - `upload`: request bodies that stream, from the client to the worker.
 //! - `choice`: which worker gets a request, and what is noticed of workers for that.
+//! - `blame`: what the end of a request says about its worker.
 //! - `payment`: settlement, notices once it is durable, and orders.
 //! - `account`: what the chain shows of clients, and how accounts are closed.
 //! - `roster`, `allow`: what workers showed of themselves, and which of them a client lets see its requests.
@@ -23,6 +24,7 @@
 
 mod account;
 mod allow;
+mod blame;
 mod choice;
 mod generation;
 mod handshake;
@@ -86,8 +88,8 @@ pub const MAX_QUERY_BYTES_HELD_PER_CLIENT: usize = 1 << 28;
 pub const PROBE_AFTER: Duration = Duration::from_millis(500);
 /// A worker with work in flight leaves routing after this much silence.
 pub const SUSPECT_AFTER: Duration = Duration::from_secs(2);
-/// A worker that sends nothing for this long until a request's time is up is to blame for it. A caller in a greater
-/// hurry is not its fault.
+/// A worker that sends nothing for a request for this long until the request's time is up, though nobody else is waited
+/// for, is to blame for it. A caller in a greater hurry is not its fault.
 pub const BLAME_AFTER: Duration = Duration::from_secs(10);
 /// A worker's handshake must be done within this after its connection came up.
 pub const WORKER_HANDSHAKE_TIME: Duration = Duration::from_secs(60);
@@ -627,11 +629,12 @@ impl Proxy {
                 }
             }
             Peer::Worker(worker) => {
-                self.market.leave(conn);
                 self.roster.leave(conn, worker.attested.fingerprint());
                 for key in worker.work.into_values() {
                     self.worker_lost(key, now);
                 }
+                // Last, so that what it did not finish counts for it when it comes back.
+                self.market.leave(conn);
             }
         }
         self.flush_records();

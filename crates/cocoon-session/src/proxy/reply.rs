@@ -5,6 +5,7 @@ use cocoon_ledger::{Adjusted, ClaimBound, Coefficient, clamp_claim};
 use cocoon_wire::codec::{ByteStr, Message as _, from_boxed, to_boxed};
 use cocoon_wire::tl::{self, WorkerToProxy, client, ext, http, proxy};
 
+use super::blame::{Outcome, blames_request};
 use super::choice::Begun;
 use super::request::Phase;
 use super::{ConnId, End, Proxy, ProxyEvent, RequestEnd, RequestKey};
@@ -142,6 +143,12 @@ impl Proxy {
             WorkerToProxy::BodyCredit(m) => {
                 let bytes = usize::try_from(m.bytes).map_err(|_| Violation::Unexpected("negative credit"))?;
                 worker.bodies.grant(m.request_id, bytes);
+                let key = worker.work.get(&m.request_id).copied();
+                if let Some(request) = key.and_then(|key| self.requests.get_mut(&key))
+                    && request.upload.as_ref().is_some_and(|upload| !upload.is_complete())
+                {
+                    request.moved = now;
+                }
                 self.woken.insert(conn);
                 Ok(())
             }
@@ -192,11 +199,9 @@ impl Proxy {
                 };
                 request.phase = Phase::Answering;
                 let streamed = is_event_stream(&head);
-                let begun = Begun { at: now, status: head.status_code, streamed };
-                request.begun = Some(begun);
+                request.begun = Some(Begun { status: head.status_code, streamed, first_byte: None });
                 let (client_conn, started) = (request.client, request.started);
                 let (client_request, fingerprint) = (request.client_request, request.fingerprint);
-                self.note_begun(key);
                 head.headers.push(seconds_header("X-Cocoon-Proxy-Start", started));
                 head.headers.push(seconds_header("X-Cocoon-Proxy-End", now));
                 if let Some(client) = self.client_mut(client_conn) {
@@ -229,9 +234,16 @@ impl Proxy {
 
     fn on_body(&mut self, key: RequestKey, data: Bytes, end: Option<LastWord>, now: Time) {
         let Some(request) = self.requests.get_mut(&key) else { return };
+        let first = request.answer_bytes == 0;
         request.answer_bytes += data.len() as u64;
         let (conn, draining) = (request.client, request.phase == Phase::Draining);
         let client_request = request.client_request;
+        if !data.is_empty() {
+            request.moved = now;
+            if first && !draining {
+                self.note_first_byte(key, now);
+            }
+        }
         if !draining {
             self.stats.answer_bytes += data.len() as u64;
             let account = request.account;
@@ -249,8 +261,10 @@ impl Proxy {
             }
             self.end_hoarding();
         }
-        if let Some(word) = end {
-            self.finish(key, None, word, now);
+        if let Some(word) = end
+            && let Some(request) = self.requests.get(&key)
+        {
+            self.finish(key, None, self.outcome_of_answer(request), word, now);
         }
     }
 
@@ -265,20 +279,23 @@ impl Proxy {
     ) {
         let Some(key) = self.request_of(conn, attempt) else { return };
         let Some(request) = self.requests.get(&key) else { return };
-        let code = ErrorCode(code);
-        // What the request itself is to blame for would fail elsewhere, too; what was worked for is paid here.
-        let elsewhere = request.phase == Phase::Asked
-            && word.tokens.total_tokens_used <= 0
-            && code != ErrorCode::PROTOCOL
-            && code != ErrorCode::CANCELLED;
-        if elsewhere {
-            if self.retry(key, now) {
+        let (code, words) = (ErrorCode(code), words(message));
+        let outcome = self.outcome_of_error(request, code, &words, now);
+        let at_fault = blames_request(code, &words);
+        if request.phase == Phase::Asked && !at_fault {
+            // Nothing of what was worked for came, so nothing of it is paid.
+            if self.retry(key, outcome, now) {
                 return;
             }
             self.note_resend(key);
         }
-        let message = words(message);
-        self.finish(key, Some(RequestFailure::new(code, message)), word, now);
+        let code = match code {
+            _ if at_fault => ErrorCode::PROTOCOL,
+            // Nobody asked it to; whoever did was told already.
+            ErrorCode::CANCELLED => ErrorCode::ERROR,
+            code => code,
+        };
+        self.finish(key, Some(RequestFailure::new(code, words)), outcome, word, now);
     }
 
     /// The worker's part is over: settle, and end the client's side where that is still open.
@@ -286,28 +303,20 @@ impl Proxy {
         &mut self,
         key: RequestKey,
         failure: Option<RequestFailure>,
+        outcome: Outcome,
         word: LastWord,
         now: Time,
     ) {
         self.end_for_client(key, failure.clone(), &word, now);
+        // Whether the worker is to blame for a time-out was settled when it happened.
         let abandoned = self.requests.get(&key).is_some_and(|request| request.failure.is_some());
-        let failed = match &failure {
-            // Whether the worker is to blame for a time-out was settled when it happened.
-            _ if abandoned => None,
-            // An engine's own failure passes as it is, and counts as one.
-            None => {
-                let begun = self.requests.get(&key).and_then(|request| request.begun);
-                Some(begun.is_some_and(|begun| begun.status >= 500))
-            }
-            Some(RequestFailure { code: ErrorCode::CANCELLED | ErrorCode::PROTOCOL, .. }) => None,
-            Some(_) => Some(true),
-        };
-        self.take_from_worker(key, failed, now);
+        let outcome = if abandoned { Outcome::Nothing } else { outcome };
+        self.take_from_worker(key, outcome, now);
         self.drop_upload(key);
         self.note_held(key, 0);
         let Some(request) = self.requests.remove(&key) else { return };
         self.shares.change(request.account, |share| share.requests = share.requests.saturating_sub(1));
-        if failed == Some(false) {
+        if outcome == Outcome::Served {
             self.note_answered(&request, &word.tokens, now);
         }
         self.deadlines.remove(&(request.deadline, key));
@@ -446,6 +455,8 @@ impl Proxy {
             return;
         }
         let bytes = i64::try_from(std::mem::take(&mut request.grant)).unwrap_or(0);
+        // Until now the worker may have been held back.
+        request.moved = request.moved.max(Time(self.market.now_us()));
         let (conn, request_id) = (request.worker, request.attempt);
         if self.worker(conn).is_some_and(|worker| worker.extensions)
             && let Some(link) = self.link_mut(conn)

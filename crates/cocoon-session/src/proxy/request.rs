@@ -10,10 +10,11 @@ use cocoon_wire::tl::{ClientToProxy, client, ext, proxy};
 
 use super::account::ACCOUNT_CLOSING;
 use super::account::Credit;
+use super::blame::Outcome;
 use super::choice::{Begun, no_worker};
 use super::handshake::MAX_MODEL_NAME;
 use super::reply::LastWord;
-use super::upload::{Upload, is_kept, most_held};
+use super::upload::{MAX_WHOLE_QUERY, Upload, is_kept, most_held};
 use super::{
     ConnId, DRAIN_TIME, MAX_ATTEMPTS, MAX_QUERY_BYTES_HELD, MAX_QUERY_BYTES_HELD_PER_CLIENT, MAX_REQUESTS,
     MAX_REQUESTS_PER_CLIENT, Proxy, RequestKey,
@@ -70,6 +71,8 @@ pub(super) struct Request {
     pub(super) phase: Phase,
     pub(super) started: Time,
     pub(super) asked: Time,
+    /// When something of it moved last, in either direction.
+    pub(super) moved: Time,
     /// How the answer began.
     pub(super) begun: Option<Begun>,
     pub(super) deadline: Time,
@@ -182,6 +185,10 @@ impl Proxy {
         if query.model_name.as_bytes().len() > MAX_MODEL_NAME {
             return bad("the name of the model is too long");
         }
+        // It goes on in one frame with what the proxy adds: what no frame holds would end the worker's connection.
+        if query.query.len() as u64 > MAX_WHOLE_QUERY {
+            return Err((413, "request_too_large", format!("a query may have {MAX_WHOLE_QUERY} bytes")));
+        }
         // None at all is a whole body, too.
         let body_bytes = options.body_bytes.filter(|bytes| *bytes > 0);
         if body_bytes.is_some_and(|bytes| bytes > self.settings.max_body_bytes) {
@@ -263,6 +270,7 @@ impl Proxy {
             phase: Phase::Asked,
             started: now,
             asked: now,
+            moved: now,
             begun: None,
             deadline,
             tried: Vec::new(),
@@ -312,7 +320,7 @@ impl Proxy {
         let fingerprint = *worker.attested.fingerprint();
         let Some(request) = self.requests.get_mut(&key) else { return };
         (request.worker, request.fingerprint) = (conn, fingerprint);
-        request.asked = now;
+        (request.asked, request.moved) = (now, now);
         request.tried.push(conn);
         request.coefficient = Coefficient::new(coefficient).unwrap_or(Coefficient::MAX);
         let attempt = request.attempt;
@@ -359,8 +367,8 @@ impl Proxy {
         self.tell_market(conn);
     }
 
-    /// Takes a request away from its worker and gives it to another. `false` where no other is left.
-    pub(super) fn retry(&mut self, key: RequestKey, now: Time) -> bool {
+    /// Takes a request away from its worker, for which it ended so, and gives it to another. `false` where no other is left.
+    pub(super) fn retry(&mut self, key: RequestKey, outcome: Outcome, now: Time) -> bool {
         let attempt = self.random_id();
         let Some(request) = self.requests.get(&key) else { return true };
         if request.tried.len() >= MAX_ATTEMPTS || now >= request.deadline || !request.can_begin_again() {
@@ -372,7 +380,7 @@ impl Proxy {
         }
         let Ok(conn) = self.other_worker(request) else { return false };
         self.stats.retries += 1;
-        self.take_from_worker(key, Some(true), now);
+        self.take_from_worker(key, outcome, now);
         if let Some(request) = self.requests.get_mut(&key) {
             request.attempt = attempt;
         }
@@ -393,9 +401,8 @@ impl Proxy {
         }
     }
 
-    /// The worker no longer has this request; late words of its are ignored. `failed` is `None` where the end says nothing
-    /// about the worker.
-    pub(super) fn take_from_worker(&mut self, key: RequestKey, failed: Option<bool>, now: Time) {
+    /// The worker no longer has this request; late words of its are ignored.
+    pub(super) fn take_from_worker(&mut self, key: RequestKey, outcome: Outcome, now: Time) {
         self.end_waiting(key);
         let Some(request) = self.requests.get(&key) else { return };
         let (conn, attempt) = (request.worker, request.attempt);
@@ -403,8 +410,11 @@ impl Proxy {
             worker.work.remove(&attempt);
             worker.bodies.close(attempt);
         }
-        if let Some(failed) = failed {
-            self.market.ended(conn, failed, now.0);
+        match outcome {
+            Outcome::Served => self.market.ended(conn, false, now.0),
+            Outcome::Failed => self.market.ended(conn, true, now.0),
+            Outcome::NoRoom => self.market.refused(conn, now.0),
+            Outcome::Nothing => {}
         }
         self.tell_market(conn);
     }
@@ -429,6 +439,7 @@ impl Proxy {
             if request.phase == Phase::Asked && !request.can_begin_again() {
                 // Its sender can give it to the other one.
                 if self.other_worker(request).is_ok() {
+                    self.market.ended(conn, true, now.0);
                     self.note_resend(key);
                     self.give_up(
                         key,
@@ -438,7 +449,7 @@ impl Proxy {
                 }
             } else if request.phase == Phase::Asked {
                 let (old_conn, old_attempt) = (conn, self.requests.get(&key).map(|request| request.attempt));
-                if self.retry(key, now)
+                if self.retry(key, Outcome::Failed, now)
                     && self.worker(old_conn).is_some_and(|worker| worker.extensions)
                     && let Some(request_id) = old_attempt
                     && let Some(link) = self.link_mut(old_conn)
@@ -452,26 +463,22 @@ impl Proxy {
     /// A worker's connection is gone.
     pub(super) fn worker_lost(&mut self, key: RequestKey, now: Time) {
         let Some(request) = self.requests.get(&key) else { return };
-        if request.phase == Phase::Asked && self.retry(key, now) {
+        if request.phase == Phase::Asked && self.retry(key, Outcome::Failed, now) {
             return;
         }
         self.note_resend(key);
         let failure = RequestFailure::new(ErrorCode::NOT_READY, "the worker went away");
-        self.finish(key, Some(failure), LastWord::none(), now);
+        self.finish(key, Some(failure), Outcome::Failed, LastWord::none(), now);
     }
 
     pub(super) fn on_deadline(&mut self, key: RequestKey, now: Time) {
-        let Some(request) = self.requests.get_mut(&key) else { return };
+        let Some(request) = self.requests.get(&key) else { return };
         if request.phase == Phase::Draining {
-            self.finish(key, None, LastWord::none(), now);
+            self.finish(key, None, Outcome::Nothing, LastWord::none(), now);
             return;
         }
-        let silent = request.phase == Phase::Asked
-            && request.upload.as_ref().is_none_or(Upload::is_complete)
-            && now.since(request.asked) >= super::BLAME_AFTER;
-        let conn = request.worker;
-        if silent {
-            self.market.ended(conn, true, now.0);
+        if self.is_stuck(request, now) {
+            self.market.ended(request.worker, true, now.0);
         }
         let failure = RequestFailure::new(ErrorCode::TIMEOUT, "the worker did not answer in time");
         self.give_up(key, failure, now);
@@ -499,7 +506,7 @@ impl Proxy {
             client.requests.remove(&client_request);
         }
         if unasked {
-            self.finish(key, None, LastWord::none(), now);
+            self.finish(key, None, Outcome::Nothing, LastWord::none(), now);
         }
     }
 }

@@ -22,8 +22,8 @@ use crate::{ErrorCode, INITIAL_CREDIT_BYTES, RequestFailure, Time, Violation};
 pub const MAX_KEPT_BODY_BYTES: u64 = 1024 * 1024;
 /// A body of which nothing comes for this long, though it may, ends its request: it would keep a worker's place.
 pub const BODY_STALL: Duration = Duration::from_secs(30);
-/// Largest query that a worker without extensions can be sent, in bytes.
-const MAX_WHOLE_QUERY: u64 = MAX_FRAME_PAYLOAD as u64 - 4096;
+/// Largest query that a worker can be sent in a frame, in bytes. A worker without extensions gets the body in it.
+pub(super) const MAX_WHOLE_QUERY: u64 = MAX_FRAME_PAYLOAD as u64 - 4096;
 
 /// The part of a request's body that follows its query.
 #[derive(Debug)]
@@ -67,6 +67,11 @@ impl Upload {
     /// Whether the worker does not know of the request yet.
     pub(super) const fn waits(&self) -> bool {
         self.waits
+    }
+
+    /// Whether its worker has all that the client could send so far.
+    pub(super) const fn waits_for_worker(&self) -> bool {
+        !self.waits && !self.incoming.awaits()
     }
 
     /// Whether the body can be sent from its beginning.
@@ -177,6 +182,7 @@ impl Proxy {
         if let Some(kept) = &mut upload.kept {
             kept.extend_from_slice(&data);
         }
+        request.moved = now;
         if last {
             self.uploads.remove(&key);
             // Until now the worker had nothing to answer.

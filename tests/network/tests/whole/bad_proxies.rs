@@ -230,6 +230,54 @@ async fn requests_that_make_no_sense_are_answered_with_an_error_on_a_connection_
     town.log.assert_no_errors();
 }
 
+/// The status that a proxy without extensions gets, and the tokens claimed.
+async fn outcome(peer: &mut RawPeer, query: &proxy::RunQueryEx) -> (i32, i64) {
+    peer.packet(query).await;
+    let answer: proxy::QueryAnswerEx = peer.recv_message().await;
+    assert_eq!(answer.request_id, query.request_id);
+    let head: cocoon_wire::tl::http::Response = cocoon_wire::codec::from_boxed(answer.answer).unwrap();
+    (head.status_code, answer.final_info.unwrap().tokens_used.total_tokens_used)
+}
+
+#[tokio::test]
+async fn a_proxy_does_not_name_the_price() {
+    let mut town = Town::start().await;
+    let mut peer = town.proxy.ready(1, 0, 0).await;
+    let at = |number, coefficient| proxy::RunQueryEx { coefficient, ..query(number) };
+    assert_eq!(outcome(&mut peer, &at(1, 1000)).await, (200, 15));
+    for (number, price) in [(2, 0), (3, 999), (4, 1001)] {
+        assert_eq!(outcome(&mut peer, &at(number, price)).await, (503, 0), "{price}");
+    }
+    town.worker.set_coefficient(2000).unwrap();
+    let _: cocoon_wire::tl::worker::NewCoefficient = peer.recv_message().await;
+    assert_eq!(outcome(&mut peer, &at(5, 2000)).await, (200, 30));
+    assert_eq!(outcome(&mut peer, &at(6, 1000)).await, (200, 15), "it may have been under way");
+    assert_eq!(outcome(&mut peer, &at(7, 1500)).await, (503, 0));
+    town.answers(peer).await;
+    town.log.assert_no_errors();
+}
+
+#[tokio::test]
+async fn a_proxy_that_credits_less_than_was_claimed_is_seen() {
+    let mut town = Town::start().await;
+    let mut peer = town.proxy.ready(1, 0, 0).await;
+    for (number, credited, counter) in [(1, 15, 15), (2, 14, 29), (3, 15, 44)] {
+        assert_eq!(outcome(&mut peer, &query(number)).await, (200, 15));
+        let notice = proxy::WorkerRequestPayment {
+            request_id: [number; 32],
+            request_tokens: credited,
+            ..notice(counter, counter, SignedPayment::Empty)
+        };
+        peer.packet(&notice).await;
+        let earned = || town.worker.earned().tokens.get() == counter.cast_unsigned();
+        until("the notice", earned).await;
+    }
+    let short: Vec<Event> =
+        town.log.lines().into_iter().filter(|line| line.message.contains("less than was claimed")).collect();
+    assert_eq!(short.iter().map(|line| line.field("missing")).collect::<Vec<_>>(), ["1"]);
+    town.log.assert_no_errors();
+}
+
 #[tokio::test]
 async fn words_that_break_the_protocol_end_the_connection() {
     let unknown = Packet::Packet { data: vec![0xff; 8].into() };
