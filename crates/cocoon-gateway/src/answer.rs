@@ -39,6 +39,8 @@ pub(crate) struct Answering {
     pub(crate) show_usage: bool,
     pub(crate) enable_debug: bool,
     pub(crate) request_guid: Option<String>,
+    /// The attempt is written down already, as one that failed: it is the last word there is.
+    pub(crate) told: bool,
     pub(crate) timing: Timing,
     /// Of the answer's body, so far.
     pub(crate) bytes: u64,
@@ -73,10 +75,11 @@ impl Answering {
         self.bill(&assessment, &info, debug)
     }
 
-    /// The caller went away: what the worker will claim is not told, but it follows from what came.
+    /// The caller went away: what the worker will claim is not told, but it follows from what came. One that was shown an
+    /// error had no reason to stay.
     fn abandon(&self, report: MeterReport) {
         let expected = expect(&self.order, &self.offered(), &self.received(report, false));
-        self.record(&expected, End::Cancelled);
+        self.record(&expected, if report.saw_error && self.success { End::Broken } else { End::Cancelled });
     }
 
     fn received(&self, report: MeterReport, completed: bool) -> Received<'_> {
@@ -183,24 +186,30 @@ impl AnswerBody {
             Ending::Failed { failure, .. } => Some(failure.clone()),
             Ending::Completed { .. } => self.ended_early(),
         };
-        let end = if failure.is_some() { End::Broken } else { End::Complete };
+        let broken = failure.is_some() || (report.saw_error && self.answering.success);
+        let end = if broken { End::Broken } else { End::Complete };
         let bill = self.answering.settle(report, ending, end);
         self.state = State::Ended;
         let (endpoint, kind) = (self.answering.request.endpoint(), self.answering.kind);
         self.complete = failure.is_none() && !report.saw_error;
+        let priced = |piece| with_costs(piece, endpoint, kind, bill.costs);
+        if failure.is_some() && kind == BodyKind::Sse && report.gave_up {
+            // What passed unread may have stopped within an event.
+            self.out.push_back(Bytes::from_static(b"\n\n"));
+        }
         match failure {
             None => {
                 // An error is the engine's own word and passes as it is.
                 let cocoon = self.answering.success.then_some(bill.cocoon.as_ref());
                 let held = self.filter.take_held(cocoon, Some(&self.answering.estimate(&report)));
-                let priced = |piece| with_costs(piece, endpoint, kind, bill.costs);
+                self.out.extend(held.into_iter().map(priced));
+            }
+            // The engine has said so itself, better than we could.
+            Some(_) if kind == BodyKind::Sse && report.saw_error => {
+                let held = self.filter.take_error(Some(bill.cocoon.as_ref()));
                 self.out.extend(held.into_iter().map(priced));
             }
             Some(failure) if kind == BodyKind::Sse => {
-                if report.gave_up {
-                    // What passed unread may have stopped within an event.
-                    self.out.push_back(Bytes::from_static(b"\n\n"));
-                }
                 self.out.push_back(cocoon_openai::cocoon_comment(&bill.cocoon));
                 let error = Failure::from(&failure).into_api_error(&self.answering.model, &[]);
                 self.out.push_back(error.to_event(endpoint, report.next_sequence));

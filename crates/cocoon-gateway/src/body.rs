@@ -24,6 +24,11 @@ impl Body {
     }
 
     pub(crate) const EMPTY: Self = Self::Full(None);
+
+    /// Whether it is still on its way.
+    pub(crate) const fn flows(&self) -> bool {
+        !matches!(self, Self::Full(_))
+    }
 }
 
 impl http_body::Body for Body {

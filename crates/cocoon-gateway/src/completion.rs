@@ -27,6 +27,10 @@ use crate::trail::{REQUEST_ID, Trail};
 
 /// Longest name of a model, in bytes.
 const MAX_MODEL_BYTES: usize = 512;
+/// The status under which a request is counted whose caller went away before its answer began, as web servers do.
+const LEFT: u16 = 499;
+/// The code under which an engine's own errors are counted, which pass as they are.
+const ENGINES_OWN: &str = "engine";
 
 /// Answers a request for an engine.
 pub(crate) async fn complete(
@@ -36,14 +40,44 @@ pub(crate) async fn complete(
 ) -> Response<Body> {
     let started = Instant::now();
     let trail = Trail::begin(shared, endpoint, request.headers());
-    // An error is an answer from here on, so that it has the request's id.
+    let waiting = Waiting { shared, endpoint, trail: &trail, ended: false };
     let answered = try_complete(shared, request, endpoint, started, Arc::clone(&trail)).await;
-    let mut response = answered.unwrap_or_else(|error| failed(&error, Some(endpoint)));
+    waiting.end();
+    // An error is an answer from here on, so that it has the request's id.
+    let (mut response, code) = match answered {
+        Ok(response) if response.status().as_u16() < 400 => (response, None),
+        Ok(response) => (response, Some(ENGINES_OWN.to_owned())),
+        Err(error) => (failed(&error, Some(endpoint)), error.code),
+    };
     response.headers_mut().insert(REQUEST_ID, trail.id().clone());
-    let status = response.status().as_u16();
-    shared.metrics.request(endpoint.name(), status, started.elapsed());
-    trail.headed(shared, status);
+    let (status, code) = (response.status().as_u16(), code.as_deref());
+    shared.metrics.request(endpoint.name(), status, code);
+    shared.metrics.headed(started.elapsed());
+    trail.headed(shared, status, code, response.body().flows());
     response
+}
+
+/// A caller waits for the head of its answer. Where this is dropped, it went away.
+struct Waiting<'a> {
+    shared: &'a Shared,
+    endpoint: Endpoint,
+    trail: &'a Trail,
+    ended: bool,
+}
+
+impl Waiting<'_> {
+    fn end(mut self) {
+        self.ended = true;
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.shared.metrics.request(self.endpoint.name(), LEFT, Some("cancelled"));
+            self.trail.left(self.shared);
+        }
+    }
 }
 
 async fn try_complete(
@@ -120,7 +154,7 @@ async fn answer(
     let asked =
         Asked { shared, prepared, query, body, model: base_model, started, hedge, affinity, in_flight };
     match asked.send().await {
-        Ok((exchange, head, sent)) => asked.answer(exchange, head, sent).await,
+        Ok(answered) => asked.answer(answered).await,
         Err(failure) => {
             let mut available = models::names(&shared.pool.all());
             if let Some(scope) = asked.in_flight.pass().map(Pass::scope) {

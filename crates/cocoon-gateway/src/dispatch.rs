@@ -50,11 +50,13 @@ pub(crate) struct Asked<'a> {
 }
 
 /// An answer that has begun.
-struct Answered {
-    exchange: Exchange,
-    head: wire::Response,
+pub(crate) struct Answered {
+    pub(crate) exchange: Exchange,
+    pub(crate) head: wire::Response,
     /// When it was asked for.
-    sent: Instant,
+    pub(crate) sent: Instant,
+    /// It is the word of an engine that is unwell, and its attempt is written down as one that failed.
+    pub(crate) told: bool,
 }
 
 /// An attempt without an answer to pass on, or with one that another attempt may better.
@@ -85,7 +87,7 @@ impl Asked<'_> {
     }
 
     /// Finds a proxy that answers, one after the other and anew after a while, as far as [`Plan`] lets it.
-    pub(crate) async fn send(&self) -> Result<(Exchange, wire::Response, Instant), Failure> {
+    pub(crate) async fn send(&self) -> Result<Answered, Failure> {
         let (pool, retry) = (&self.shared.pool, &self.shared.limits.retry);
         self.budget().request();
         let mut plan = Plan::new(self.started, self.prepared.timeout, retry.patience, retry.max_attempts);
@@ -106,7 +108,7 @@ impl Asked<'_> {
                         self.shared.metrics.retries.inc();
                     }
                     match self.race(connection, &mut round, left).await {
-                        Ok(Answered { exchange, head, sent }) => return Ok((exchange, head, sent)),
+                        Ok(answered) => return Ok(answered),
                         Err(Missed { failure, answer }) => {
                             kept = answer.map(|answer| *answer).or(kept);
                             (failure.why(pool.knows(&self.model)), failure)
@@ -150,9 +152,7 @@ impl Asked<'_> {
         }
         match (kept, worst) {
             // An engine's own words are better than ours about it.
-            (Some(Answered { exchange, head, sent }), Some(Failure { kind: Kind::Engine, .. })) => {
-                Ok((exchange, head, sent))
-            }
+            (Some(answered), Some(Failure { kind: Kind::Engine, .. })) => Ok(answered),
             (_, Some(failure)) => Err(failure),
             (_, None) => Err(self.no_proxy()),
         }
@@ -224,19 +224,39 @@ impl Asked<'_> {
         let (pool, proxy, model) = (&self.shared.pool, connection.address.as_str(), self.model.as_str());
         pool.breakers().begin(proxy, model, Instant::now());
         let submission = self.submission(timeout);
-        let began = Instant::now();
+        let attempting = self.in_flight.trail().attempting(self.shared, model, submission.id);
         let answered = self.ask(connection, &submission).await;
+        let missed = answered.as_ref().err().map(|missed| missed.failure.kind);
         let (mut breakers, now) = (pool.breakers(), Instant::now());
-        match answered.as_ref().map_err(|missed| missed.failure.kind) {
-            Ok(_) => breakers.succeeded(proxy, model, now),
-            Err(Kind::Lost | Kind::Proxy) => breakers.proxy_failed(proxy, model, now, rand::random()),
-            Err(Kind::Engine) => breakers.workers_failed(proxy, model, now, rand::random()),
-            Err(_) => breakers.let_go(proxy, model),
-        }
+        let opened = match missed {
+            None => {
+                breakers.succeeded(proxy, model, now);
+                None
+            }
+            Some(Kind::Lost | Kind::Proxy) => {
+                breakers.proxy_failed(proxy, model, now, rand::random()).then_some("proxy")
+            }
+            Some(Kind::Engine) => {
+                breakers.workers_failed(proxy, model, now, rand::random()).then_some("workers")
+            }
+            Some(_) => {
+                breakers.let_go(proxy, model);
+                None
+            }
+        };
         drop(breakers);
-        if let Err(missed) = &answered {
-            let kind = missed.failure.kind;
-            self.in_flight.trail().missed(self.shared, model, &submission.id, began, kind);
+        if let Some(part) = opened {
+            self.shared.metrics.breaker_opened(part);
+            tracing::warn!(
+                proxy,
+                model,
+                part,
+                "requests go elsewhere for a while: what was sent here failed"
+            );
+        }
+        match missed {
+            None => attempting.answered(),
+            Some(kind) => attempting.missed(kind),
         }
         answered
     }
@@ -272,7 +292,7 @@ impl Asked<'_> {
         }
         self.look_ahead(connection, &mut exchange, &head).await?;
         let unwell = engine_is_unwell(&head);
-        let answered = Answered { exchange, head, sent };
+        let answered = Answered { exchange, head, sent, told: unwell };
         if unwell {
             let words = format!("its engine answered {}", answered.head.status_code);
             let failure = Failure::new(Kind::Engine, &words);

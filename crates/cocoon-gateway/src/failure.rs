@@ -40,6 +40,8 @@ pub(crate) enum Kind {
     /// No proxy serves us before coins have come to the wallet.
     Funds,
     Invalid,
+    /// Its body is over the proxy's limit.
+    TooLarge,
     TimedOut,
     Engine,
     /// The proxy cannot serve now.
@@ -66,6 +68,7 @@ impl Kind {
             Self::TooDear => "too_dear",
             Self::Balance | Self::Funds => "funds",
             Self::Invalid => "invalid",
+            Self::TooLarge => "too_large",
             Self::TimedOut => "timeout",
             Self::Engine => "engine",
             Self::Proxy | Self::NoProxy => "proxy",
@@ -115,9 +118,12 @@ impl Failure {
             Kind::Funds | Kind::Invalid | Kind::TimedOut | Kind::KeyBudget | Kind::KeyGone => Why::Final,
             // A worker that starts anew is away for a moment.
             Kind::UnknownModel if known => Why::NotNow,
-            Kind::UnknownModel | Kind::NoAttestedWorker | Kind::Unable | Kind::TooDear | Kind::Balance => {
-                Why::Refused
-            }
+            Kind::UnknownModel
+            | Kind::NoAttestedWorker
+            | Kind::Unable
+            | Kind::TooDear
+            | Kind::TooLarge
+            | Kind::Balance => Why::Refused,
             Kind::Busy => Why::Busy(self.retry_after.unwrap_or(BUSY_RETRY).min(MAX_RETRY_AFTER)),
             Kind::NoWorker | Kind::Proxy => Why::NotNow,
             Kind::Lost => Why::Lost,
@@ -151,10 +157,14 @@ impl Failure {
                 ))
             }
             Kind::UnknownModel => ApiError::model_not_found(model, available),
-            Kind::Busy => ApiError::workers_busy(
-                format!("All workers for '{model}' are busy; try again in a moment."),
-                BUSY_RETRY_SECONDS,
-            ),
+            Kind::Busy => {
+                let named = self.retry_after.map(|after| after.min(MAX_RETRY_AFTER).as_secs());
+                let seconds = named.map_or(BUSY_RETRY_SECONDS, |seconds| {
+                    u32::try_from(seconds).unwrap_or(u32::MAX).max(BUSY_RETRY_SECONDS)
+                });
+                let message = format!("All workers for '{model}' are busy; try again in a moment.");
+                ApiError::workers_busy(message, seconds)
+            }
             Kind::NoWorker => {
                 ApiError::no_worker(format!("No worker for '{model}' is ready; try again later."))
             }
@@ -202,6 +212,12 @@ impl Failure {
             Kind::Invalid => {
                 ApiError::invalid_request(None, "refused_by_network", format!("Refused: {words}."))
             }
+            Kind::TooLarge => ApiError::new(
+                413,
+                "invalid_request_error",
+                "request_too_large",
+                format!("No proxy takes a request of this size: {words}."),
+            ),
             Kind::TimedOut => ApiError::timed_out(format!(
                 "The answer did not come within the request's timeout ({words}); raise `timeout`, or try again."
             )),
@@ -266,7 +282,8 @@ pub(crate) fn refusal(head: &http::Response) -> Option<Kind> {
         503 if word == "no_attested_worker" => Kind::NoAttestedWorker,
         503 => Kind::NoWorker,
         504 => Kind::TimedOut,
-        400 | 413 => Kind::Invalid,
+        400 => Kind::Invalid,
+        413 => Kind::TooLarge,
         _ => Kind::Engine,
     })
 }
@@ -347,6 +364,10 @@ mod tests {
     fn busy_says_when_to_come_back_and_too_dear_says_the_price() {
         let busy = Failure::new(Kind::Busy, "").into_api_error("m", &[]);
         assert_eq!(busy.retry_after, Some(BUSY_RETRY_SECONDS));
+        for (named, told) in [(0, 1), (7, 7), (u64::MAX, 30)] {
+            let busy = Failure::new(Kind::Busy, "").again_after(Some(Duration::from_secs(named)));
+            assert_eq!(busy.into_api_error("m", &[]).retry_after, Some(told));
+        }
         let dear = Failure::new(Kind::TooDear, "can run this query with coefficient=7000");
         assert!(dear.into_api_error("m", &[]).message.contains("coefficient=7000"));
     }
@@ -368,6 +389,20 @@ mod tests {
             Failure::new(Kind::UnknownModel, "").into_api_error(model, &["a/b".to_owned()]).status
         };
         assert_eq!([status("a/b"), status("a/b@c:d"), status("a")], [503, 503, 404]);
+    }
+
+    #[test]
+    fn a_body_over_one_proxys_limit_may_be_within_anothers() {
+        let head = http::Response {
+            http_version: "HTTP/1.1".into(),
+            status_code: 413,
+            reason: "Content Too Large".into(),
+            headers: vec![http::Header { name: "X-Cocoon-Error".into(), value: "request_too_large".into() }],
+            payload: bytes::Bytes::new(),
+        };
+        let failure = Failure::refused(refusal(&head).unwrap(), "a body may have 7 bytes");
+        assert_eq!(failure.why(true), Why::Refused);
+        assert_eq!(failure.into_api_error("m", &[]).status, 413);
     }
 
     #[test]

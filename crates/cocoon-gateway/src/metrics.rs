@@ -22,6 +22,18 @@ struct RequestLabels {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ErrorLabels {
+    endpoint: &'static str,
+    status: u16,
+    code: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PartLabel {
+    part: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ReasonLabel {
     reason: &'static str,
 }
@@ -58,6 +70,7 @@ pub(crate) struct Metrics {
     registry: Registry,
     gen_ai: GenAi,
     requests: Family<RequestLabels, Counter>,
+    errors: Family<ErrorLabels, Counter>,
     ends: Family<EndLabel, Counter>,
     duration: Histogram,
     first_byte: Histogram,
@@ -68,6 +81,7 @@ pub(crate) struct Metrics {
     pub(crate) hedges_won: Counter,
     pub(crate) budget_refusals: Counter,
     pub(crate) breakers_open: Gauge,
+    breaker_openings: Family<PartLabel, Counter>,
     tokens: Counter,
     cost: Counter,
     usage: Family<UsageLabels, Counter>,
@@ -95,6 +109,7 @@ impl Metrics {
             registry: Registry::with_prefix("cocoon_gateway"),
             gen_ai: GenAi::new(),
             requests: Family::default(),
+            errors: Family::default(),
             ends: Family::default(),
             duration: seconds(),
             first_byte: seconds(),
@@ -105,6 +120,7 @@ impl Metrics {
             hedges_won: Counter::default(),
             budget_refusals: Counter::default(),
             breakers_open: Gauge::default(),
+            breaker_openings: Family::default(),
             tokens: Counter::default(),
             cost: Counter::default(),
             usage: Family::default(),
@@ -133,6 +149,12 @@ impl Metrics {
             "requests",
             "Completion requests by endpoint and HTTP status",
             self.requests.clone(),
+        );
+        registry.register(
+            "errors",
+            "Those of them that were answered with an error, by its code; `engine` is an engine's own, `cancelled` a caller \
+             that left before its answer began",
+            self.errors.clone(),
         );
         registry.register("answers", "Answers by the way they ended", self.ends.clone());
         registry.register_with_unit(
@@ -165,6 +187,11 @@ impl Metrics {
             "breakers_open",
             "Proxies, and models at a proxy, that are left alone because they failed",
             self.breakers_open.clone(),
+        );
+        registry.register(
+            "breaker_openings",
+            "How often a proxy, or the workers of a proxy for a model, were left alone",
+            self.breaker_openings.clone(),
         );
         registry.register("tokens", "Adjusted tokens of answers, as told to callers", self.tokens.clone());
         registry.register("cost_nanoton", "Cost of answers, as told to callers", self.cost.clone());
@@ -233,9 +260,23 @@ impl Metrics {
         );
     }
 
-    pub(crate) fn request(&self, endpoint: &'static str, status: u16, to_head: Duration) {
+    /// A request was answered, or its caller left; with the code of an error.
+    pub(crate) fn request(&self, endpoint: &'static str, status: u16, code: Option<&str>) {
         self.requests.get_or_create(&RequestLabels { endpoint, status }).inc();
-        self.first_byte.observe(to_head.as_secs_f64());
+        if let Some(code) = code {
+            let code = code.to_owned();
+            self.errors.get_or_create(&ErrorLabels { endpoint, status, code }).inc();
+        }
+    }
+
+    /// The head of an answer is on its way.
+    pub(crate) fn headed(&self, after: Duration) {
+        self.first_byte.observe(after.as_secs_f64());
+    }
+
+    /// From now on a way is left alone: a `proxy`, or its `workers` for a model.
+    pub(crate) fn breaker_opened(&self, part: &'static str) {
+        self.breaker_openings.get_or_create(&PartLabel { part }).inc();
     }
 
     /// An answer ended, be it that nobody saw a byte of it.
@@ -331,7 +372,9 @@ mod tests {
     #[test]
     fn names_and_units_are_prometheus_own() {
         let metrics = Metrics::new();
-        metrics.request("chat", 200, Duration::from_millis(3));
+        metrics.request("chat", 200, None);
+        metrics.request("chat", 429, Some("workers_busy"));
+        metrics.breaker_opened("proxy");
         let usage = Usage { cached_tokens: 2, audio_prompt_tokens: 3, ..Usage::new(9, 4) };
         metrics.charged(&Charged {
             endpoint: Endpoint::Chat,
@@ -351,6 +394,8 @@ mod tests {
         let text = metrics.text(1, &crate::Spent::default(), &[("key_1".to_owned(), lower)], None);
         for line in [
             "cocoon_gateway_requests_total{endpoint=\"chat\",status=\"200\"} 1",
+            "cocoon_gateway_errors_total{endpoint=\"chat\",status=\"429\",code=\"workers_busy\"} 1",
+            "cocoon_gateway_breaker_openings_total{part=\"proxy\"} 1",
             "cocoon_gateway_answers_total{end=\"complete\"} 1",
             "cocoon_gateway_cost_nanoton_total 13",
             "cocoon_gateway_estimated_answers_total 1",

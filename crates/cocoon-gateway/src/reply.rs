@@ -12,8 +12,7 @@ use http::{Response, StatusCode};
 use crate::answer::{AnswerBody, Answering, Collected, Timing, collect};
 use crate::bill::Bill;
 use crate::body::Body;
-use crate::dispatch::Asked;
-use crate::exchange::Exchange;
+use crate::dispatch::{Answered, Asked};
 
 /// Answer headers that are our business, not the worker's.
 const NOT_TAKEN_OVER: [&str; 15] = [
@@ -41,12 +40,8 @@ const PROXY: HeaderName = HeaderName::from_static("x-cocoon-proxy");
 const WORKER: HeaderName = HeaderName::from_static("x-cocoon-worker");
 
 impl Asked<'_> {
-    pub(crate) async fn answer(
-        self,
-        exchange: Exchange,
-        head: wire::Response,
-        sent: Instant,
-    ) -> Result<Response<Body>, ApiError> {
+    pub(crate) async fn answer(self, answered: Answered) -> Result<Response<Body>, ApiError> {
+        let Answered { exchange, head, sent, told } = answered;
         let status = u16::try_from(head.status_code)
             .ok()
             .and_then(|status| StatusCode::from_u16(status).ok())
@@ -87,6 +82,7 @@ impl Asked<'_> {
             show_usage: self.prepared.caller_wants_usage || !streamed,
             enable_debug: self.prepared.enable_debug,
             request_guid: self.prepared.request_guid,
+            told,
             timing: Timing { started: self.started, sent, head: Instant::now() },
             bytes: 0,
             in_flight: self.in_flight,

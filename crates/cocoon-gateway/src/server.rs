@@ -200,15 +200,15 @@ async fn respond(shared: &Arc<Shared>, mut request: Request<Incoming>) -> Respon
     let (mut response, cors) = match access::enter(access, request.uri().path(), request.headers()).await {
         Ok(visitor) => {
             request.extensions_mut().insert(visitor.clone());
-            let mut response =
-                route(shared, &visitor, request).await.unwrap_or_else(|error| failed(&error, endpoint));
+            let answered = route(shared, &visitor, request).await;
+            let mut response = answered.unwrap_or_else(|error| refused(shared, &error, endpoint));
             access.limits_of(&visitor).stamp(response.headers_mut());
             (response, visitor.cors)
         }
         Err(turned_away) => {
             discard(request).await;
             let (error, cors) = *turned_away;
-            (failed(&error, endpoint), cors)
+            (refused(shared, &error, endpoint), cors)
         }
     };
     cors.stamp(response.headers_mut());
@@ -298,6 +298,14 @@ fn draining() -> ApiError {
     );
     error.retry_after = Some(DRAINING_RETRY_SECONDS);
     error
+}
+
+/// Turns a request away before anything was done for it.
+fn refused(shared: &Shared, error: &ApiError, endpoint: Option<Endpoint>) -> Response<Body> {
+    if let Some(endpoint) = endpoint {
+        shared.metrics.request(endpoint.name(), error.status, error.code.as_deref());
+    }
+    failed(error, endpoint)
 }
 
 /// An error as an HTTP answer, in the shape that the endpoint's clients read.

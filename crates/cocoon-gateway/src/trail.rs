@@ -1,10 +1,11 @@
 //! One request as operators see it: its id, its line in the log, and its spans. Nothing here holds a word of what was
 //! asked or answered.
 //!
-//! A request is a server span of the gateway's, with a client span below it for each time that it was sent to a proxy. The
-//! network gets to know the trace only where that is configured, and never the caller's own headers about it.
+//! A request is a server span of the gateway's, which lasts until its answer has ended, with a client span below it for each
+//! time that it was sent to a proxy. The network gets to know the trace only where that is configured, and never the caller's own headers about it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Instant;
 
 use cocoon_openai::Endpoint;
@@ -13,7 +14,7 @@ use http::header::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::Shared;
 use crate::answer::Answering;
-use crate::charged::Charged;
+use crate::charged::{Charged, End};
 use crate::failure::Kind;
 
 /// The id of a request, as the caller named it or as we did.
@@ -22,6 +23,8 @@ pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id"
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// Longest id that a caller may give.
 const MAX_ID_BYTES: usize = 128;
+/// What happened where nobody waits for an answer any more.
+const CANCELLED: &str = "cancelled";
 
 /// One request.
 #[derive(Debug)]
@@ -32,6 +35,8 @@ pub(crate) struct Trail {
     started_us: u64,
     /// The gateway's span, and the caller's.
     place: Option<(TraceContext, Option<SpanId>)>,
+    /// The status of an answer that is on its way, whose end will be the request's; 0 while there is none.
+    flowing: AtomicU16,
 }
 
 impl Trail {
@@ -45,6 +50,7 @@ impl Trail {
             endpoint,
             started_us: shared.clock.micros(),
             place,
+            flowing: AtomicU16::new(0),
         })
     }
 
@@ -64,16 +70,37 @@ impl Trail {
         Some(TraceContext { span: span_of(attempt), ..context }.to_traceparent())
     }
 
-    /// The head of the answer, or an error, is on its way.
-    pub(crate) fn headed(&self, shared: &Shared, status: u16) {
+    /// The head of the answer, or an error, is on its way. `code`: of an error. `flows`: [`Self::ended`] follows.
+    pub(crate) fn headed(&self, shared: &Shared, status: u16, code: Option<&str>, flows: bool) {
         let request_id = self.id_text();
         let endpoint = self.endpoint.name();
         if status >= 500 {
-            tracing::info!(request_id, endpoint, status, "a request failed");
+            tracing::info!(request_id, endpoint, status, code, "a request failed");
         } else {
-            tracing::debug!(request_id, endpoint, status, "a request was answered");
+            tracing::debug!(request_id, endpoint, status, code, "a request was answered");
         }
+        if flows {
+            self.flowing.store(status, Ordering::Release);
+        } else {
+            self.over(shared, Some(status), (status >= 500).then_some("server_error"));
+        }
+    }
+
+    /// Nobody waits for the answer any more, of which there is no head yet.
+    pub(crate) fn left(&self, shared: &Shared) {
+        let endpoint = self.endpoint.name();
+        tracing::debug!(request_id = self.id_text(), endpoint, "a caller left before its answer began");
+        self.over(shared, None, Some(CANCELLED));
+    }
+
+    fn over(&self, shared: &Shared, status: Option<u16>, error: Option<&'static str>) {
         let (Some(tracing), Some((context, parent))) = (&shared.tracing, self.place) else { return };
+        let mut attributes: Vec<(&'static str, Value)> = vec![
+            ("http.request.method", "POST".into()),
+            ("http.route", self.endpoint.path().into()),
+            ("cocoon.request_id", self.id_text().into()),
+        ];
+        attributes.extend(status.map(|status| ("http.response.status_code", i64::from(status).into())));
         tracing.record(Span {
             name: format!("POST {}", self.endpoint.path()),
             kind: SpanKind::Server,
@@ -81,26 +108,19 @@ impl Trail {
             parent,
             start_us: self.started_us,
             end_us: shared.clock.micros(),
-            attributes: vec![
-                ("http.request.method", "POST".into()),
-                ("http.route", self.endpoint.path().into()),
-                ("http.response.status_code", i64::from(status).into()),
-                ("cocoon.request_id", request_id.into()),
-            ],
-            error: (status >= 500).then_some("server_error"),
+            attributes,
+            error,
         });
     }
 
-    /// An attempt without an answer to pass on.
-    pub(crate) fn missed(
-        &self,
-        shared: &Shared,
-        model: &str,
-        attempt: &[u8; 32],
-        began: Instant,
-        kind: Kind,
-    ) {
-        self.attempt(shared, model, attempt, began, Vec::new(), Some(kind.name()));
+    /// An attempt begins. Unless an answer comes of it, it is written down when this is dropped.
+    pub(crate) fn attempting<'a>(
+        &'a self,
+        shared: &'a Shared,
+        model: &'a str,
+        id: [u8; 32],
+    ) -> Attempting<'a> {
+        Attempting { trail: self, shared, model, id, began: Instant::now(), fate: Some(CANCELLED) }
     }
 
     fn attempt(
@@ -113,8 +133,8 @@ impl Trail {
         error: Option<&'static str>,
     ) {
         let (Some(tracing), Some((context, _))) = (&shared.tracing, self.place) else { return };
-        let end_us = shared.clock.micros();
         let took = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let end_us = shared.clock.micros();
         let operation = operation(self.endpoint);
         // What no worker offers may be any text of the caller's.
         let model = if shared.pool.knows(model) { model } else { "other" };
@@ -138,31 +158,83 @@ impl Trail {
 
     /// An answer has ended.
     pub(crate) fn ended(&self, answering: &Answering, charged: &Charged<'_>) {
-        let request = answering.exchange.request();
+        let (request, end) = (answering.exchange.request(), charged.end);
+        let worker = answering.exchange.worker().map(hex::encode);
+        let proxy = answering.exchange.connection().address.as_str();
+        let (request_id, endpoint, model) = (self.id_text(), self.endpoint.name(), charged.model);
+        let cocoon_request_id = hex::encode(request);
+        if end == End::Broken {
+            tracing::info!(
+                request_id,
+                cocoon_request_id,
+                endpoint,
+                model,
+                proxy,
+                worker,
+                "an answer broke off"
+            );
+        }
         tracing::debug!(
-            request_id = self.id_text(),
-            cocoon_request_id = %hex::encode(request),
-            endpoint = self.endpoint.name(),
-            model = charged.model,
-            end = charged.end.name(),
+            request_id,
+            cocoon_request_id,
+            endpoint,
+            model,
+            end = end.name(),
             input_tokens = charged.usage.prompt_tokens,
             output_tokens = charged.usage.completion_tokens,
             cost_nanoton = charged.costs.total_cost,
             took_ms = charged.took.as_millis(),
+            proxy,
+            worker,
             "an answer ended"
         );
-        let mut more = vec![
-            ("gen_ai.usage.input_tokens", charged.usage.prompt_tokens.into()),
-            ("gen_ai.usage.output_tokens", charged.usage.completion_tokens.into()),
-            ("cocoon.request", hex::encode(request).as_str().into()),
-            ("cocoon.cost_nanoton", charged.costs.total_cost.into()),
-            ("server.address", answering.exchange.connection().address.as_str().into()),
-        ];
-        if let Some(worker) = answering.exchange.worker() {
-            more.push(("cocoon.worker", hex::encode(worker).as_str().into()));
+        let shared = &answering.shared;
+        if !answering.told {
+            let mut more = vec![
+                ("gen_ai.usage.input_tokens", charged.usage.prompt_tokens.into()),
+                ("gen_ai.usage.output_tokens", charged.usage.completion_tokens.into()),
+                ("cocoon.request", cocoon_request_id.as_str().into()),
+                ("cocoon.cost_nanoton", charged.costs.total_cost.into()),
+                ("server.address", proxy.into()),
+            ];
+            more.extend(worker.map(|worker| ("cocoon.worker", worker.as_str().into())));
+            self.attempt(shared, model, request, answering.timing.sent, more, end.error());
         }
-        let (shared, began) = (&answering.shared, answering.timing.sent);
-        self.attempt(shared, charged.model, request, began, more, charged.end.error());
+        // Not where its head is still to come, or its caller left before that.
+        if let status @ 1.. = self.flowing.swap(0, Ordering::AcqRel) {
+            self.over(shared, Some(status), end.error());
+        }
+    }
+}
+
+/// An attempt whose answer has not begun.
+pub(crate) struct Attempting<'a> {
+    trail: &'a Trail,
+    shared: &'a Shared,
+    model: &'a str,
+    id: [u8; 32],
+    began: Instant,
+    /// What becomes of it, as far as it is known: nothing, where it is let go of.
+    fate: Option<&'static str>,
+}
+
+impl Attempting<'_> {
+    /// There is an answer, whose end will be the attempt's.
+    pub(crate) fn answered(mut self) {
+        self.fate = None;
+    }
+
+    /// There is none to pass on.
+    pub(crate) fn missed(mut self, kind: Kind) {
+        self.fate = Some(kind.name());
+    }
+}
+
+impl Drop for Attempting<'_> {
+    fn drop(&mut self) {
+        if let Some(fate) = self.fate {
+            self.trail.attempt(self.shared, self.model, &self.id, self.began, Vec::new(), Some(fate));
+        }
     }
 }
 

@@ -107,6 +107,29 @@ async fn a_streamed_response_ends_with_its_price_in_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_engines_own_error_is_the_only_one_however_its_stream_ends() {
+    for (broken, half) in [(false, ""), (true, ""), (true, "data: {\"half\":")] {
+        let network = network(GatewayLimits::default(), move || {
+            let text = json!({"type": "response.output_text.delta", "sequence_number": 0, "delta": "Hi"});
+            let failed = json!({"type": "response.failed", "sequence_number": 1,
+                "response": {"status": "failed", "error": {"code": "x", "message": "oom"}, "output": []}});
+            let mut pieces = vec![Ok(typed(&text)), Ok(typed(&failed)), Ok(Bytes::from(half))];
+            if broken {
+                pieces.push(Err(EngineError::Broken("gone".to_owned())));
+            }
+            respond(200, "text/event-stream", stream::iter(pieces))
+        })
+        .await;
+        let seen = post(&network, "/v1/responses", &json!({"input": "x", "stream": true})).await.text();
+        assert_eq!(seen.matches("oom").count(), 1, "{broken} {seen}");
+        assert!(!seen.contains("event: error") && !seen.contains("half"), "{broken} {seen}");
+        let last = seen.trim_end().lines().last().unwrap().strip_prefix("data: ").unwrap();
+        let last: Value = serde_json::from_str(last).unwrap();
+        assert!(last["response"]["cocoon"].is_object(), "its price is told: {seen}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_message_that_breaks_off_says_so_in_anthropics_words() {
     let network = network(GatewayLimits::default(), || {
         let broken = Err(EngineError::Broken("gone".to_owned()));

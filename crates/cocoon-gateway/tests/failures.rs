@@ -110,6 +110,62 @@ async fn busy_workers_are_429_with_a_time_to_come_back() {
     drop(first);
     eventually("the engine to be stopped", || (engine.cancelled.load(Ordering::SeqCst) == 1).then_some(()))
         .await;
+    // Neither is taken for the other, nor for a failure.
+    let metrics = watcher.get("/metrics").await.text();
+    let errors: Vec<_> =
+        metrics.lines().filter(|line| line.starts_with("cocoon_gateway_errors_total{")).collect();
+    assert_eq!(errors.len(), 2, "{errors:?}");
+    for (status, code) in [(429, "workers_busy"), (499, "cancelled")] {
+        let labels = format!("{{endpoint=\"chat\",status=\"{status}\",code=\"{code}\"}} 1");
+        assert!(errors.iter().any(|line| line.ends_with(&labels)), "{errors:?}");
+    }
+    let proxy = network.proxies[0].http_addr();
+    let noticed = async {
+        while !metrics_of(proxy).await.contains("cocoon_proxy_requests_cancelled_total 1") {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(support::SOON, noticed).await.expect("the proxy never counts it");
+    assert!(metrics_of(proxy).await.contains("cocoon_proxy_requests_failed_total 0"));
+    let worker = metrics_of(network.workers[0].http_addr()).await;
+    assert!(worker.contains("cocoon_worker_requests_cancelled_total 1"), "{worker}");
+    assert!(worker.contains("cocoon_worker_requests_failed_total 0"), "{worker}");
+}
+
+/// The metrics of a proxy or worker.
+async fn metrics_of(node: std::net::SocketAddr) -> String {
+    let mut stream = TcpStream::connect(node).await.unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: n\r\nconnection: close\r\n\r\n").await.unwrap();
+    let mut page = String::new();
+    stream.read_to_string(&mut page).await.unwrap();
+    page
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wrong_key_an_engines_own_refusal_and_a_breaker_that_opens_are_told_apart() {
+    let busy = json!({"error": {"message": "the queue is full"}});
+    let engine = Scripted::new(move |_| {
+        let busy = busy.clone();
+        async move { Ok(json_answer(429, &busy)) }
+    });
+    let open = Network::with(engine).await;
+    let mut caller = open.client().await;
+    let mut wrong = request(Method::POST, "/v1/chat/completions", ask(&json!({})).to_string().into());
+    wrong.headers_mut().insert("authorization", HeaderValue::from_static("Bearer ck-wrong"));
+    assert_eq!(caller.send(wrong).await.error().0, 401);
+    // Each is tried twice, and five failures in a row open a breaker.
+    for _ in 0..3 {
+        assert_eq!(caller.post(&ask(&json!({}))).await.status, 429);
+    }
+    let metrics = caller.get("/metrics").await.text();
+    for line in [
+        "cocoon_gateway_errors_total{endpoint=\"chat\",status=\"401\",code=\"invalid_api_key\"} 1",
+        "cocoon_gateway_errors_total{endpoint=\"chat\",status=\"429\",code=\"engine\"} 3",
+        "cocoon_gateway_requests_total{endpoint=\"chat\",status=\"429\"} 3",
+        "cocoon_gateway_breaker_openings_total{part=\"workers\"} ",
+    ] {
+        assert!(metrics.contains(line), "{line} is missing in: {metrics}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -191,7 +247,10 @@ async fn a_stream_that_breaks_ends_with_an_error_and_is_never_complete() {
         let seen = network.client().await.post(&ask(&json!({"stream": true}))).await.text();
         assert!(seen.contains("one") && seen.contains("two"), "{name}: {seen}");
         assert!(!seen.contains("[DONE]"), "{name}: {seen}");
-        assert!(seen.contains("data: {\"error\":"), "{name}: {seen}");
+        assert_eq!(seen.matches("data: {\"error\":").count(), 1, "{name}: {seen}");
+        assert_eq!(seen.contains("oom"), name == "own error", "{name}: {seen}");
+        let metrics = network.client().await.get("/metrics").await.text();
+        assert!(metrics.contains("cocoon_gateway_answers_total{end=\"broken\"} 1"), "{name}: {metrics}");
         assert!(seen.contains("\"estimated\":true") && seen.contains("\"disputed\":false"), "{name}: {seen}");
     }
 }
@@ -255,7 +314,14 @@ async fn a_caller_that_leaves_stops_the_engine_and_pays_what_was_delivered() {
         .await;
     // 11 bytes of text are 3 tokens, the message 4, and three deltas 3.
     assert_eq!(network.spent(10).await.tokens.get(), 10);
-    assert_eq!(network.client().await.get("/jsonstats").await.json()["answers"]["cancelled"], 1);
+    let mut client = network.client().await;
+    assert_eq!(client.get("/jsonstats").await.json()["answers"]["cancelled"], 1);
+    let metrics = client.get("/metrics").await.text();
+    assert!(
+        metrics.contains("cocoon_gateway_requests_total{endpoint=\"chat\",status=\"200\"} 1"),
+        "{metrics}"
+    );
+    assert!(!metrics.contains("cocoon_gateway_errors_total{"), "its head was no error: {metrics}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -91,11 +91,16 @@ impl Entry {
     }
 }
 
+/// What the newest request counts for in the running average of how long requests take.
+const NEWEST_SHARE: f64 = 0.1;
+
 /// A model's workers.
 #[derive(Debug)]
 struct Model<K> {
     number: u64,
     shelf: Shelf<K>,
+    /// How long a worker has a request, in seconds, as a running average.
+    typical_s: Option<f64>,
 }
 
 /// The workers of a proxy. See the [crate](crate).
@@ -142,7 +147,7 @@ impl<K: Copy + Ord> Market<K> {
         let numbers = &mut self.numbers;
         let on_sale = self.models.entry(Arc::clone(&model)).or_insert_with(|| {
             *numbers += 1;
-            Model { number: *numbers, shelf: Shelf::default() }
+            Model { number: *numbers, shelf: Shelf::default(), typical_s: None }
         });
         let observed = self.gone.take(owner, &model, self.now_us);
         let rank = Standing { coefficient: 0, in_flight: 0, limit: 0, observed: &observed }
@@ -206,6 +211,27 @@ impl<K: Copy + Ord> Market<K> {
         self.change(key, |entry| entry.observed.ended(failed, now_us));
     }
 
+    /// A worker no longer has a request that it had for so long, whatever became of it.
+    pub fn freed(&mut self, key: K, had: Duration) {
+        let model = self.workers.get(&key).and_then(|entry| self.models.get_mut(&entry.model));
+        if let Some(model) = model {
+            let had = had.as_secs_f64();
+            let average = model.typical_s.map_or(had, |typical| typical + NEWEST_SHARE * (had - typical));
+            model.typical_s = Some(average);
+        }
+    }
+
+    /// How long it takes, by what was seen lately, until one of the requests under way at a model's workers ends and leaves
+    /// its place. `None` where none has ended yet.
+    #[must_use]
+    pub fn next_place(&self, model: &str) -> Option<Duration> {
+        let model = self.models.get(model)?;
+        // Far fewer than 2^53.
+        #[allow(clippy::cast_precision_loss)]
+        let under_way = model.shelf.in_flight().max(1) as f64;
+        Duration::try_from_secs_f64(model.typical_s? / under_way).ok()
+    }
+
     /// A worker answered a request that begins with these prefixes, the shortest first.
     pub fn remember(&mut self, key: K, prefixes: &[u64]) {
         let model = self.workers.get(&key).and_then(|entry| self.models.get(&entry.model));
@@ -264,7 +290,7 @@ impl<K: Copy + Ord> Market<K> {
     /// # Errors
     /// Says why there is none.
     pub fn choose(&self, model: &str, wish: &Wish<'_, K>) -> Result<K, NoWorker> {
-        let Model { number, shelf } = self.models.get(model).ok_or(NoWorker::None)?;
+        let Model { number, shelf, .. } = self.models.get(model).ok_or(NoWorker::None)?;
         let look = |key: K| self.candidate(key, wish.preference);
         let warm = self.prefixes.find(*number, wish.affinity);
         shelf.choose(wish, warm, look)

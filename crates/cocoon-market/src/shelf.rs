@@ -52,17 +52,23 @@ pub(crate) struct Shelf<K> {
     /// All of them; one name may have several connections.
     names: BTreeMap<Name, BTreeSet<K>>,
     workers: usize,
+    in_flight: u64,
 }
 
 impl<K> Default for Shelf<K> {
     fn default() -> Self {
-        Self { groups: BTreeMap::new(), names: BTreeMap::new(), workers: 0 }
+        Self { groups: BTreeMap::new(), names: BTreeMap::new(), workers: 0, in_flight: 0 }
     }
 }
 
 impl<K: Copy + Ord> Shelf<K> {
     pub(crate) fn is_empty(&self) -> bool {
         self.workers == 0
+    }
+
+    /// Requests under way at all of them.
+    pub(crate) fn in_flight(&self) -> u64 {
+        self.in_flight
     }
 
     pub(crate) fn keys(&self) -> impl Iterator<Item = K> {
@@ -72,6 +78,7 @@ impl<K: Copy + Ord> Shelf<K> {
     pub(crate) fn add(&mut self, key: K, name: Name, state: &State, place: Place, ranks: &[Rank; 3]) {
         self.names.entry(name).or_default().insert(key);
         self.workers += 1;
+        self.in_flight += u64::from(state.in_flight);
         let group = self.groups.entry(state.abilities).or_default();
         group.workers += 1;
         match place {
@@ -96,6 +103,7 @@ impl<K: Copy + Ord> Shelf<K> {
             }
         }
         self.workers -= 1;
+        self.in_flight -= u64::from(state.in_flight);
         let Some(group) = self.groups.get_mut(&state.abilities) else { return };
         group.workers -= 1;
         match place {

@@ -246,3 +246,24 @@ fn a_worker_that_left_leaves_nothing_behind() {
     market.leave(7);
     assert_eq!(market.offers(MODEL).map(|offer| offer.key).collect::<Vec<_>>(), [2]);
 }
+
+#[test]
+fn the_next_place_becomes_free_sooner_where_more_requests_are_under_way() {
+    let mut market = market(&[(1, state(500)), (2, state(500))]);
+    assert_eq!(market.next_place(MODEL), None, "nothing is known yet");
+    market.freed(1, Duration::from_secs(60));
+    assert_eq!(market.next_place(MODEL), Some(Duration::from_secs(60)));
+    for (key, in_flight) in [(1, 8), (2, 4)] {
+        market.update(key, State { in_flight, ..state(500) });
+    }
+    assert_eq!(market.next_place(MODEL), Some(Duration::from_secs(5)));
+    for _ in 0..100 {
+        market.freed(2, Duration::from_secs(12));
+    }
+    let soon = market.next_place(MODEL).unwrap().as_secs_f64();
+    assert!((1.0..1.01).contains(&soon), "{soon}");
+    market.leave(1);
+    let later = market.next_place(MODEL).unwrap().as_secs_f64();
+    assert!((3.0..3.01).contains(&later), "a worker took its requests with it: {later}");
+    assert_eq!(market.next_place("another"), None);
+}

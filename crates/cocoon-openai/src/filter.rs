@@ -99,7 +99,8 @@ impl AnswerFilter {
     /// `estimate` is the usage to show where it is to be shown and the engine told none (of a chat, completion or
     /// embedding). After an engine's own error, which is the last word of a chat, `[DONE]` is left out.
     ///
-    /// For a stream that broke, call this with `None`, or not at all, and end with an error event instead.
+    /// For a stream that broke, call this with `None`, or not at all, and end with an error event instead; or with
+    /// [`Self::take_error`], where the engine sent one.
     pub fn take_held(&mut self, cocoon: Option<&RawValue>, estimate: Option<&Usage>) -> Vec<Bytes> {
         let mut out = self.finish();
         let report = self.report();
@@ -128,6 +129,13 @@ impl AnswerFilter {
         out.append(&mut self.tail);
         out.retain(|bytes| !bytes.is_empty());
         out
+    }
+
+    /// The answer broke off after the engine's own error: what was held back, as [`Self::take_held`] gives it. An event of
+    /// which only the beginning came is dropped.
+    pub fn take_error(&mut self, cocoon: Option<&RawValue>) -> Vec<Bytes> {
+        self.finished = true;
+        self.take_held(cocoon, None)
     }
 
     /// What the answer was so far.

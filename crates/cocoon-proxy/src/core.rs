@@ -14,7 +14,7 @@ use cocoon_net::{Ended, Endpoint, MonotonicClock, PeerIdentity, SecureStream, pu
 use cocoon_session::proxy::{
     Attested, ClientChainState, ConnId, EvidenceTooLarge, MAX_VERDICT_BYTES, Proxy, ProxyEvent, RequestEnd,
 };
-use cocoon_session::{Time, Violation};
+use cocoon_session::{ErrorCode, Time, Violation};
 use cocoon_store::{SqliteStore, Store, StoreError};
 use cocoon_ton::address::Address;
 use cocoon_trace::{Span, SpanKind, Tracing};
@@ -372,9 +372,13 @@ fn log_end(end: &RequestEnd) {
     let took_ms = end.took.as_millis();
     match &end.failure {
         None => tracing::debug!(model = end.model, charged = end.charged, took_ms, "request answered"),
+        Some(failure) if failure.code == ErrorCode::CANCELLED => {
+            tracing::debug!(model = end.model, charged = end.charged, took_ms, "the caller left");
+        }
         Some(failure) => tracing::info!(
             model = end.model,
             charged = end.charged,
+            why = failure.code.name(),
             code = failure.code.0,
             attempts = end.attempts,
             took_ms,

@@ -80,7 +80,7 @@ async fn stats(State(core): State<Arc<Core>>) -> Json<Value> {
         json!({
             "requests": {
                 "received": stats.requests, "rejected": stats.rejected, "succeeded": stats.succeeded,
-                "failed": stats.failed, "retried": stats.retries, "in_flight": proxy.in_flight(),
+                "cancelled": stats.cancelled, "failed": stats.failed, "retried": stats.retries, "in_flight": proxy.in_flight(),
             },
             "answer_bytes": stats.answer_bytes,
             "tokens": {"charged": stats.tokens, "overrun": stats.overrun},
@@ -153,6 +153,12 @@ async fn metrics(State(core): State<Arc<Core>>) -> impl IntoResponse {
             "counter",
             "Requests answered in full.",
             stats.succeeded,
+        );
+        write(
+            "cocoon_proxy_requests_cancelled_total",
+            "counter",
+            "Requests whose callers left before their end.",
+            stats.cancelled,
         );
         write(
             "cocoon_proxy_requests_failed_total",

@@ -20,7 +20,7 @@ use cocoon_chain::{Chain, ChainError};
 use cocoon_ledger::{AdjustedTokens, Nanoton, Record};
 use cocoon_net::{Listener, ListenerOptions, PageListener, SecureStream, TlsSettings};
 use cocoon_session::proxy::{ConnId, ProxySettings, RestoreBooksError};
-use cocoon_session::{DEFAULT_MAX_BODY_BYTES, tariff};
+use cocoon_session::tariff;
 use cocoon_store::{SqliteStore, Store, StoreError};
 use cocoon_ton::address::Address;
 use cocoon_ton::contracts::{CodeMissing, proxy_address};
@@ -37,6 +37,7 @@ use crate::settle::{Identity, Settlement};
 
 pub use crate::settle::{InstanceStatus, SettlementConfig, SettlementError, SettlementReport};
 pub use crate::wind_up::{Rest, WindUpStep, wind_up};
+pub use cocoon_session::DEFAULT_MAX_BODY_BYTES;
 
 /// How often the state machine's time-outs are looked at.
 const TICK: Duration = Duration::from_millis(50);
@@ -70,6 +71,8 @@ pub struct ProxyConfig {
     pub trust_long_authorization: bool,
     /// Whether to agree to protocol extensions.
     pub extensions: bool,
+    /// Largest body of a request, in bytes; [`DEFAULT_MAX_BODY_BYTES`].
+    pub max_body_bytes: u64,
     /// The durable log.
     pub store: PathBuf,
     /// How to settle on chain; `None` on a chain that moves nothing.
@@ -344,7 +347,7 @@ fn settings(config: &ProxyConfig, root: Arc<RootConfig>) -> Result<ProxySettings
         check_models: config.check_worker_hashes,
         trust_long_authorization: config.trust_long_authorization,
         extensions: config.extensions,
-        max_body_bytes: DEFAULT_MAX_BODY_BYTES,
+        max_body_bytes: config.max_body_bytes,
         seed,
     })
 }

@@ -40,6 +40,15 @@ pub(crate) fn resend_header() -> http::Header {
     header(RESEND_HEADER, "1".into())
 }
 
+/// The longest wait that is named to whoever finds all workers busy, in seconds.
+const MAX_RETRY_AFTER_SECONDS: u64 = 30;
+
+/// Says when it makes sense to send the request again, in whole seconds, as HTTP has it.
+pub(crate) fn retry_after_header(after: Duration) -> http::Header {
+    let seconds = after.as_millis().div_ceil(1000).clamp(1, MAX_RETRY_AFTER_SECONDS.into());
+    header("Retry-After", seconds.to_string())
+}
+
 /// Names a worker, in lower-case hexadecimal digits.
 pub(crate) fn worker_header(fingerprint: &[u8; 32]) -> http::Header {
     header(WORKER_HEADER, fingerprint.iter().map(|byte| format!("{byte:02x}")).collect())

@@ -473,7 +473,8 @@ impl WorkerSession {
             self.fail(id, failure, tl::TokensUsed::default(), now);
             return Ok(());
         }
-        if body_bytes.is_some_and(|bytes| bytes > self.settings.max_body_bytes) {
+        let whole = body_bytes.unwrap_or(0).saturating_add(request.payload.len() as u64);
+        if whole > self.settings.max_body_bytes {
             let failure = RequestFailure::new(ErrorCode::PROTOCOL, "the body is too large for this worker");
             self.fail(id, failure, tl::TokensUsed::default(), now);
             return Ok(());

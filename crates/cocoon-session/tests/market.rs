@@ -4,6 +4,8 @@
 
 mod support;
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use cocoon_session::ability;
 use cocoon_wire::codec::from_boxed;
@@ -106,4 +108,44 @@ fn a_request_goes_where_its_beginning_was_answered_before() {
         assert_eq!(served(&mut net, id, &[7, 8, i64::from(id) + 100]), first);
     }
     assert_ne!(served(&mut net, 6, &[9]), first, "others take turns");
+}
+
+#[test]
+fn who_finds_all_workers_busy_hears_when_a_place_is_likely_to_become_free() {
+    let mut net = Net::new(proxy_settings());
+    let conn = net.open();
+    net.proxy.add_worker(conn, attested(conn), net.now);
+    let mut worker = Raw::new(conn);
+    worker.connect(&mut net);
+    let mut hello = worker_hello(true);
+    hello.params.limits.as_mut().unwrap().max_active_requests = 2;
+    shake_hands(&mut net, &mut worker, &hello);
+    let mut client = raw_client(&mut net, true);
+    let busy = |net: &mut Net, client: &mut Raw, worker: &mut Raw, id: u8| {
+        let running = [id, id + 1].map(|id| {
+            client.say(net, &query(id)).unwrap();
+            asked(net, worker)
+        });
+        client.say(net, &query(id + 2)).unwrap();
+        let answers = answers(net, client);
+        let [ProxyToClient::QueryAnswerEx(answer)] = answers.as_slice() else { panic!("{answers:?}") };
+        let head = from_boxed::<http::Response>(answer.answer.clone()).unwrap();
+        let named = head.headers.iter().find(|header| header.name.to_lossy() == "Retry-After");
+        (running, head.status_code, named.map(|header| header.value.to_lossy().into_owned()))
+    };
+    let (running, status, named) = busy(&mut net, &mut client, &mut worker, 1);
+    assert_eq!((status, named), (429, None), "nothing has ended yet");
+    // Neither must seem silent meanwhile.
+    for _ in 0..9 {
+        net.pass(Duration::from_secs(1));
+        worker.send(&mut net, &Packet::Ping { id: 1 }).unwrap();
+        client.send(&mut net, &Packet::Ping { id: 1 }).unwrap();
+    }
+    for request in running {
+        worker.say(&mut net, &head(request, Some(5))).unwrap();
+    }
+    answers(&mut net, &mut client);
+    let (_, status, named) = busy(&mut net, &mut client, &mut worker, 4);
+    // Two requests of nine seconds each: one ends every four and a half.
+    assert_eq!((status, named.as_deref()), (429, Some("5")));
 }

@@ -148,6 +148,7 @@ pub(crate) fn state(shared: &Shared) -> Value {
         "requests": {
             "received": counts.requests.load(Ordering::Relaxed),
             "succeeded": counts.succeeded.load(Ordering::Relaxed),
+            "cancelled": counts.cancelled.load(Ordering::Relaxed),
             "failed": counts.failed.load(Ordering::Relaxed),
             "refused": counts.refused.load(Ordering::Relaxed),
             "estimated_usage": counts.estimated.load(Ordering::Relaxed),
@@ -217,11 +218,22 @@ async fn metrics(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
         "Requests answered in full.",
         read(&counts.succeeded),
     );
-    write("cocoon_worker_requests_failed_total", "counter", "Requests that failed.", read(&counts.failed));
+    write(
+        "cocoon_worker_requests_cancelled_total",
+        "counter",
+        "Requests whose callers left before their end.",
+        read(&counts.cancelled),
+    );
+    write(
+        "cocoon_worker_requests_failed_total",
+        "counter",
+        "Requests that failed, those not taken included.",
+        read(&counts.failed),
+    );
     write(
         "cocoon_worker_requests_refused_total",
         "counter",
-        "Requests that were not taken.",
+        "Requests not taken: over the limit, or of a proxy that gets no work.",
         read(&counts.refused),
     );
     write(

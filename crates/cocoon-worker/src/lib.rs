@@ -50,6 +50,7 @@ use tokio_util::task::TaskTracker;
 use channel::Channels;
 pub use channel::MAX_CHANNELS;
 pub use cocoon_market::pricing::Bounds;
+pub use cocoon_session::DEFAULT_MAX_BODY_BYTES;
 pub use leave::{LeaveConfig, LeaveError, Left, Rest, leave};
 pub use price::{BadFollow, FollowConfig};
 use settle::Settlement;
@@ -83,6 +84,8 @@ pub struct WorkerConfig {
     pub follow_load: Option<FollowConfig>,
     /// Requests at a time, over all proxies.
     pub max_active: u32,
+    /// Largest body of a request, in bytes; [`DEFAULT_MAX_BODY_BYTES`].
+    pub max_body_bytes: u64,
     /// The root contract.
     pub root_address: Address,
     /// Whether the network is a test network.
@@ -140,6 +143,7 @@ pub struct Earned {
 struct Counts {
     requests: AtomicU64,
     succeeded: AtomicU64,
+    cancelled: AtomicU64,
     failed: AtomicU64,
     refused: AtomicU64,
     answer_bytes: AtomicU64,

@@ -8,7 +8,7 @@ use bytes::{Bytes, BytesMut};
 use cocoon_attest::PolicyError;
 use cocoon_net::{Backoff, Ended, Endpoint, SecureStream, dial, pump};
 use cocoon_session::worker::{WorkerEvent, WorkerSession, WorkerSettings};
-use cocoon_session::{DEFAULT_MAX_BODY_BYTES, PaymentCounters, ProxyTerms, RequestFailure, Time};
+use cocoon_session::{PaymentCounters, ProxyTerms, RequestFailure, Time};
 use cocoon_ton::Address;
 use cocoon_ton::root::RootConfig;
 use std::sync::atomic::Ordering;
@@ -178,7 +178,7 @@ fn settings(shared: &Shared, proxies: u32, paused: bool) -> WorkerSettings {
         root: shared.root(),
         root_address: config.root_address,
         extensions: config.extensions,
-        max_body_bytes: DEFAULT_MAX_BODY_BYTES,
+        max_body_bytes: config.max_body_bytes,
     }
 }
 

@@ -128,6 +128,7 @@ mod tests {
             is_test: true,
             is_testnet: false,
             extensions: true,
+            max_body_bytes: crate::DEFAULT_MAX_BODY_BYTES,
             check_proxy_hashes: false,
             dial: DialOptions::default(),
             store: place.join("worker.db"),

@@ -56,7 +56,11 @@ pub(crate) async fn run(shared: Arc<Shared>, link: Arc<Link>, work: Work, runnin
         serve(&shared, &link, work, &running, trail.began).await
     };
     trail.end(&shared, &end.seen, end.failure.as_ref().map(|failure| failure.code.name()));
-    let count = if end.failure.is_none() { &shared.counts.succeeded } else { &shared.counts.failed };
+    let count = match &end.failure {
+        None => &shared.counts.succeeded,
+        Some(RequestFailure { code: ErrorCode::CANCELLED, .. }) => &shared.counts.cancelled,
+        Some(_) => &shared.counts.failed,
+    };
     count.fetch_add(1, Ordering::Relaxed);
     if end.estimated {
         shared.counts.estimated.fetch_add(1, Ordering::Relaxed);

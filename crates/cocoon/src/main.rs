@@ -28,6 +28,7 @@ mod market_command;
 mod model_command;
 mod model_files;
 mod network;
+mod open_files;
 mod pinned;
 mod record;
 mod roles;
@@ -86,6 +87,9 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let service = matches!(cli.command, Command::Gateway(_) | Command::Proxy(_) | Command::Worker(_));
     let (level, on_hang_up) = if service { ("info", Asked::Reload) } else { ("warn", Asked::Stop) };
     logging::start(cli.log.as_deref().unwrap_or(level), cli.log_format)?;
+    if service || matches!(cli.command, Command::Up(_) | Command::Demo(_) | Command::Chain(_)) {
+        open_files::raise();
+    }
     let runtime =
         tokio::runtime::Runtime::new().context("cannot start: the system gives no threads or files")?;
     let outcome = runtime.block_on(async {

@@ -29,6 +29,7 @@ use crate::dir::StateDir;
 use crate::doctor;
 use crate::keys;
 use crate::model_files;
+use crate::open_files;
 use crate::signals::{Asked, Signals};
 use crate::telemetry::Telemetry;
 
@@ -184,6 +185,7 @@ pub(crate) async fn start_gateway(file: &GatewayFile, backend: &Backend) -> anyh
         limits: file.limits.into(),
         tracing: telemetry.as_ref().map(Telemetry::tracing),
     };
+    open_files::warn_unless_enough("limits.max_connections", config.limits.max_connections);
     let has_tls = config.https.is_some();
     let settings = tls.settings(shown.require, Whom::Proxy)?;
     let role = cocoon_gateway::start(config, settings, Arc::clone(&backend.chain))
@@ -271,6 +273,8 @@ pub(crate) async fn start_proxy(file: &ProxyFile, backend: &Backend) -> anyhow::
     let telemetry = Telemetry::start(ProxyFile::ROLE, &file.telemetry)?;
     let mut config = proxy_config(file, &dir, Some(&tls), backend)?;
     config.tracing = telemetry.as_ref().map(Telemetry::tracing);
+    // Each of the two ports has so many.
+    open_files::warn_unless_enough("limits.max_connections", file.limits.max_connections.saturating_mul(2));
     let worker_tls = tls.settings(shown.require_of_workers, Whom::Worker)?;
     let client_tls = tls.settings(shown.require_of_clients, Whom::Client)?;
     let chain = Arc::clone(&backend.chain);
@@ -308,6 +312,7 @@ fn proxy_config(
         // A chain that carries registrations makes trust superfluous.
         trust_long_authorization: file.trust_long_authorization && !backend.settles,
         extensions: file.extensions,
+        max_body_bytes: file.limits.max_body_bytes.get(),
         store: dir.path().join(LEDGER),
         settlement,
         listener: file.listener(),
@@ -355,6 +360,7 @@ pub(crate) async fn start_worker(
         coefficient: file.coefficient,
         follow_load: file.price.follow()?,
         max_active: file.max_active,
+        max_body_bytes: file.max_body_bytes.get(),
         root_address,
         is_test: file.root.is_test,
         is_testnet: file.root.is_testnet,
@@ -366,6 +372,8 @@ pub(crate) async fn start_worker(
         paused: file.paused,
         tracing: telemetry.as_ref().map(Telemetry::tracing),
     };
+    // One to the engine for each request.
+    open_files::warn_unless_enough("max_active", file.max_active as usize);
     let settings = tls.settings(shown.require, Whom::Proxy)?;
     let chain = Arc::clone(&backend.chain);
     let role =

@@ -1,11 +1,13 @@
 //! Spans on their way to an OpenTelemetry collector, over OTLP/HTTP with protobuf.
 //!
 //! The roles hand over what they did ([`cocoon_trace::Span`]); a thread of the library's sends it in batches. A collector
-//! that is slow or away costs spans, never requests: what does not fit the queue is dropped. Headers for the collector
+//! that is slow or away costs spans, never requests: what does not fit the queue is dropped, and one that answers nothing
+//! holds up no more than one batch for its time. Headers for the collector
 //! (a token, for one), its time-out and the size of queue and batches are read from OpenTelemetry's own environment
 //! variables (`OTEL_EXPORTER_OTLP_HEADERS`, `OTEL_EXPORTER_OTLP_TIMEOUT`, `OTEL_BSP_*`).
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, bail};
@@ -19,7 +21,10 @@ use hyper_util::rt::TokioExecutor;
 use opentelemetry::trace::{SpanContext, SpanId, SpanKind, Status, TraceFlags, TraceId, TraceState};
 use opentelemetry::{InstrumentationScope, KeyValue};
 use opentelemetry_http::{HttpClient, HttpError};
-use opentelemetry_otlp::{Protocol, SpanExporter, WithExportConfig as _, WithHttpConfig as _};
+use opentelemetry_otlp::{
+    OTEL_EXPORTER_OTLP_TIMEOUT, OTEL_EXPORTER_OTLP_TIMEOUT_DEFAULT, OTEL_EXPORTER_OTLP_TRACES_TIMEOUT,
+    Protocol, SpanExporter, WithExportConfig as _, WithHttpConfig as _,
+};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{BatchSpanProcessor, SpanData, SpanEvents, SpanLinks, SpanProcessor};
 use serde::{Deserialize, Serialize};
@@ -80,8 +85,17 @@ impl Telemetry {
         if !(0.0..=1.0).contains(&file.sample_share) {
             bail!("telemetry.sample_share is {}, but must be 0 to 1", file.sample_share);
         }
-        let endpoint = endpoint(&base)?;
-        let client = Collector::new().context("cannot send spans")?;
+        Self::to(role, endpoint(&base)?, file, answer_within()).map(Some)
+    }
+
+    /// Sends what `role` does to this URL, each batch of it within this time.
+    fn to(
+        role: &'static str,
+        endpoint: String,
+        file: &TelemetryFile,
+        within: Duration,
+    ) -> anyhow::Result<Self> {
+        let client = Collector::new(within).context("cannot send spans")?;
         let exporter = SpanExporter::builder()
             .with_http()
             .with_protocol(Protocol::HttpBinary)
@@ -99,7 +113,7 @@ impl Telemetry {
         let exporter = Arc::new(Exporter { processor, scope });
         let sink: Arc<dyn SpanSink> = Arc::clone(&exporter) as _;
         let tracing = Tracing { sink, share: file.sample_share, propagate: file.propagate };
-        Ok(Some(Self { exporter, tracing }))
+        Ok(Self { exporter, tracing })
     }
 
     /// For the role.
@@ -113,6 +127,13 @@ impl Telemetry {
             tracing::warn!(%error, "the last spans may not have reached the collector");
         }
     }
+}
+
+/// How long the collector may take for one batch. The library knows the variables, but leaves the time to its client.
+fn answer_within() -> Duration {
+    let named = [OTEL_EXPORTER_OTLP_TRACES_TIMEOUT, OTEL_EXPORTER_OTLP_TIMEOUT];
+    let millis = named.into_iter().find_map(|name| std::env::var(name).ok()?.parse().ok());
+    millis.map_or(OTEL_EXPORTER_OTLP_TIMEOUT_DEFAULT, Duration::from_millis)
 }
 
 /// Where spans are sent to.
@@ -181,34 +202,186 @@ fn exported(value: Value) -> opentelemetry::Value {
 struct Collector {
     client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
     runtime: Handle,
+    within: Duration,
+    /// The last batch did not arrive.
+    is_away: AtomicBool,
 }
 
 impl Collector {
-    fn new() -> anyhow::Result<Self> {
+    fn new(within: Duration) -> anyhow::Result<Self> {
         let connector =
             HttpsConnectorBuilder::new().with_webpki_roots().https_or_http().enable_http1().build();
         let client = Client::builder(TokioExecutor::new()).build(connector);
-        Ok(Self { client, runtime: Handle::try_current()? })
+        Ok(Self { client, runtime: Handle::try_current()?, within, is_away: AtomicBool::new(false) })
     }
+
+    /// Tells of a collector that is away, once, and when it is back.
+    fn note(&self, outcome: &Result<http::Response<Bytes>, HttpError>) {
+        let why = match outcome {
+            Ok(answer) if answer.status().is_success() => None,
+            Ok(answer) => Some(format!("it answers {}", answer.status())),
+            Err(error) => Some(with_causes(error.as_ref())),
+        };
+        let was_away = self.is_away.swap(why.is_some(), Ordering::Relaxed);
+        match why {
+            Some(why) if !was_away => tracing::warn!(why, "spans do not reach the collector, and are lost"),
+            None if was_away => tracing::info!("spans reach the collector again"),
+            _ => {}
+        }
+    }
+}
+
+/// An error in one line, down to what the system said.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 #[async_trait::async_trait]
 impl HttpClient for Collector {
     async fn send_bytes(&self, request: http::Request<Bytes>) -> Result<http::Response<Bytes>, HttpError> {
-        let client = self.client.clone();
+        let (client, within) = (self.client.clone(), self.within);
         let exchange = async move {
             let (head, body) = client.request(request.map(Full::new)).await?.into_parts();
             let body = Limited::new(body, MAX_ANSWER_BYTES).collect().await?.to_bytes();
-            Ok(http::Response::from_parts(head, body))
+            Ok::<_, HttpError>(http::Response::from_parts(head, body))
         };
-        self.runtime.spawn(exchange).await?
+        // The library's thread has no clock of the runtime's.
+        let sent = self.runtime.spawn(async move { tokio::time::timeout(within, exchange).await }).await;
+        // It fails only where the runtime is ending.
+        let outcome = sent?.unwrap_or_else(|late| Err(late.into()));
+        self.note(&outcome);
+        outcome
     }
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::io::{Read as _, Write as _};
+    use std::net::{TcpListener, TcpStream};
+    use std::sync::mpsc;
+
+    use cocoon_trace::{SpanId, TraceContext, TraceId};
+    use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+    use prost::Message as _;
+
     use super::*;
+
+    /// One request's body.
+    fn received(stream: &mut TcpStream) -> Option<Vec<u8>> {
+        let mut bytes = Vec::new();
+        let mut buffer = [0; 16 * 1024];
+        loop {
+            if let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") {
+                let head = String::from_utf8_lossy(&bytes[..end]).to_ascii_lowercase();
+                let length = head.split("content-length: ").nth(1).and_then(|rest| rest.lines().next());
+                let whole = end + 4 + length.unwrap().parse::<usize>().unwrap();
+                if bytes.len() >= whole {
+                    return Some(bytes.split_off(end + 4));
+                }
+            }
+            match stream.read(&mut buffer) {
+                Ok(0) | Err(_) => return None,
+                Ok(count) => bytes.extend_from_slice(&buffer[..count]),
+            }
+        }
+    }
+
+    fn spans(body: &[u8]) -> usize {
+        let request = ExportTraceServiceRequest::decode(body).unwrap();
+        let scopes = request.resource_spans.iter().flat_map(|resource| &resource.scope_spans);
+        scopes.map(|scope| scope.spans.len()).sum()
+    }
+
+    /// A collector: `answer` is called with each request's body, and what it returns is whether it is answered.
+    fn collector(answer: impl Fn(Vec<u8>) -> bool + Send + Sync + 'static) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}{PATH}", listener.local_addr().unwrap());
+        let answer = Arc::new(answer);
+        std::thread::spawn(move || {
+            for mut stream in listener.incoming().map_while(Result::ok) {
+                let answer = Arc::clone(&answer);
+                std::thread::spawn(move || {
+                    while let Some(body) = received(&mut stream) {
+                        if answer(body) {
+                            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n");
+                        }
+                    }
+                });
+            }
+        });
+        url
+    }
+
+    fn span(number: u64) -> Span {
+        Span {
+            name: "chat".to_owned(),
+            kind: cocoon_trace::SpanKind::Server,
+            context: TraceContext {
+                trace: TraceId::from_random(1),
+                span: SpanId::from_random(number),
+                sampled: true,
+            },
+            parent: None,
+            start_us: 1,
+            end_us: 2,
+            attributes: vec![("gen_ai.request.model", "m".into())],
+            error: None,
+        }
+    }
+
+    fn telemetry(url: &str, within: Duration) -> Telemetry {
+        Telemetry::to("gateway", url.to_owned(), &TelemetryFile::default(), within).unwrap()
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_collector_that_keeps_everyone_waiting_holds_up_no_request_and_fills_no_memory() {
+        let (tell, told) = mpsc::channel();
+        let (go_on, go) = mpsc::channel::<()>();
+        let go = std::sync::Mutex::new(go);
+        let url = collector(move |body| {
+            tell.send(spans(&body)).unwrap();
+            // Once nobody can say it any more, there is nothing to wait for.
+            let _ = go.lock().unwrap().recv();
+            true
+        });
+        let telemetry = telemetry(&url, Duration::from_secs(600));
+        let (tracing, count) = (telemetry.tracing(), 100_000);
+        // Whoever had to wait for the collector here would wait for ever.
+        for number in 1..=count {
+            tracing.record(span(number));
+        }
+        drop(go_on);
+        tokio::task::spawn_blocking(move || telemetry.finish()).await.unwrap();
+        let arrived: usize = told.try_iter().sum();
+        // The library's queue, and a batch on its way.
+        assert!((1..=2048 + 512).contains(&arrived), "{arrived} of {count}");
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_collector_that_never_answers_is_given_up_and_asked_again() {
+        let (tell, told) = mpsc::channel();
+        let calls = std::sync::atomic::AtomicUsize::new(0);
+        let url = collector(move |body| {
+            tell.send(spans(&body)).unwrap();
+            calls.fetch_add(1, Ordering::Relaxed) > 0
+        });
+        let telemetry = telemetry(&url, Duration::from_millis(100));
+        telemetry.tracing().record(span(1));
+        tokio::task::spawn_blocking(move || telemetry.finish()).await.unwrap();
+        assert_eq!(told.try_iter().collect::<Vec<_>>(), [1, 1], "the first time in vain");
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn without_a_collector_the_last_spans_are_not_waited_for_beyond_their_time() {
+        let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let telemetry = telemetry(&format!("http://{nobody}{PATH}"), Duration::from_secs(600));
+        telemetry.tracing().record(span(1));
+        let began = std::time::Instant::now();
+        tokio::task::spawn_blocking(move || telemetry.finish()).await.unwrap();
+        assert!(began.elapsed() < 3 * LAST_SPANS_WITHIN, "{:?}", began.elapsed());
+    }
 
     #[test]
     fn a_collectors_address_may_have_the_path_or_not() {

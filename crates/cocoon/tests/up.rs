@@ -209,3 +209,34 @@ fn a_model_server_that_is_not_there_is_told() {
         assert!(complaint(&output).contains(&url), "{}", complaint(&output));
     }
 }
+
+/// `cocoon up` in a shell that sets its limit on open files first.
+#[cfg(target_os = "linux")]
+fn limited(limit: &str, directory: &Path) -> std::process::Command {
+    let mut command = std::process::Command::new("sh");
+    let script = format!("ulimit {limit} && exec \"$0\" \"$@\"");
+    command.args(["-c", &script, env!("CARGO_BIN_EXE_cocoon"), "up", "--dir", text(directory)]);
+    command.args(["--port-base", "0", "--workers", "1", "--json"]).stdin(std::process::Stdio::null());
+    command
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_network_takes_the_open_files_that_it_may_have_and_warns_where_they_are_too_few() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut running = Running::start(limited("-Sn 300", directory.path()), Listen::Stdout);
+    running.json_with("gateway");
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", running.pid())).unwrap();
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files")).unwrap();
+    let numbers: Vec<&str> = line.split_whitespace().collect();
+    assert!(numbers[0] == numbers[1] && numbers[0] != "300", "{line}");
+    assert_eq!(running.stop(), Some(0));
+
+    let directory = tempfile::tempdir().unwrap();
+    let mut running = Running::start(limited("-n 2000", directory.path()), Listen::Stderr);
+    let line = running.line_with("does not fit the limit on open files");
+    assert!(line.contains("limits.max_connections") && line.contains("limit=2000"), "{line}");
+    let endpoints = directory.path().join("endpoints.json");
+    wait_for("the network", || endpoints.exists().then_some(()));
+    assert_eq!(running.stop(), Some(0));
+}

@@ -59,6 +59,7 @@ pub struct Options {
     pub check_worker_hashes: bool,
     pub worker_policy: Policy,
     pub root: RootConfig,
+    pub max_body_bytes: u64,
     /// Where the proxy writes down what becomes of requests.
     pub tracing: Option<Tracing>,
 }
@@ -75,6 +76,7 @@ impl Default for Options {
             check_worker_hashes: false,
             worker_policy: Policy::any(),
             root: root(),
+            max_body_bytes: cocoon_proxy::DEFAULT_MAX_BODY_BYTES,
             tracing: None,
         }
     }
@@ -140,6 +142,7 @@ pub fn proxy_config(store: &Path, options: &Options) -> ProxyConfig {
         check_worker_hashes: options.check_worker_hashes,
         trust_long_authorization: true,
         extensions: options.extensions,
+        max_body_bytes: options.max_body_bytes,
         settlement: None,
         store: store.to_owned(),
         listener: options.listener.clone(),
@@ -243,6 +246,7 @@ impl Network {
             is_test: true,
             is_testnet: false,
             extensions: true,
+            max_body_bytes: cocoon_worker::DEFAULT_MAX_BODY_BYTES,
             check_proxy_hashes: false,
             dial: DialOptions { max_difficulty: 8, timeout: Duration::from_secs(10) },
             store: dir.join(format!("worker-{number}.db")),

@@ -86,8 +86,8 @@ impl Breaker {
         }
     }
 
-    /// `jitter` is 0 to 1: by it, nodes that lost the same peer do not come back all at once.
-    fn failed(&mut self, now: Instant, jitter: f64) {
+    /// `jitter` is 0 to 1: by it, nodes that lost the same peer do not come back all at once. Whether it opens now.
+    fn failed(&mut self, now: Instant, jitter: f64) -> bool {
         self.fade(now);
         self.recent += 1.0;
         self.failed += 1.0;
@@ -104,6 +104,7 @@ impl Breaker {
             self.state = State::Open { until: now + self.wait.mul_f64(share) };
             self.wait = (self.wait * 2).min(OPEN.1);
         }
+        open
     }
 
     /// Nothing can be learnt from what was let through.
@@ -149,22 +150,22 @@ impl Breakers {
         self.each(proxy, model, Breaker::let_go);
     }
 
-    /// The proxy itself failed.
-    pub(crate) fn proxy_failed(&mut self, proxy: &str, model: &str, now: Instant, jitter: f64) {
+    /// The proxy itself failed. Whether its breaker opens.
+    pub(crate) fn proxy_failed(&mut self, proxy: &str, model: &str, now: Instant, jitter: f64) -> bool {
         let [own, workers] = keys(proxy, model);
-        self.failed(own, now, jitter);
         if let Some(breaker) = self.0.get_mut(&workers) {
             breaker.let_go();
         }
+        self.failed(own, now, jitter)
     }
 
-    /// The proxy is well, but its workers for the model failed.
-    pub(crate) fn workers_failed(&mut self, proxy: &str, model: &str, now: Instant, jitter: f64) {
+    /// The proxy is well, but its workers for the model failed. Whether their breaker opens.
+    pub(crate) fn workers_failed(&mut self, proxy: &str, model: &str, now: Instant, jitter: f64) -> bool {
         let [own, workers] = keys(proxy, model);
-        self.failed(workers, now, jitter);
         if let Some(breaker) = self.0.get_mut(&own) {
             breaker.succeeded(now);
         }
+        self.failed(workers, now, jitter)
     }
 
     /// How many are open or half-open.
@@ -172,14 +173,14 @@ impl Breakers {
         self.0.values().filter(|breaker| breaker.state != State::Closed).count()
     }
 
-    fn failed(&mut self, key: Key, now: Instant, jitter: f64) {
+    fn failed(&mut self, key: Key, now: Instant, jitter: f64) -> bool {
         if self.0.len() >= MAX_BREAKERS && !self.0.contains_key(&key) {
             self.0.retain(|_, breaker| !breaker.is_blank(now));
             if self.0.len() >= MAX_BREAKERS {
-                return;
+                return false;
             }
         }
-        self.0.entry(key).or_insert_with(|| Breaker::new(now)).failed(now, jitter);
+        self.0.entry(key).or_insert_with(|| Breaker::new(now)).failed(now, jitter)
     }
 
     fn each(&mut self, proxy: &str, model: &str, mut change: impl FnMut(&mut Breaker)) {
@@ -211,10 +212,10 @@ mod tests {
         let now = Instant::now();
         let mut breaker = Breaker::new(now);
         for _ in 1..CONSECUTIVE {
-            breaker.failed(now, 1.0);
-            assert!(breaker.allows(now));
+            assert!(!breaker.failed(now, 1.0) && breaker.allows(now));
         }
-        breaker.failed(now, 1.0);
+        assert!(breaker.failed(now, 1.0), "it opens");
+        assert!(!breaker.failed(now, 1.0), "it is open already");
         assert!(!breaker.allows(now) && !breaker.allows(now + SECOND / 2));
         let later = now + SECOND;
         assert!(breaker.allows(later));
@@ -229,7 +230,7 @@ mod tests {
     fn one_that_fails_again_stays_open_for_longer_each_time_up_to_half_a_minute() {
         let mut now = Instant::now();
         let mut breaker = Breaker::new(now);
-        (0..CONSECUTIVE).for_each(|_| breaker.failed(now, 1.0));
+        (0..CONSECUTIVE).for_each(|_| _ = breaker.failed(now, 1.0));
         let mut waits = Vec::new();
         for _ in 0..8 {
             let State::Open { until } = breaker.state else { panic!("{breaker:?}") };
@@ -266,7 +267,7 @@ mod tests {
     fn a_request_let_through_that_never_ends_does_not_keep_it_shut() {
         let now = Instant::now();
         let mut breaker = Breaker::new(now);
-        (0..CONSECUTIVE).for_each(|_| breaker.failed(now, 1.0));
+        (0..CONSECUTIVE).for_each(|_| _ = breaker.failed(now, 1.0));
         breaker.begin(now + SECOND);
         assert!(!breaker.allows(now + 2 * SECOND));
         assert!(breaker.allows(now + SECOND + PROBE_TIME));
@@ -314,7 +315,7 @@ mod tests {
                 match what {
                     0 => breaker.begin(now),
                     1 => breaker.succeeded(now),
-                    2 => breaker.failed(now, jitter),
+                    2 => _ = breaker.failed(now, jitter),
                     _ => breaker.let_go(),
                 }
             }

@@ -1,5 +1,7 @@
 //! What a worker says to a request, up to its last word, and what the client is told of it.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use cocoon_ledger::{Adjusted, ClaimBound, Coefficient, clamp_claim};
 use cocoon_wire::codec::{ByteStr, Message as _, from_boxed, to_boxed};
@@ -7,11 +9,11 @@ use cocoon_wire::tl::{self, WorkerToProxy, client, ext, http, proxy};
 
 use super::blame::{Outcome, blames_request};
 use super::choice::Begun;
-use super::request::Phase;
+use super::request::{Phase, Rejection};
 use super::{ConnId, End, Proxy, ProxyEvent, RequestEnd, RequestKey};
 use crate::answer::{
     ERROR_HEADER, PROXY_HEADER, RESEND_HEADER, WORKER_HEADER, error_body, fits, framing_header,
-    resend_header, sanitize, seconds_header, status_body, worker_header,
+    resend_header, retry_after_header, sanitize, seconds_header, status_body, worker_header,
 };
 use crate::body::compact;
 use crate::outbox::Chunk;
@@ -335,8 +337,9 @@ impl Proxy {
         let overrun = overrun.0.saturating_add(held.excess.0);
         let parent = request.parent();
         let failure = request.failure.or(failure);
-        match failure {
+        match &failure {
             None => self.stats.succeeded += 1,
+            Some(RequestFailure { code: ErrorCode::CANCELLED, .. }) => self.stats.cancelled += 1,
             Some(_) => self.stats.failed += 1,
         }
         self.stats.tokens = self.stats.tokens.saturating_add(charged.0);
@@ -394,17 +397,17 @@ impl Proxy {
         }
     }
 
-    /// Answers a query that never became a request.
+    /// Answers a query that never became a request. `again_after`: when another one may have more luck.
     pub(super) fn reject(
         &mut self,
         conn: ConnId,
         request_id: [u8; 32],
-        status: i32,
-        kind: &str,
-        message: &str,
+        (status, kind, message): &Rejection,
+        again_after: Option<Duration>,
         now: Time,
     ) {
-        let (mut head, body) = status_body(status, kind, message);
+        let (mut head, body) = status_body(*status, kind, message);
+        head.headers.extend(again_after.map(retry_after_header));
         head.headers.push(seconds_header("X-Cocoon-Proxy-Start", now));
         head.headers.push(seconds_header("X-Cocoon-Proxy-End", now));
         head.headers.push(framing_header(true, body.len()));

@@ -19,7 +19,7 @@ use super::{
     ConnId, DRAIN_TIME, MAX_ATTEMPTS, MAX_QUERY_BYTES_HELD, MAX_QUERY_BYTES_HELD_PER_CLIENT, MAX_REQUESTS,
     MAX_REQUESTS_PER_CLIENT, Proxy, RequestKey,
 };
-use crate::answer::{TIME_SHARE, request_time};
+use crate::answer::{MAX_HEAD_BYTES, TIME_SHARE, request_time};
 use crate::body::compact;
 use crate::options::Options;
 use crate::{ErrorCode, RequestFailure, Time, Violation};
@@ -160,9 +160,11 @@ impl Proxy {
 
     fn on_query(&mut self, conn: ConnId, query: client::RunQueryEx, options: Options, now: Time) {
         self.stats.requests += 1;
-        if let Err((status, kind, message)) = self.try_query(conn, &query, options, now) {
+        if let Err(rejection) = self.try_query(conn, &query, options, now) {
             self.stats.rejected += 1;
-            self.reject(conn, query.request_id, status, kind, &message, now);
+            let again_after =
+                (rejection.0 == 429).then(|| self.market.next_place(&query.model_name.to_lossy()));
+            self.reject(conn, query.request_id, &rejection, again_after.flatten(), now);
         }
     }
 
@@ -191,8 +193,10 @@ impl Proxy {
         }
         // None at all is a whole body, too.
         let body_bytes = options.body_bytes.filter(|bytes| *bytes > 0);
-        if body_bytes.is_some_and(|bytes| bytes > self.settings.max_body_bytes) {
-            let most = self.settings.max_body_bytes;
+        // A query is not read here; beside what it holds of the body, it has a head.
+        let begun = query.query.len().saturating_sub(MAX_HEAD_BYTES) as u64;
+        let most = self.settings.max_body_bytes;
+        if body_bytes.unwrap_or(0).max(begun) > most {
             return Err((413, "request_too_large", format!("a body may have {most} bytes")));
         }
         let share = self.shares.of(account);
@@ -406,6 +410,7 @@ impl Proxy {
         self.end_waiting(key);
         let Some(request) = self.requests.get(&key) else { return };
         let (conn, attempt) = (request.worker, request.attempt);
+        self.market.freed(conn, now.since(request.asked));
         if let Some(worker) = self.worker_mut(conn) {
             worker.work.remove(&attempt);
             worker.bodies.close(attempt);

@@ -12,6 +12,8 @@ pub struct ProxyStats {
     pub rejected: u64,
     /// Requests answered in full.
     pub succeeded: u64,
+    /// Requests whose caller left before their end.
+    pub cancelled: u64,
     /// Requests that failed or were given up after a worker was chosen.
     pub failed: u64,
     /// Times that a request was given to another worker.

@@ -1,9 +1,11 @@
 //! The proxy's configuration; `examples/proxy.toml` documents every field.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 
 use cocoon_net::ListenerOptions;
+use cocoon_proxy::DEFAULT_MAX_BODY_BYTES;
 use cocoon_ton::Address;
 use serde::{Deserialize, Serialize};
 
@@ -51,8 +53,8 @@ pub(crate) struct ProxyFile {
     pub(crate) telemetry: TelemetryFile,
     /// Work that peers do.
     pub(crate) pow: AcceptPow,
-    /// Limits on connections, for each of the two ports.
-    pub(crate) limits: ConnectionLimits,
+    /// Limits on requests, and on connections for each of the two ports.
+    pub(crate) limits: Limits,
 }
 
 /// The proof of work asked of those who dial.
@@ -63,13 +65,15 @@ pub(crate) struct AcceptPow {
     pub(crate) difficulty: Option<u8>,
 }
 
-/// Limits on connections.
+/// Limits on requests and connections.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub(crate) struct ConnectionLimits {
-    /// At a time.
+pub(crate) struct Limits {
+    /// Largest body of a request.
+    pub(crate) max_body_bytes: NonZeroU64,
+    /// Connections at a time.
     pub(crate) max_connections: usize,
-    /// At a time from one address.
+    /// Those at a time from one address.
     pub(crate) max_connections_per_ip: usize,
     /// Being set up at a time.
     pub(crate) max_pending: usize,
@@ -77,12 +81,13 @@ pub(crate) struct ConnectionLimits {
     pub(crate) max_pending_per_ip: usize,
 }
 
-impl Default for ConnectionLimits {
+impl Default for Limits {
     fn default() -> Self {
         let ListenerOptions {
             max_connections, max_connections_per_ip, max_pending, max_pending_per_ip, ..
         } = ListenerOptions::default();
-        Self { max_connections, max_connections_per_ip, max_pending, max_pending_per_ip }
+        let max_body_bytes = NonZeroU64::new(DEFAULT_MAX_BODY_BYTES).unwrap_or(NonZeroU64::MIN);
+        Self { max_body_bytes, max_connections, max_connections_per_ip, max_pending, max_pending_per_ip }
     }
 }
 
@@ -105,7 +110,7 @@ impl Default for ProxyFile {
             collateral: CollateralFile::default(),
             telemetry: TelemetryFile::default(),
             pow: AcceptPow::default(),
-            limits: ConnectionLimits::default(),
+            limits: Limits::default(),
         }
     }
 }
@@ -129,7 +134,7 @@ impl RoleFile for ProxyFile {
 impl ProxyFile {
     /// Limits and proof of work for both ports. Beyond loopback, the published 20 bits are asked unless configured.
     pub(crate) fn listener(&self) -> ListenerOptions {
-        let ConnectionLimits { max_connections, max_connections_per_ip, max_pending, max_pending_per_ip } =
+        let Limits { max_connections, max_connections_per_ip, max_pending, max_pending_per_ip, .. } =
             self.limits;
         let mut options = ListenerOptions {
             max_connections,

@@ -1,11 +1,12 @@
 //! The worker's configuration; `examples/worker.toml` documents every field.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cocoon_ton::Address;
-use cocoon_worker::{Bounds, FollowConfig};
+use cocoon_worker::{Bounds, DEFAULT_MAX_BODY_BYTES, FollowConfig};
 use serde::{Deserialize, Serialize};
 
 use super::RoleFile;
@@ -37,6 +38,8 @@ pub(crate) struct WorkerFile {
     pub(crate) price: PriceFile,
     /// Requests at a time.
     pub(crate) max_active: u32,
+    /// Largest body of a request.
+    pub(crate) max_body_bytes: NonZeroU64,
     /// Whether to start without taking requests.
     pub(crate) paused: bool,
     /// Whether a proxy's image hash must be on the root's list.
@@ -126,6 +129,7 @@ impl Default for WorkerFile {
             coefficient: 1000,
             price: PriceFile::default(),
             max_active: 64,
+            max_body_bytes: NonZeroU64::new(DEFAULT_MAX_BODY_BYTES).unwrap_or(NonZeroU64::MIN),
             paused: false,
             check_proxy_hashes: false,
             extensions: true,

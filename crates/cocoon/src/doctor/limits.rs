@@ -6,7 +6,7 @@ use super::check::{Check, Group, Machine};
 const GROUP: Group = Group::Limits;
 
 /// Fewer open files than this are warned of. A proxy and a gateway hold a connection for each of thousands of peers and
-/// callers, a worker two for each request.
+/// callers, a worker one for each request.
 const FEW_FILES: u64 = 4096;
 
 /// All of them.
@@ -18,7 +18,8 @@ fn open_files(sys: &Sys) -> Check {
     let name = "open files";
     let limits = sys.read("/proc/self/limits").unwrap_or_default();
     let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
-    match line.and_then(|line| line.split_whitespace().next()) {
+    // A node raises the first number to the second.
+    match line.and_then(|line| line.split_whitespace().nth(1)) {
         Some("unlimited") => Check::ok(GROUP, name, "unlimited"),
         Some(text) => match text.parse::<u64>() {
             Ok(limit) if limit >= FEW_FILES => Check::ok(GROUP, name, limit.to_string()),
@@ -26,7 +27,7 @@ fn open_files(sys: &Sys) -> Check {
                 GROUP,
                 name,
                 format!("{limit}: each connection takes one"),
-                "set LimitNOFILE=65536 in the systemd unit, or run `ulimit -n 65536` before the node",
+                "set LimitNOFILE=65536 in the systemd unit, or run `ulimit -Hn 65536` as root before the node",
             ),
             Err(_) => unknown(name),
         },
@@ -39,7 +40,7 @@ fn unknown(name: &str) -> Check {
         GROUP,
         name,
         "cannot be told",
-        "run `ulimit -n` in the node's shell; it should be 4096 or more",
+        "run `ulimit -Hn` in the node's shell; it should be 4096 or more",
     )
 }
 

@@ -233,6 +233,7 @@ async fn wind_up(fleet: &Fleet, chain: Arc<dyn Chain>) {
         check_worker_hashes: false,
         trust_long_authorization: false,
         extensions: true,
+        max_body_bytes: cocoon_proxy::DEFAULT_MAX_BODY_BYTES,
         store: identity.ledger(),
         settlement: Some(cocoon_proxy::SettlementConfig {
             wallet: identity.wallet.clone(),

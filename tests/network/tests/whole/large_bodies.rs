@@ -5,11 +5,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use cocoon_engine::{BodyStream, Engine, EngineError, EngineHealth, EngineRequest, EngineResponse};
 use cocoon_gateway::Gateway;
-use cocoon_network_tests::{MODEL, Network, gateway, get, send, until, within};
+use cocoon_network_tests::{FixedEngine, MODEL, Network, Options, gateway, get, send, until, within};
 use cocoon_worker::Worker;
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use http::{HeaderMap, StatusCode};
+use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::{mpsc, oneshot};
 
@@ -213,4 +214,37 @@ async fn a_caller_who_goes_away_ends_the_body_at_the_engine() {
         false
     });
     assert!(broken.await, "the body came in full");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bodies_over_a_proxys_or_a_workers_own_limit_are_refused_in_words_and_others_are_not() {
+    // Below and above what goes whole in a query.
+    let cases = [
+        (400_000, 1 << 30, 413, "a body may have 400000 bytes"),
+        (1 << 30, 400_000, 400, "too large for this worker"),
+        (1 << 30, 100_000, 400, "too large for this worker"),
+    ];
+    for (of_proxy, of_worker, status, words) in cases {
+        let network = Network::with(Options { max_body_bytes: of_proxy, ..Options::default() }).await;
+        let mut config = network.worker_config(1);
+        config.max_body_bytes = of_worker;
+        let _worker = network.worker_with(config, FixedEngine("hello".to_owned())).await;
+        let proxy = [network.proxy.clients_addr()];
+        let gateway = gateway(&proxy, network.dir.path(), network.chain.clone()).await;
+        within("the gateway to be ready", gateway.ready()).await;
+        until("the offer", || !gateway.models().is_empty()).await;
+        let model = MODEL.split('@').next().unwrap();
+        let ask = async |bytes: u64| {
+            let padding = "x".repeat(usize::try_from(bytes).unwrap());
+            let body =
+                json!({"model": model, "messages": [{"role": "user", "content": "x"}], "user": padding});
+            send(gateway.http_addr(), "/v1/chat/completions", &[JSON], body.to_string().as_bytes()).await
+        };
+        let limit = of_proxy.min(of_worker);
+        let reply = ask(limit - 1000).await;
+        assert_eq!(reply.status, 200, "{}", reply.body);
+        // A proxy does not know how much of a query is body, so that it lets up to 64 KiB more through.
+        let reply = ask(limit + 100_000).await;
+        assert!(reply.status == status && reply.body.contains(words), "{} {}", reply.status, reply.body);
+    }
 }

@@ -2,9 +2,11 @@
 
 use std::sync::{Arc, Mutex};
 
+use cocoon_engine::Engine;
 use cocoon_gateway::Gateway;
 use cocoon_network_tests::{
-    FixedEngine, MODEL, Network, Options, Reply, gateway_with, get, send, until, within,
+    FixedEngine, MODEL, Network, Options, Reply, ScriptedEngine, Streaming, delta, gateway_with, get, send,
+    until, usage_event, within,
 };
 use cocoon_trace::{Span, SpanSink, Tracing, Value};
 use cocoon_worker::Worker;
@@ -43,12 +45,16 @@ struct World {
 
 impl World {
     async fn start(propagate: bool) -> Self {
+        Self::with(propagate, FixedEngine("hello".to_owned())).await
+    }
+
+    async fn with(propagate: bool, engine: impl Engine) -> Self {
         let [at_gateway, at_proxy, at_worker] = [0; 3].map(|_| Arc::new(Kept::default()));
         let options = Options { tracing: at_proxy.tracing(true), ..Options::default() };
         let network = Network::with(options).await;
         let mut config = network.worker_config(1);
         config.tracing = at_worker.tracing(true);
-        let worker = network.worker_with(config, FixedEngine("hello".to_owned())).await;
+        let worker = network.worker_with(config, engine).await;
         let proxy = [network.proxy.clients_addr()];
         let gateway = gateway_with(&proxy, network.dir.path(), network.chain.clone(), |config| {
             config.tracing = at_gateway.tracing(propagate);
@@ -98,6 +104,73 @@ async fn one_request_is_one_trace_over_all_nodes() {
     assert!(!all.contains(SECRET_WORDS) && !all.contains("hello"), "{all}");
 }
 
+/// What a streamed request does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Complete,
+    BreaksOff,
+    CallerLeaves,
+    CallerLeavesBeforeTheHead,
+}
+
+#[tokio::test]
+async fn a_streams_span_lasts_until_its_end_and_says_how_it_ended() {
+    use Fate::{BreaksOff, CallerLeaves, CallerLeavesBeforeTheHead, Complete};
+    for fate in [Complete, BreaksOff, CallerLeaves, CallerLeavesBeforeTheHead] {
+        let (engine, mut calls) = ScriptedEngine::new();
+        let world = World::with(true, engine).await;
+        let model = MODEL.split('@').next().unwrap();
+        let words = json!([{"role": "user", "content": SECRET_WORDS}]);
+        let body = json!({"model": model, "messages": words, "stream": true});
+        let mut caller = Streaming::post(world.gateway.http_addr(), &body).await;
+        let call = within("the call", calls.recv()).await.unwrap();
+        let error = if fate == CallerLeavesBeforeTheHead {
+            drop(caller);
+            call.given_up().await;
+            Some("cancelled")
+        } else {
+            let answer = call.stream();
+            assert!(answer.send(delta("hello")).await);
+            caller.until("hello").await;
+            let named = world.at_gateway.0.lock().unwrap().clone();
+            assert!(named.is_empty(), "nothing is over yet: {named:?}");
+            match fate {
+                Complete => {
+                    assert!(answer.send(delta(" you")).await && answer.send(usage_event(10, 2)).await);
+                    drop(answer);
+                    assert!(caller.finish().await.body.contains("[DONE]"));
+                    None
+                }
+                BreaksOff => {
+                    drop(answer);
+                    assert!(caller.finish().await.body.contains("\"error\""));
+                    Some("broken")
+                }
+                CallerLeaves | CallerLeavesBeforeTheHead => {
+                    drop(caller);
+                    answer.dropped().await;
+                    Some("cancelled")
+                }
+            }
+        };
+        until("all spans", || {
+            !world.at_gateway.named("POST ").is_empty() && !world.at_proxy.named("proxy").is_empty()
+        })
+        .await;
+        let [server] = world.at_gateway.named("POST ").try_into().unwrap();
+        let [attempt] = world.at_gateway.named("chat ").try_into().unwrap();
+        let [proxy] = world.at_proxy.named("proxy ").try_into().unwrap();
+        assert_eq!([server.error, attempt.error], [error; 2], "{fate:?}");
+        assert_eq!((attempt.parent, proxy.parent), (Some(server.context.span), Some(attempt.context.span)));
+        assert!(server.end_us >= attempt.end_us && server.start_us <= attempt.start_us, "{fate:?}");
+        let status = server.attributes.iter().find(|(name, _)| *name == "http.response.status_code");
+        let expected = (fate != CallerLeavesBeforeTheHead).then_some(Value::Int(200));
+        assert_eq!(status.map(|(_, value)| value.clone()), expected, "{fate:?}");
+        let all = format!("{server:?}{attempt:?}{proxy:?}");
+        assert!(!all.contains(SECRET_WORDS) && !all.contains("hello"), "{all}");
+    }
+}
+
 #[tokio::test]
 async fn the_network_hears_of_no_trace_unless_it_is_told() {
     let world = World::start(false).await;
@@ -132,7 +205,16 @@ async fn the_dashboard_and_the_alerts_ask_for_what_the_nodes_measure() {
         include_str!("../../../../deploy/prometheus/alerts.yml"),
     ];
     // What is there only once something went wrong, a stream came, or there is a wallet.
-    let rare = ["_disputes", "_wallet_", "_funds_needed", "first_chunk", "first_token", "output_token"];
+    let rare = [
+        "_disputes",
+        "_errors_",
+        "_breaker_openings",
+        "_wallet_",
+        "_funds_needed",
+        "first_chunk",
+        "first_token",
+        "output_token",
+    ];
     let mut seen = 0;
     let words = asked.iter().flat_map(|text| text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_'));
     for name in words.filter(|word| word.starts_with("cocoon_") || word.starts_with("gen_ai_")) {

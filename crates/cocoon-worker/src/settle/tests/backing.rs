@@ -45,6 +45,7 @@ impl Pair {
             check_worker_hashes: false,
             trust_long_authorization: false,
             extensions: true,
+            max_body_bytes: cocoon_proxy::DEFAULT_MAX_BODY_BYTES,
             store: town.store().with_file_name("proxy.db"),
             settlement: None,
             listener: ListenerOptions::default(),

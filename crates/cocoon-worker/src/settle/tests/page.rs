@@ -44,6 +44,7 @@ pub(super) async fn worker_of(
         is_test: true,
         is_testnet: false,
         extensions: true,
+        max_body_bytes: crate::DEFAULT_MAX_BODY_BYTES,
         check_proxy_hashes: false,
         dial: DialOptions { max_difficulty: 28, timeout: Duration::from_secs(10) },
         store: town.store(),
