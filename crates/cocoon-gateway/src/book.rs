@@ -106,6 +106,13 @@ struct Inner {
     disputes_changed: bool,
 }
 
+/// What is being written.
+#[derive(Debug, Clone, Copy)]
+struct Changed {
+    peers: bool,
+    disputes: bool,
+}
+
 #[derive(Debug)]
 pub(crate) struct Book {
     store: SqliteStore,
@@ -199,21 +206,21 @@ impl Book {
 
     /// Writes what has changed, and waits until it is durable. What could not be written counts as changed still.
     pub(crate) async fn flush(&self) -> Result<(), StoreError> {
-        let Some((queued, (peers, disputes))) = self.queue_changes()? else { return Ok(()) };
+        let Some((queued, changed)) = self.queue_changes()? else { return Ok(()) };
         let outcome = queued.await;
         if outcome.is_err() {
             let mut inner = self.lock();
-            inner.peers_changed |= peers;
-            inner.disputes_changed |= disputes;
+            inner.peers_changed |= changed.peers;
+            inner.disputes_changed |= changed.disputes;
         }
         outcome
     }
 
-    /// Under the lock, so that what is newer is also written later. Says which had changed, peers and disputes.
-    fn queue_changes(&self) -> Result<Option<(Written, (bool, bool))>, StoreError> {
+    /// Under the lock, so that what is newer is also written later.
+    fn queue_changes(&self) -> Result<Option<(Written, Changed)>, StoreError> {
         let mut inner = self.lock();
-        let changed = (inner.peers_changed, inner.disputes_changed);
-        let peers = changed.0.then(|| {
+        let changed = Changed { peers: inner.peers_changed, disputes: inner.disputes_changed };
+        let peers = changed.peers.then(|| {
             let records = inner.peers.iter().map(|(key, peer)| PeerRecord {
                 proxy: hex::encode(key.proxy),
                 contract: key.contract.to_raw_string(),
@@ -222,7 +229,8 @@ impl Book {
             });
             Change::Put(PEERS_KEY.to_owned(), to_json(&records.collect::<Vec<_>>()))
         });
-        let disputes = changed.1.then(|| Change::Put(DISPUTES_KEY.to_owned(), to_json(&inner.disputes)));
+        let disputes =
+            changed.disputes.then(|| Change::Put(DISPUTES_KEY.to_owned(), to_json(&inner.disputes)));
         let changes: Vec<_> = peers.into_iter().chain(disputes).collect();
         if changes.is_empty() {
             return Ok(None);

@@ -182,8 +182,9 @@ async fn prepare(
     let form = RequestForm::of(endpoint, content_type)?;
     let wishes = Wishes::from_headers(headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())))?;
     let defaults = shared.limits.request_defaults();
+    let bytes = body.len();
     let read = move || PreparedRequest::read(&form, &body, endpoint, wishes, &defaults);
-    let mut prepared = work_on(body.len(), read).await??;
+    let mut prepared = work_on(bytes, read).await??;
     if let Some(price) = prepared.max_price {
         let cap = coefficient_within(price, &tariff(&shared.root.borrow()));
         prepared.max_coefficient = prepared.max_coefficient.min(cap);

@@ -92,7 +92,7 @@ impl Sim {
     /// One more worker.
     fn enter(&mut self, worker: Worker) {
         let key = self.workers.len();
-        self.market.join(key, MODEL, [key as u8; 32], worker.state);
+        self.market.join(key, MODEL, [key as u8; 32], [key as u8; 32], worker.state);
         self.workers.push(worker);
     }
 

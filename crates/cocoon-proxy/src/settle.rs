@@ -429,3 +429,17 @@ pub(crate) fn expected(
     }
     Err(ChainError::BadAnswer(format!("{contract} is the contract of another proxy")))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_that_is_slow_or_full_does_not_end_settlement() {
+        let full = StoreError::DiskFull { path: "ledger.sqlite".into() };
+        for error in [StoreError::QueueFull, full] {
+            assert!(SettlementError::Store(error.clone()).passes(), "{error}");
+        }
+        assert!(!SettlementError::Store(StoreError::Closed).passes());
+    }
+}

@@ -85,7 +85,7 @@ fn locked(directory: &Path) -> (Running, String, String) {
 fn a_gateway_that_asks_for_a_key_is_sent_one_and_without_it_says_what_to_do() {
     let directory = tempfile::tempdir().unwrap();
     let (running, address, key) = locked(directory.path());
-    let market = |more: &[&str]| cocoon(&[&["market", "--gateway", &address], more].concat());
+    let market = |more: &[&str]| cocoon(&[&["market", "--gateway", address.as_str()], more].concat());
 
     let refused = market(&[]).output().unwrap();
     assert_eq!(refused.status.code(), Some(1));

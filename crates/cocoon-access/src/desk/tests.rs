@@ -303,8 +303,8 @@ fn what_was_used_since_the_start_is_summed_up_by_key_and_of_many_keys_as_one() {
         let mut ticket = desk.admit(KeyId::NONE, "chat", at(0)).unwrap();
         ticket.key = numbered(number);
         desk.finish(&ticket, &RequestEnd { failed: false, used }, at(0));
-        desk.settle(&ticket, 100, 40, false, at(0));
-        desk.correct(&ticket, 40, 50, at(0));
+        let settled = desk.settle(&ticket, 100, 40, false, at(0));
+        desk.correct(&ticket, settled, 50, at(0));
     }
     let sums: std::collections::BTreeMap<_, _> = desk.sums().collect();
     assert_eq!(sums.len(), MAX_SUMS + 1);

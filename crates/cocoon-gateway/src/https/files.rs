@@ -146,7 +146,7 @@ mod tests {
         std::fs::write(&config.cert_file, made.cert.pem()).unwrap();
         std::fs::write(&config.key_file, made.signing_key.serialize_pem()).unwrap();
         let allow = |mode| {
-            std::fs::set_permissions(&config.key_file, PermissionsExt::from_mode(mode)).unwrap();
+            std::fs::set_permissions(&config.key_file, std::fs::Permissions::from_mode(mode)).unwrap();
         };
         allow(0o644);
         let tried = fingerprint(&config);

@@ -239,7 +239,7 @@ impl Proxy {
         let first = request.answer_bytes == 0;
         request.answer_bytes += data.len() as u64;
         let (conn, draining) = (request.client, request.phase == Phase::Draining);
-        let client_request = request.client_request;
+        let (client_request, account) = (request.client_request, request.account);
         if !data.is_empty() {
             request.moved = now;
             if first && !draining {
@@ -248,7 +248,6 @@ impl Proxy {
         }
         if !draining {
             self.stats.answer_bytes += data.len() as u64;
-            let account = request.account;
             let Some(queued) = self.change_answers(conn, |answers| {
                 answers.data(client_request, data);
                 answers.queued(client_request)

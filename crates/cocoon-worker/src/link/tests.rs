@@ -48,6 +48,7 @@ async fn start(dir: &std::path::Path, engine: Failing) -> Worker {
         coefficient: 1000,
         follow_load: None,
         max_active: 1,
+        max_body_bytes: crate::DEFAULT_MAX_BODY_BYTES,
         root_address: OWNER,
         is_test: true,
         is_testnet: false,

@@ -1,5 +1,7 @@
 //! What a worker can do once it was let in.
 
+use std::cell::Cell;
+
 use cocoon_network_tests::{
     Answer, Ask, Exchange, FixedEngine, Log, Network, RawPeer, TestClient, ready_worker, until, worker_params,
 };
@@ -13,6 +15,8 @@ struct Town {
     network: Network,
     worker: Worker,
     client: TestClient,
+    /// Each bad worker is another one: who comes back after it failed is not asked first.
+    next_bad: Cell<u8>,
 }
 
 impl Town {
@@ -21,12 +25,14 @@ impl Town {
         let network = Network::start().await;
         let worker = network.worker(1, FixedEngine("from the honest one".into())).await;
         let client = network.client(11).await;
-        Self { log, network, worker, client }
+        Self { log, network, worker, client, next_bad: Cell::new(9) }
     }
 
     /// The bad worker, and the request that it was asked.
     async fn asked(&self) -> (RawPeer, [u8; 32], Exchange) {
-        let mut bad = ready_worker(self.network.proxy.workers_addr(), worker_params(9, 500)).await;
+        let number = self.next_bad.get();
+        self.next_bad.set(number + 1);
+        let mut bad = ready_worker(self.network.proxy.workers_addr(), worker_params(number, 500)).await;
         let exchange = self.client.submit(&Ask::default());
         let query: proxy::RunQueryEx = bad.recv_message().await;
         (bad, query.request_id, exchange)

@@ -17,6 +17,7 @@ use tempfile::TempDir;
 use tokio::sync::{Semaphore, watch};
 
 /// A chain that looks clients up when it is told to.
+#[derive(Debug)]
 struct Slow {
     chain: StaticChain,
     now: AtomicUsize,
