@@ -19,6 +19,7 @@ mod policy;
 pub mod snp;
 pub mod tdx;
 mod verify;
+mod x509;
 
 pub use certificate::{
     CLAIMS_OID, CLOCK_SKEW_SECONDS, CertificateError, CertificateVersion, GPU_OID, MAX_CERTIFICATE_LEN,

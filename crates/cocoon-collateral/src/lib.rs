@@ -27,3 +27,4 @@ pub use fetcher::{Fetcher, MAX_FETCHES_UNDER_WAY, MAX_REQUESTS, Now};
 pub use fixed::FixedCollateral;
 pub use options::{ApiKey, FetcherOptions, OptionsError, PccsTrust};
 pub use route::{INTEL_PCS, INTEL_ROOT_CRL, KDS, NVIDIA_OCSP, NVIDIA_RIM};
+pub use tls::tls_by;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::crypto::{WebPkiSupportedAlgorithms, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
@@ -19,25 +19,46 @@ const MAX_CA_FILE_LEN: u64 = 1 << 20;
 /// Most certificates in it.
 const MAX_CA_CERTIFICATES: usize = 64;
 
-/// TLS to a service that meets this demand; `None` for what the public roots vouch for.
-pub(crate) fn client_config(trust: &PccsTrust) -> Result<Option<ClientConfig>, OptionsError> {
+/// TLS to servers whose certificate (with those that came beside it, the server's name and the time) `takes` finds good
+/// enough, where no public authority is asked. Whether the server holds the certificate's key is checked as ever.
+///
+/// # Errors
+/// TLS cannot be set up.
+pub fn tls_by<T>(takes: T) -> Result<ClientConfig, Error>
+where
+    T: Fn(&CertificateDer<'_>, &[CertificateDer<'_>], &ServerName<'_>, UnixTime) -> Result<(), Error>,
+    T: Send + Sync + 'static,
+{
     let provider = Arc::new(aws_lc_rs::default_provider());
-    let trusted = match trust {
-        PccsTrust::PublicRoots => return Ok(None),
-        PccsTrust::CaFile(path) => {
-            let wrong = |reason| OptionsError::CaFile { path: path.clone(), reason };
-            let certificates = read_certificates(path).map_err(wrong)?;
-            let authorities = listed_roots(&certificates, &provider)?;
-            Trusted::Listed { certificates, authorities }
-        }
-        PccsTrust::Anybody => Trusted::Anybody,
-    };
-    let verifier = Arc::new(Lenient { trusted, provider: Arc::clone(&provider) });
-    let config = ClientConfig::builder_with_provider(provider)
+    let verifier = Arc::new(By { takes, algorithms: provider.signature_verification_algorithms });
+    Ok(ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
         .dangerous()
         .with_custom_certificate_verifier(verifier)
-        .with_no_client_auth();
+        .with_no_client_auth())
+}
+
+/// TLS to a service that meets this demand; `None` for what the public roots vouch for.
+pub(crate) fn client_config(trust: &PccsTrust) -> Result<Option<ClientConfig>, OptionsError> {
+    let config = match trust {
+        PccsTrust::PublicRoots => return Ok(None),
+        PccsTrust::CaFile(path) => {
+            let wrong = |reason| OptionsError::CaFile { path: path.clone(), reason };
+            let listed = read_certificates(path).map_err(wrong)?;
+            let authorities = listed_roots(&listed)?;
+            tls_by(move |end_entity, intermediates, name, now| {
+                // Good as it stands: a self-signed server certificate is no authority in the public sense.
+                if listed.contains(end_entity) {
+                    return Ok(());
+                }
+                let authorities = authorities.as_ref();
+                let authorities =
+                    authorities.ok_or(Error::InvalidCertificate(CertificateError::UnknownIssuer))?;
+                authorities.verify_server_cert(end_entity, intermediates, name, &[], now).map(|_| ())
+            })?
+        }
+        PccsTrust::Anybody => tls_by(|_, _, _, _| Ok(()))?,
+    };
     Ok(Some(config))
 }
 
@@ -59,63 +80,47 @@ fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String
     }
 }
 
-/// Those whom a listed certificate vouches for as an authority.
+/// Those among the listed certificates that may vouch for others, if any may.
 fn listed_roots(
     listed: &[CertificateDer<'static>],
-    provider: &Arc<CryptoProvider>,
 ) -> Result<Option<Arc<WebPkiServerVerifier>>, OptionsError> {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(listed.iter().cloned());
     if roots.is_empty() {
         return Ok(None);
     }
-    let built = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider)).build();
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let built = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build();
     let built = built.map_err(|error| Error::General(error.to_string()))?;
     Ok(Some(built))
 }
 
-/// Who is good enough.
-enum Trusted {
-    /// Whoever answers.
-    Anybody,
-    Listed {
-        /// Good as they stand: a self-signed server certificate is no authority in the public sense.
-        certificates: Vec<CertificateDer<'static>>,
-        /// Those among them that may vouch for others, if any may.
-        authorities: Option<Arc<WebPkiServerVerifier>>,
-    },
+/// Takes the certificates that its function takes.
+struct By<T> {
+    takes: T,
+    algorithms: WebPkiSupportedAlgorithms,
 }
 
-/// Takes listed certificates, those signed by a listed one, or any.
-struct Lenient {
-    trusted: Trusted,
-    provider: Arc<CryptoProvider>,
-}
-
-impl fmt::Debug for Lenient {
+impl<T> fmt::Debug for By<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Lenient(..)")
+        f.write_str("By(..)")
     }
 }
 
-impl ServerCertVerifier for Lenient {
+impl<T> ServerCertVerifier for By<T>
+where
+    T: Fn(&CertificateDer<'_>, &[CertificateDer<'_>], &ServerName<'_>, UnixTime) -> Result<(), Error>,
+    T: Send + Sync,
+{
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         server_name: &ServerName<'_>,
-        ocsp_response: &[u8],
+        _: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let authorities = match &self.trusted {
-            Trusted::Anybody => return Ok(ServerCertVerified::assertion()),
-            Trusted::Listed { certificates, .. } if certificates.contains(end_entity) => {
-                return Ok(ServerCertVerified::assertion());
-            }
-            Trusted::Listed { authorities, .. } => authorities.as_ref(),
-        };
-        let authorities = authorities.ok_or(Error::InvalidCertificate(CertificateError::UnknownIssuer))?;
-        authorities.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
+        (self.takes)(end_entity, intermediates, server_name, now).map(|()| ServerCertVerified::assertion())
     }
 
     fn verify_tls12_signature(
@@ -124,8 +129,7 @@ impl ServerCertVerifier for Lenient {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        rustls::crypto::verify_tls12_signature(message, cert, dss, algorithms)
+        verify_tls12_signature(message, cert, dss, &self.algorithms)
     }
 
     fn verify_tls13_signature(
@@ -134,11 +138,10 @@ impl ServerCertVerifier for Lenient {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        rustls::crypto::verify_tls13_signature(message, cert, dss, algorithms)
+        verify_tls13_signature(message, cert, dss, &self.algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
+        self.algorithms.supported_schemes()
     }
 }

@@ -1,37 +1,34 @@
 //! One connection to a proxy: the session, its requests, and the proxy's payment notices.
 
-use std::collections::{BTreeSet, HashMap};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+mod choice;
+mod notices;
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use cocoon_ledger::{Adjusted, AdjustedTokens, Dispute, DisputeReason, PricePerToken, RequestId};
+use cocoon_ledger::{Adjusted, AdjustedTokens, Dispute, DisputeReason, RequestId};
 use cocoon_net::{Ended, Endpoint, MonotonicClock, PeerIdentity, SecureStream, pump};
 use cocoon_session::client::{ClientEvent, ClientSession, ClientSettings, ModelOffers, Submission};
-use cocoon_session::{AllowError, ErrorCode, PaymentCounters, ProxyTerms, RequestFailure, Time, WorkerList};
-use cocoon_ton::payment::{OrderKind, SignedPayment};
-use cocoon_ton::{Address, RootConfig, VerifyingKey};
+use cocoon_session::{ErrorCode, ProxyTerms, RequestFailure, Time, WorkerList};
+use cocoon_ton::RootConfig;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
+use self::choice::Choice;
+use self::notices::Notices;
 use crate::Shared;
-use crate::attestation::Fingerprint;
 use crate::book::PeerKey;
 use crate::claims::{Claims, Overcharge, Word};
 use crate::exchange::{AnswerQueue, Ending, Event, Exchange};
 use crate::failure;
 use crate::market::{self, Told};
-use crate::settle::{Channel, Presence};
+use crate::settle::Channel;
 
 /// How often time-outs are looked at.
 const TICK: Duration = Duration::from_millis(50);
-/// How often a proxy is asked for a refund until it grants one.
-const REFUND_EVERY: Duration = Duration::from_secs(5);
-/// How long a new connection waits at most until all its workers have been judged; then those count that have been.
-const JUDGED_WITHIN: Duration = Duration::from_secs(10);
-/// When evidence is asked for again that did not come, or that there was no room for.
-const EVIDENCE_EVERY: Duration = Duration::from_secs(60);
 /// A proxy that sends nothing for this long counts as gone for requests that have no answer yet. It is asked what its
 /// workers offer each second, so one that lives always says something.
 const SILENT_AFTER: Duration = Duration::from_millis(2500);
@@ -70,31 +67,6 @@ struct Waiting {
     at_most: i64,
     /// The proxy answers in place of the worker, which it gave up.
     early: bool,
-}
-
-/// What the notices of one connection have shown.
-#[derive(Debug, Default)]
-struct Notices {
-    terms: Option<ProxyTerms>,
-    /// The last signed order that was verified; consecutive notices often carry the same one.
-    verified: Option<(Bytes, u64)>,
-    /// Our part in the channel on chain, as long as the connection lasts.
-    presence: Option<Presence>,
-    /// When the proxy may be asked for a refund again.
-    next_refund: Time,
-}
-
-/// How far the choice of this proxy's workers is, where they must show evidence.
-#[derive(Debug, Default)]
-struct Choice {
-    /// Requests can be sent: the workers that were there at first have been judged.
-    made: AtomicBool,
-    /// Whose evidence was asked for and has not come.
-    awaited: Mutex<BTreeSet<Fingerprint>>,
-    /// When to look for workers whose evidence is missing, in microseconds since 1970.
-    next_look: Mutex<Time>,
-    /// Until when the first judgements are waited for.
-    waits_until: OnceLock<Time>,
 }
 
 /// One connection to a proxy.
@@ -271,36 +243,6 @@ impl Connection {
         self.wake.notify_one();
     }
 
-    /// Asks the proxy for what these workers showed. Nothing happens where it does not tell.
-    pub(crate) fn want_evidence(&self, workers: &[Fingerprint]) {
-        if workers.is_empty() {
-            return;
-        }
-        let now = self.now();
-        let asked = self.step(|session| {
-            for worker in workers {
-                if session.want_evidence(*worker, now).map_err(|violation| violation.to_string())? {
-                    self.awaited().insert(*worker);
-                }
-            }
-            Ok(())
-        });
-        if let Err(why) = asked {
-            tracing::warn!(proxy = %self.address, %why, "closing the connection to the proxy");
-            self.close.cancel();
-        }
-        self.wake.notify_one();
-    }
-
-    /// Whether this worker's evidence was asked for and may still come.
-    pub(crate) fn awaits_evidence(&self, worker: &Fingerprint) -> bool {
-        self.awaited().contains(worker)
-    }
-
-    fn awaited(&self) -> MutexGuard<'_, BTreeSet<Fingerprint>> {
-        self.choice.awaited.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Sends a request; `at_most` is the most that it may cost.
     pub(crate) fn submit(
         self: &Arc<Self>,
@@ -375,53 +317,6 @@ impl Connection {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn notices(&self) -> MutexGuard<'_, Notices> {
-        self.notices.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Tells the proxy which workers may see requests.
-    fn allow_workers(&self) -> Result<(), String> {
-        if self.shared.vetting.demands().is_none() {
-            return Ok(());
-        }
-        let (allowed, now) = (Arc::clone(&self.shared.vetting.allowed().borrow()), self.now());
-        self.step(|session| match session.allow_workers(&allowed, now) {
-            // It is told once it is ready.
-            Ok(()) | Err(AllowError::NotReady) => Ok(()),
-            Err(error) => Err(error.to_string()),
-        })
-    }
-
-    /// Sees to it that all workers get judged, and takes requests once the first ones are.
-    fn look_at_workers(&self, now: Time) -> Result<(), String> {
-        let known = self.workers.read().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some(workers) = &known
-            && *self.next_look() <= now
-        {
-            *self.next_look() = now.plus(EVIDENCE_EVERY);
-            self.want_evidence(&self.shared.vetting.memory.unknown(workers.keys()));
-        }
-        if self.choice.made.load(Ordering::Relaxed) {
-            return Ok(());
-        }
-        let waits_until = *self.choice.waits_until.get_or_init(|| now.plus(JUDGED_WITHIN));
-        let judged = known.is_some_and(|workers| {
-            !workers.keys().any(|worker| self.awaits_evidence(worker))
-                && self.shared.vetting.all_judged(workers.keys())
-        });
-        if judged || now >= waits_until {
-            self.allow_workers()?;
-            self.step(|session| session.refresh_models(now).map_err(|violation| violation.to_string()))?;
-            self.choice.made.store(true, Ordering::Relaxed);
-            self.shared.pool.changed();
-        }
-        Ok(())
-    }
-
-    fn next_look(&self) -> MutexGuard<'_, Time> {
-        self.choice.next_look.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn on_time(&self) -> Result<(), String> {
         let now = self.now();
         if self.shared.vetting.demands().is_some() && self.terms().is_some() {
@@ -438,20 +333,6 @@ impl Connection {
             }
             session.on_time(now).map_err(|violation| violation.to_string())
         })
-    }
-
-    /// Whether to ask the proxy for what is left in the channel.
-    fn is_refund_due(&self, now: Time) -> bool {
-        if !self.channel.get().is_some_and(|channel| channel.is_leaving()) {
-            return false;
-        }
-        let mut notices = self.notices();
-        let due = notices.next_refund <= now
-            && notices.presence.as_ref().is_some_and(|presence| presence.wants_refund());
-        if due {
-            notices.next_refund = now.plus(REFUND_EVERY);
-        }
-        due
     }
 
     /// Lets the session work, then deals with what happened.
@@ -549,150 +430,6 @@ impl Connection {
         };
         self.shared.dispute(&dispute, &terms.public_key, "");
     }
-
-    fn take_notices(&self, events: Vec<ClientEvent>) -> Result<(), String> {
-        if events.is_empty() {
-            return Ok(());
-        }
-        let mut notices = self.notices();
-        for event in events {
-            match event {
-                ClientEvent::Ready(terms) => {
-                    self.shared.book.begin_connection(Self::peer_key(&terms), !terms.extensions);
-                    if let Some(presence) = self.join(&mut notices, &terms) {
-                        presence.ready();
-                    }
-                    notices.terms = Some(terms);
-                }
-                ClientEvent::Payment { counters, .. } => self.take_payment(&mut notices, &counters)?,
-                ClientEvent::Models(models) => {
-                    let models = Arc::new(models);
-                    let before = std::mem::replace(
-                        &mut *self.models.write().unwrap_or_else(PoisonError::into_inner),
-                        Arc::clone(&models),
-                    );
-                    self.shared.pool.offered(&before, &models);
-                }
-                ClientEvent::RegistrationNeeded { nonce, contract, terms } => {
-                    match self.join(&mut notices, &terms) {
-                        Some(presence) => presence.register(nonce.cast_unsigned()),
-                        None => self.ask_to_register(nonce, &contract),
-                    }
-                }
-                ClientEvent::RefundGranted { order } => self.take_refund(&notices, &order)?,
-                ClientEvent::RefundRejected { active_queries } => {
-                    tracing::info!(proxy = %self.address, active_queries, "the proxy grants no refund yet");
-                }
-                ClientEvent::Workers(workers) => {
-                    *self.workers.write().unwrap_or_else(PoisonError::into_inner) = Some(workers);
-                    *self.next_look() = Time(0);
-                }
-                ClientEvent::Market(known) => {
-                    self.market.send_replace(Some(Told { known, at: Instant::now() }));
-                }
-                ClientEvent::Evidence { fingerprint, evidence } => {
-                    self.awaited().remove(&fingerprint);
-                    let listed = || self.shared.pool.listed_workers();
-                    self.shared.vetting.take(fingerprint, evidence, &self.address, listed);
-                }
-                // Delivered before.
-                ClientEvent::Head { .. }
-                | ClientEvent::Data { .. }
-                | ClientEvent::Completed { .. }
-                | ClientEvent::Failed { .. } => {}
-            }
-        }
-        Ok(())
-    }
-
-    /// Our part in the channel with this proxy; `None` where there is no settlement.
-    fn join<'a>(&self, notices: &'a mut Notices, terms: &ProxyTerms) -> Option<&'a Presence> {
-        if notices.presence.is_none() {
-            let settlement = self.shared.settlement.as_ref()?;
-            notices.presence = settlement.join(terms, &self.root);
-        }
-        let presence = notices.presence.as_ref()?;
-        self.channel.get_or_init(|| Arc::clone(presence.channel()));
-        Some(presence)
-    }
-
-    /// A refund must not charge for more than the proxy has told of.
-    fn take_refund(&self, notices: &Notices, order: &Bytes) -> Result<(), String> {
-        let (Some(terms), Some(presence)) = (&notices.terms, &notices.presence) else { return Ok(()) };
-        let refund = verify(order, terms, OrderKind::RefundClient)?;
-        let (tokens, known) =
-            (refund.order().tokens, self.shared.book.counters(&Self::peer_key(terms)).max());
-        if tokens > known {
-            return Err(format!("the proxy's refund charges for {tokens} tokens, but it told of {known}"));
-        }
-        tracing::info!(proxy = %self.address, tokens, "the proxy grants the refund");
-        presence.refund(refund);
-        Ok(())
-    }
-
-    fn take_payment(&self, notices: &mut Notices, counters: &PaymentCounters) -> Result<(), String> {
-        let Some(terms) = &notices.terms else {
-            return Err("payment before the handshake is done".to_owned());
-        };
-        let mut charges = None;
-        let signed = match (&counters.signed, &notices.verified) {
-            (None, _) => None,
-            (Some(bytes), Some((known, tokens))) if bytes == known => Some(*tokens),
-            (Some(bytes), _) => {
-                let charge = verify(bytes, terms, OrderKind::ChargeClient)?;
-                let tokens = charge.order().tokens;
-                notices.verified = Some((bytes.clone(), tokens));
-                charges = Some(charge);
-                Some(tokens)
-            }
-        };
-        if let Some(signed) = signed
-            && i64::try_from(signed).map_or(true, |signed| signed > counters.max_tokens)
-        {
-            return Err(format!("the proxy signed for {signed} tokens but knows of {}", counters.max_tokens));
-        }
-        let price = PricePerToken(self.shared.root.borrow().params.price_per_token_nanoton);
-        let key = Self::peer_key(terms);
-        self.shared.book.observe(key, counters.db_tokens, counters.max_tokens, signed, price).map_err(
-            |error| {
-                self.shared.metrics.counter_faults.inc();
-                error.to_string()
-            },
-        )?;
-        if let (Some(charge), Some(presence)) = (charges, &notices.presence) {
-            presence.charge(charge);
-        }
-        if self.serving.set(terms.clone()).is_ok() {
-            tracing::info!(
-                proxy = %self.address,
-                contract = %terms.contract,
-                attestation = self.attestation.kind,
-                extensions = terms.extensions,
-                "connected to a proxy"
-            );
-            self.shared.pool.changed();
-        }
-        Ok(())
-    }
-
-    fn ask_to_register(&self, nonce: i64, contract: &Address) {
-        tracing::warn!(
-            proxy = %self.address,
-            %contract,
-            nonce,
-            "the proxy does not know our secret and waits for an `owner_client_register` message with this nonce to \
-             that contract; send it from the client's wallet, or set the secret that the contract holds the hash of"
-        );
-    }
-}
-
-/// Checks a signed order of that kind to our contract.
-fn verify(bytes: &[u8], terms: &ProxyTerms, kind: OrderKind) -> Result<SignedPayment, String> {
-    let payment = SignedPayment::parse(bytes).map_err(|error| error.to_string())?;
-    let key = VerifyingKey::from_bytes(&terms.public_key)
-        .map_err(|_| "the proxy's public key is no Ed25519 key".to_owned())?;
-    payment.verify(&key, kind, &terms.pair_contract).map_err(|error| error.to_string())?;
-    Ok(payment)
 }
 
 impl Endpoint for Connection {

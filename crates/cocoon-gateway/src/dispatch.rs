@@ -317,7 +317,7 @@ impl Asked<'_> {
             timeout,
             enable_debug: self.prepared.enable_debug,
             needs: self.prepared.needs,
-            preference: Preference::from_wire(self.prepared.preference.to_wire()),
+            preference: preferred(self.prepared.preference),
             affinity: self.affinity.clone(),
             trace,
         }
@@ -414,6 +414,15 @@ impl Asked<'_> {
             tariff: tariff(&self.shared.root.borrow()),
             limit_binds: connection.terms().is_some_and(|terms| terms.extensions),
         }
+    }
+}
+
+/// What a caller prefers, as the network is told.
+fn preferred(preference: cocoon_openai::Preference) -> Preference {
+    match preference {
+        cocoon_openai::Preference::Balanced => Preference::Balanced,
+        cocoon_openai::Preference::Cheapest => Preference::Cheapest,
+        cocoon_openai::Preference::Fastest => Preference::Fastest,
     }
 }
 

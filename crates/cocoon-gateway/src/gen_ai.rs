@@ -3,21 +3,18 @@
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
 
+use cocoon_trace::GEN_AI_SECONDS;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::charged::Charged;
-use crate::trail::operation;
 
 /// Models with figures of their own; more of them are `other`: workers name their models as they like.
 const MAX_MODELS: usize = 200;
 /// Longest name of a model that becomes a label, in bytes.
 const MAX_NAME_BYTES: usize = 128;
-/// The conventions' bounds for durations, in seconds.
-const SECONDS: [f64; 14] =
-    [0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92];
 /// The conventions' bounds for numbers of tokens.
 const TOKENS: [f64; 14] = [
     1.0,
@@ -71,7 +68,7 @@ pub(crate) struct GenAi {
 impl GenAi {
     pub(crate) fn new() -> Self {
         let mut registry = Registry::default();
-        let seconds: fn() -> Histogram = || Histogram::new(SECONDS);
+        let seconds: fn() -> Histogram = || Histogram::new(GEN_AI_SECONDS);
         let tokens: fn() -> Histogram = || Histogram::new(TOKENS);
         let duration = Histograms::new_with_constructor(seconds);
         let first_chunk = Histograms::new_with_constructor(seconds);
@@ -108,7 +105,7 @@ impl GenAi {
     }
 
     pub(crate) fn answered(&self, charged: &Charged<'_>) {
-        let gen_ai_operation_name = operation(charged.endpoint);
+        let gen_ai_operation_name = charged.endpoint.operation();
         let gen_ai_request_model = self.label(charged.model);
         if let Some(first) = charged.first {
             let gen_ai_request_model = gen_ai_request_model.clone();

@@ -10,17 +10,23 @@
 //! bytes on the way that were worked for: its claim is only held to the request's limit. So is the claim for an answer that
 //! was too large to be read here: the worker may have read it.
 
+use cocoon_ledger::bound::TEMPLATE_ALLOWANCE;
 use cocoon_ledger::{
     Adjusted, AdjustedTokens, ClaimBound, Coefficient, DisputeReason, Tariff, TokenCounts, accepts_published,
     adjust_exact, clamp_claim, reservation,
 };
-use cocoon_openai::{CostFields, Endpoint, MeterReport, RequestBasis, Usage, estimate_usage};
+use cocoon_openai::{
+    CostFields, Endpoint, MeterReport, RequestBasis, TEMPLATE_TOKENS, Usage, estimate_usage,
+};
 
 /// Completion tokens that are believed on top of two per byte received (markers that an engine counts but does not
 /// show: ends of messages, tool syntax).
 const UNSEEN_TOKENS: u64 = 128;
 /// Coefficients tried to explain a claim.
 const MAX_GUESSES: u64 = 4096;
+
+// What the rule for a missing usage counts as prompt, a proxy lets a worker claim; the two crates do not know each other.
+const _: () = assert!(TEMPLATE_TOKENS == TEMPLATE_ALLOWANCE);
 
 /// What was asked for, and at which price at most.
 #[derive(Debug, Clone, Copy)]

@@ -67,7 +67,7 @@ impl Trail {
     pub(crate) fn told(&self, shared: &Shared, attempt: &[u8; 32]) -> Option<String> {
         let propagates = shared.tracing.as_ref().is_some_and(|tracing| tracing.propagate);
         let (context, _) = self.place.filter(|(context, _)| propagates && context.sampled)?;
-        Some(TraceContext { span: span_of(attempt), ..context }.to_traceparent())
+        Some(context.at(attempt).to_traceparent())
     }
 
     /// The head of the answer, or an error, is on its way. `code`: of an error. `flows`: [`Self::ended`] follows.
@@ -135,7 +135,7 @@ impl Trail {
         let (Some(tracing), Some((context, _))) = (&shared.tracing, self.place) else { return };
         let took = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
         let end_us = shared.clock.micros();
-        let operation = operation(self.endpoint);
+        let operation = self.endpoint.operation();
         // What no worker offers may be any text of the caller's.
         let model = if shared.pool.knows(model) { model } else { "other" };
         let mut attributes = vec![
@@ -147,7 +147,7 @@ impl Trail {
         tracing.record(Span {
             name: format!("{operation} {model}"),
             kind: SpanKind::Client,
-            context: TraceContext { span: span_of(attempt), ..context },
+            context: context.at(attempt),
             parent: Some(context.span),
             start_us: end_us.saturating_sub(took),
             end_us,
@@ -236,21 +236,6 @@ impl Drop for Attempting<'_> {
             self.trail.attempt(self.shared, self.model, &self.id, self.began, Vec::new(), Some(fate));
         }
     }
-}
-
-/// What OpenTelemetry's conventions call an endpoint's work.
-pub(crate) fn operation(endpoint: Endpoint) -> &'static str {
-    match endpoint {
-        Endpoint::Chat | Endpoint::Responses | Endpoint::Messages => "chat",
-        Endpoint::Completions => "text_completion",
-        other => other.name(),
-    }
-}
-
-/// The span of an attempt is named by the attempt's id, which is random.
-fn span_of(attempt: &[u8; 32]) -> SpanId {
-    let [a, b, c, d, e, f, g, h, ..] = *attempt;
-    SpanId::from_random(u64::from_be_bytes([a, b, c, d, e, f, g, h]))
 }
 
 /// The caller's name for a request, where it is one that can be written into a log.

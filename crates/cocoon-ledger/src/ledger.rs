@@ -5,9 +5,14 @@
 //! proxy. Counters never fall, a request is charged at most once, an account that was closed never moves again, and
 //! always charges of clients = earnings of workers + what the proxy keeps, in tokens and in nanoton.
 
+mod account;
+mod check;
+
 use std::collections::{BTreeMap, VecDeque};
 
-use crate::error::{ApplyError, CloseError, InvariantViolation, MarkError, ReserveError, SettleError};
+pub use self::account::{ClientAccount, WorkerAccount};
+
+use crate::error::{ApplyError, CloseError, MarkError, ReserveError, SettleError};
 use crate::ids::{ClientId, RequestId, WorkerId};
 use crate::record::{Change, Record};
 use crate::tariff::Rates;
@@ -15,59 +20,6 @@ use crate::units::{AdjustedTokens, MAX_COUNTER, Nanoton, Overflow};
 
 /// Most reservations that are open at once, all clients together.
 pub const MAX_RESERVATIONS: usize = 1 << 20;
-
-/// A client's account.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct ClientAccount {
-    /// What may be charged to this client in all, as the chain shows it; see [`Ledger::set_client_funds`].
-    pub funds: Nanoton,
-    /// Tokens charged so far. Never falls.
-    pub charged: AdjustedTokens,
-    /// What those tokens cost, each at the price of its time.
-    pub cost: Nanoton,
-    /// Tokens reserved for requests in flight.
-    pub reserved: AdjustedTokens,
-    /// What the reserved tokens would cost.
-    pub reserved_cost: Nanoton,
-    /// Requests in flight: how many reservations are open.
-    pub reservations: u64,
-    /// The part of `charged` that durable records cover.
-    pub(crate) durable: AdjustedTokens,
-    /// Position of the record that closed the account.
-    pub(crate) closed: Option<u64>,
-}
-
-impl ClientAccount {
-    /// Funds neither spent nor reserved.
-    pub fn available(&self) -> Nanoton {
-        self.funds.left_after(self.cost).left_after(self.reserved_cost)
-    }
-
-    /// Whether it was closed for good.
-    pub const fn is_closed(&self) -> bool {
-        self.closed.is_some()
-    }
-}
-
-/// A worker's account.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct WorkerAccount {
-    /// Tokens earned so far. Never falls.
-    pub earned: AdjustedTokens,
-    /// What those tokens are worth to the worker, each at the fee of its time.
-    pub value: Nanoton,
-    /// The part of `earned` that durable records cover.
-    pub(crate) durable: AdjustedTokens,
-    /// Position of the record that closed the account.
-    pub(crate) closed: Option<u64>,
-}
-
-impl WorkerAccount {
-    /// Whether it was closed for good.
-    pub const fn is_closed(&self) -> bool {
-        self.closed.is_some()
-    }
-}
 
 /// The outcome of a settled request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -403,58 +355,6 @@ impl Ledger {
         // The outbox is empty, so the ledger's own position is never ahead of itself.
         self.mark_durable(record.position)
             .map_err(|error| ApplyError::OutOfOrder { position: error.position, found: record.position })
-    }
-
-    /// Recomputes every sum from the accounts and compares. Linear in the number of accounts and reservations.
-    ///
-    /// # Errors
-    /// The first [`InvariantViolation`] found.
-    pub fn check_invariants(&self) -> Result<(), InvariantViolation> {
-        let wide = |numbers: &mut dyn Iterator<Item = u64>| numbers.map(u128::from).sum::<u128>();
-        let charged = wide(&mut self.clients.values().map(|account| account.charged.0));
-        let cost = wide(&mut self.clients.values().map(|account| account.cost.0));
-        let earned = wide(&mut self.workers.values().map(|account| account.earned.0));
-        let value = wide(&mut self.workers.values().map(|account| account.value.0));
-        let kept = u128::from(self.totals.kept.0);
-        if charged != earned {
-            return Err(InvariantViolation::Tokens { charged, earned });
-        }
-        if cost != value + kept {
-            return Err(InvariantViolation::Money { cost, value, kept });
-        }
-        if charged != u128::from(self.totals.charged.0) || cost != u128::from(self.totals.cost.0) {
-            return Err(InvariantViolation::Totals);
-        }
-        self.check_reservations()?;
-        let behind = self.clients.values().any(|account| account.durable > account.charged)
-            || self.workers.values().any(|account| account.durable > account.earned)
-            || self.durable > self.position;
-        if behind { Err(InvariantViolation::Durable) } else { Ok(()) }
-    }
-
-    fn check_reservations(&self) -> Result<(), InvariantViolation> {
-        let mut sums: BTreeMap<ClientId, (u128, u128, u64)> = BTreeMap::new();
-        for reservation in self.reservations.values() {
-            let (amount, cost, count) = sums.entry(reservation.client).or_default();
-            *amount += u128::from(reservation.amount.0);
-            *cost += u128::from(reservation.cost.0);
-            *count += 1;
-        }
-        let (mut amount, mut cost) = (0, 0);
-        for (client, account) in &self.clients {
-            let held =
-                (u128::from(account.reserved.0), u128::from(account.reserved_cost.0), account.reservations);
-            let late = account.is_closed() && account.reservations > 0;
-            if sums.remove(client).unwrap_or_default() != held || late {
-                return Err(InvariantViolation::Reserved(*client));
-            }
-            (amount, cost) = (amount + held.0, cost + held.1);
-        }
-        if let Some((client, _)) = sums.pop_first() {
-            return Err(InvariantViolation::Reserved(client));
-        }
-        let totals = (u128::from(self.totals.reserved.0), u128::from(self.totals.reserved_cost.0));
-        if totals == (amount, cost) { Ok(()) } else { Err(InvariantViolation::Totals) }
     }
 
     /// Posts a new change and keeps its record for the log.

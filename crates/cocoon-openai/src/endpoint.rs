@@ -209,6 +209,16 @@ impl Endpoint {
         }
     }
 
+    /// What OpenTelemetry's conventions for generative AI call its work.
+    #[must_use]
+    pub const fn operation(self) -> &'static str {
+        match self {
+            Self::Chat | Self::Responses | Self::Messages => "chat",
+            Self::Completions => "text_completion",
+            other => other.name(),
+        }
+    }
+
     /// The bit of [`ability`] that a worker must have for it.
     #[must_use]
     pub const fn ability(self) -> u32 {

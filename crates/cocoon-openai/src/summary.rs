@@ -17,9 +17,10 @@ use crate::usage::Usage;
 /// Side of the square of an image that counts as one token, in pixels.
 const TILE_PIXELS: u64 = 16;
 /// Width and height of an image whose request names no size.
-const DEFAULT_IMAGE: (u64, u64) = (1024, 1024);
-/// Larger sides and numbers of images are read as this: the product stays far below any overflow.
-const MAX_FACTOR: u64 = 1 << 16;
+pub(crate) const DEFAULT_IMAGE: (u64, u64) = (1024, 1024);
+/// Largest side of an image in pixels, and most images at a time. Where a worker meets more, it reads them as this: the
+/// product stays far below any overflow.
+pub(crate) const MAX_FACTOR: u64 = 1 << 16;
 
 /// A request, as far as rules of metering look at it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -120,8 +121,7 @@ impl RequestSummary {
         match self.endpoint {
             Endpoint::Speech => Some(to_count(self.text_bytes)),
             Endpoint::ImageGenerations | Endpoint::ImageEdits | Endpoint::ImageVariations => {
-                let (width, height) = DEFAULT_IMAGE;
-                let tiles = self.tiles.unwrap_or(tiles_of(width, height));
+                let tiles = self.tiles.unwrap_or(tiles_of(DEFAULT_IMAGE));
                 Some(to_count(self.count.saturating_mul(tiles)))
             }
             Endpoint::Embeddings
@@ -236,7 +236,7 @@ impl RequestSummary {
                     self.size(&size);
                 }
                 if let (Some(width), Some(height)) = (whole("width"), whole("height")) {
-                    self.tiles = self.tiles.max(Some(tiles_of(width, height)));
+                    self.tiles = self.tiles.max(Some(tiles_of((width, height))));
                 }
             }
             _ => {}
@@ -247,7 +247,7 @@ impl RequestSummary {
     fn size(&mut self, text: &str) {
         let sides = text.trim().split_once(['x', 'X']);
         let named =
-            sides.and_then(|(width, height)| Some(tiles_of(width.parse().ok()?, height.parse().ok()?)));
+            sides.and_then(|(width, height)| Some(tiles_of((width.parse().ok()?, height.parse().ok()?))));
         self.tiles = self.tiles.max(named);
     }
 
@@ -387,7 +387,8 @@ impl From<RequestSummary> for RequestBasis {
     }
 }
 
-fn tiles_of(width: u64, height: u64) -> u64 {
+/// The tokens that an image of this width and height counts as.
+pub(crate) fn tiles_of((width, height): (u64, u64)) -> u64 {
     let tiles = |side: u64| side.min(MAX_FACTOR).div_ceil(TILE_PIXELS);
     tiles(width) * tiles(height)
 }

@@ -30,10 +30,10 @@ mod workers;
 
 pub use answer::{MAX_HEAD_BYTES, MAX_HEADERS, RESEND_HEADER};
 pub use body::{DEFAULT_MAX_BODY_BYTES, FIRST_BODY_BYTES, WHOLE_BODY_BYTES, split_body};
+pub use cocoon_market::Preference;
 pub use cocoon_wire::tl::ext::{MAX_AFFINITY, MAX_PART_BYTES, MAX_TRACE_BYTES, ability};
 pub use cocoon_wire::tl::market::MarketOffer;
 pub use market::{KnownMarket, MAX_KNOWN_OFFERS};
-pub use options::Preference;
 pub use terms::{ErrorCode, FinalInfo, PaymentCounters, ProxyTerms, RequestFailure, Violation, tariff};
 pub use time::Time;
 pub use workers::{AllowError, WorkerEvidence, WorkerList};

@@ -1,41 +1,26 @@
 //! What a request wishes, beside what the published messages have fields for.
 
 use bytes::Bytes;
+use cocoon_market::Preference;
 use cocoon_wire::tl::ext::{self, MAX_AFFINITY, MAX_TRACE_BYTES};
 
 use crate::Violation;
 
-/// Which of the workers that can serve a request it prefers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Preference {
-    /// By price first, then by speed, as far as load allows.
-    #[default]
-    Balanced,
-    /// The lowest price.
-    Cheapest,
-    /// The shortest wait.
-    Fastest,
+/// A preference as it is sent.
+const fn preference_to_wire(preference: Preference) -> i32 {
+    match preference {
+        Preference::Balanced => 0,
+        Preference::Cheapest => 1,
+        Preference::Fastest => 2,
+    }
 }
 
-impl Preference {
-    /// As it is sent.
-    #[must_use]
-    pub const fn to_wire(self) -> i32 {
-        match self {
-            Self::Balanced => 0,
-            Self::Cheapest => 1,
-            Self::Fastest => 2,
-        }
-    }
-
-    /// As it was sent. A wish that we do not know is none.
-    #[must_use]
-    pub const fn from_wire(number: i32) -> Self {
-        match number {
-            1 => Self::Cheapest,
-            2 => Self::Fastest,
-            _ => Self::Balanced,
-        }
+/// A preference as it was sent. One that we do not know is none.
+const fn preference_from_wire(number: i32) -> Preference {
+    match number {
+        1 => Preference::Cheapest,
+        2 => Preference::Fastest,
+        _ => Preference::Balanced,
     }
 }
 
@@ -60,7 +45,7 @@ impl Options {
         ext::RequestOptions {
             request_id,
             needs: self.needs.cast_signed(),
-            preference: self.preference.to_wire(),
+            preference: preference_to_wire(self.preference),
             affinity: affinity.collect(),
             trace: trace.map_or_else(Bytes::new, |trace| Bytes::copy_from_slice(trace.as_bytes())),
             body_bytes: self.body_bytes.map_or(-1, |bytes| i64::try_from(bytes).unwrap_or(i64::MAX)),
@@ -81,7 +66,7 @@ impl Options {
         let trace = String::from_utf8_lossy(&message.trace).into_owned();
         Ok(Self {
             needs: message.needs.cast_unsigned(),
-            preference: Preference::from_wire(message.preference),
+            preference: preference_from_wire(message.preference),
             affinity: message.affinity.into_iter().map(i64::cast_unsigned).collect(),
             trace: Some(trace).filter(|trace| !trace.is_empty()),
             body_bytes,
@@ -136,9 +121,9 @@ mod tests {
 
     #[test]
     fn an_unknown_preference_is_none() {
-        assert_eq!(Preference::from_wire(77), Preference::Balanced);
-        for preference in [Preference::Balanced, Preference::Cheapest, Preference::Fastest] {
-            assert_eq!(Preference::from_wire(preference.to_wire()), preference);
+        assert_eq!(preference_from_wire(77), Preference::Balanced);
+        for preference in Preference::ALL {
+            assert_eq!(preference_from_wire(preference_to_wire(preference)), preference);
         }
     }
 }

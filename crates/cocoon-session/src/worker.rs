@@ -8,6 +8,9 @@
 //! *completed* answer with an error status, because its client crashes on the other form. A proxy of ours gets
 //! the error form, so that it can try another worker.
 
+mod handshake;
+mod requests;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,33 +19,23 @@ use bytes::{Bytes, BytesMut};
 use cocoon_ledger::PeerCounters;
 use cocoon_ton::address::Address;
 use cocoon_ton::root::RootConfig;
-use cocoon_wire::codec::{ByteStr, Message as _, from_boxed, to_boxed};
-use cocoon_wire::tl::{self, ProtoRange, ProxyToWorker, ext, http, proxy, worker};
+use cocoon_wire::codec::Message as _;
+use cocoon_wire::tl::{ProxyToWorker, ext, http, proxy, worker};
 
-use crate::answer::{self, error_body, seconds_header};
-use crate::body::{Incoming, compact};
+pub use self::requests::{MAX_QUEUED_BYTES, MAX_REQUESTS, Work};
+
+use self::requests::{End, Running};
 use crate::link::{Link, LinkEvent, Side};
 use crate::options::Options;
-use crate::outbox::{Chunk, Outbox};
-use crate::terms::{ProxyClaims, check_proxy};
+use crate::outbox::Outbox;
 use crate::{
-    ErrorCode, INITIAL_CREDIT_BYTES, MAX_PART_BYTES, MAX_PROTO_VERSION, MAX_REQUEST_TIME, MIN_PROTO_VERSION,
-    PaymentCounters, ProxyTerms, RequestFailure, Time, Violation,
+    ErrorCode, INITIAL_CREDIT_BYTES, MAX_PART_BYTES, PaymentCounters, ProxyTerms, RequestFailure, Time,
+    Violation,
 };
 
-/// Body bytes that wait for one request, over which the engine is to be held back.
-pub const MAX_QUEUED_BYTES: usize = INITIAL_CREDIT_BYTES;
-/// Answers under way on one connection. A proxy keeps to the worker's own, lower limit; one that does not is closed.
-pub const MAX_REQUESTS: usize = 16_384;
-
-const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 const STATUS_WITHIN: Duration = Duration::from_secs(60);
 const STATUS_EVERY: Duration = Duration::from_secs(15);
 
-const CONNECT: &str = "worker.connectToProxy";
-const COMPARE: &str = "worker.compareBalanceWithProxy";
-const COMPARE_FURTHER: &str = "worker.extendedCompareBalanceWithProxy";
-const COMPLETE: &str = "worker.proxyHandshakeComplete";
 const STATUS: &str = "worker.updatePaymentStatus";
 
 /// Who the worker is, and what it offers.
@@ -72,25 +65,6 @@ pub struct WorkerSettings {
     pub extensions: bool,
     /// Largest body of a request, in bytes, where it streams.
     pub max_body_bytes: u64,
-}
-
-/// A request to work on.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Work {
-    /// The proxy's id for it.
-    pub id: [u8; 32],
-    /// The HTTP request of the caller.
-    pub request: http::Request,
-    /// Bytes of the body that follow those in the request, as [`WorkerEvent::Body`]; `None`: it is whole.
-    pub body_bytes: Option<u64>,
-    /// The price that the proxy counts with, in 1/1000.
-    pub coefficient: i64,
-    /// Time that is left.
-    pub timeout: Duration,
-    /// Whether timings are wanted.
-    pub enable_debug: bool,
-    /// The caller's W3C `traceparent`, by the words of a proxy of ours: visible ASCII, of bounded length.
-    pub trace: Option<String>,
 }
 
 /// What happened on the connection.
@@ -142,23 +116,6 @@ enum Stage {
     Comparing(Box<ProxyTerms>),
     Completing(Box<ProxyTerms>),
     Ready(Box<ProxyTerms>),
-}
-
-#[derive(Debug)]
-struct Running {
-    started: Time,
-    deadline: Time,
-    enable_debug: bool,
-    has_head: bool,
-    cancelled: bool,
-    full: bool,
-    body: Option<Incoming>,
-}
-
-#[derive(Debug)]
-enum End {
-    Complete(proxy::QueryFinalInfo),
-    Failed(RequestFailure, proxy::QueryFinalInfo),
 }
 
 /// One connection to a proxy.
@@ -250,120 +207,6 @@ impl WorkerSession {
         self.requests.is_empty() && self.outbox.is_empty() && self.link.unsent() == 0
     }
 
-    fn connect(&mut self, now: Time) -> Result<(), Violation> {
-        self.stage = Stage::Connecting;
-        self.told_coefficient = self.settings.coefficient;
-        let settings = &self.settings;
-        let natural = |number: u32| i32::try_from(number).unwrap_or(i32::MAX).max(1);
-        let message = worker::ConnectToProxy {
-            params: worker::Params {
-                ext_flags: if settings.extensions { ext::EXT_V1 } else { 0 },
-                worker_owner_address: settings.owner.to_wire_string(settings.is_testnet).into(),
-                model: settings.model.clone().into(),
-                coefficient: i32::try_from(settings.coefficient).unwrap_or(i32::MAX),
-                limits: Some(worker::Limits {
-                    is_test: settings.is_test,
-                    proxy_cnt: natural(settings.proxies),
-                    max_active_requests: natural(settings.max_active),
-                }),
-                proto: Some(ProtoRange { min: MIN_PROTO_VERSION, max: MAX_PROTO_VERSION }),
-            },
-        };
-        self.link.query(CONNECT, &message, now, ANSWER_WITHIN)
-    }
-
-    fn on_answer(&mut self, what: &'static str, data: Bytes, now: Time) -> Result<(), Violation> {
-        match (what, &self.stage) {
-            (CONNECT, Stage::Connecting) => self.on_connected(data),
-            (COMPARE, Stage::Comparing(_)) => self.on_compared(data, now),
-            (COMPARE_FURTHER, Stage::Comparing(_)) => {
-                let answer: worker::ExtendedCompareBalanceWithProxyResult =
-                    from_boxed(data).map_err(Violation::message("comparison answer"))?;
-                if answer.error_code != 0 {
-                    return Err(Violation::Mismatch("the proxy cannot reconcile its books with ours".into()));
-                }
-                self.complete(now)
-            }
-            (COMPLETE, Stage::Completing(terms)) => {
-                let _: worker::ProxyHandshakeCompleted =
-                    from_boxed(data).map_err(Violation::message("handshake answer"))?;
-                self.outbox = Outbox::new(terms.extensions);
-                self.stage = Stage::Ready(terms.clone());
-                self.events.push_back(WorkerEvent::Ready);
-                // What changed during the handshake.
-                let (coefficient, paused) = (self.settings.coefficient, self.settings.paused);
-                if coefficient != self.told_coefficient {
-                    self.set_coefficient(coefficient);
-                }
-                if paused != self.told_paused {
-                    self.set_paused(paused);
-                }
-                self.tell_abilities();
-                Ok(())
-            }
-            (STATUS, Stage::Ready(_)) => {
-                let status: worker::PaymentStatus =
-                    from_boxed(data).map_err(Violation::message("payment status"))?;
-                self.on_payment(None, status.db_tokens, status.max_tokens, status.signed_payment)
-            }
-            _ => Err(Violation::Unexpected("answer")),
-        }
-    }
-
-    fn on_connected(&mut self, data: Bytes) -> Result<(), Violation> {
-        let answer: worker::ConnectedToProxy =
-            from_boxed(data).map_err(Violation::message("handshake answer"))?;
-        let settings = &self.settings;
-        let claims = ProxyClaims { params: &answer.params, pair_contract: &answer.worker_sc_address };
-        let terms = check_proxy(
-            &claims,
-            &settings.root,
-            &settings.root_address,
-            settings.is_test,
-            settings.extensions,
-            |params, proxy, key| cocoon_ton::contracts::worker_address(params, &settings.owner, proxy, key),
-        )?;
-        self.stage = Stage::Comparing(Box::new(terms.clone()));
-        self.events.push_back(WorkerEvent::Compare(terms));
-        Ok(())
-    }
-
-    /// Goes on with the handshake, knowing what the proxy showed in earlier connections.
-    ///
-    /// # Errors
-    /// The connection must be closed.
-    pub fn compare(&mut self, known: PeerCounters, now: Time) -> Result<(), Violation> {
-        self.known = known;
-        self.known.begin_connection();
-        // A published proxy aborts where these are larger than its own, so they are held against its answer here.
-        let message = worker::CompareBalanceWithProxy {
-            tokens_committed_to_blockchain: 0,
-            tokens_committed_to_db: 0,
-            max_tokens: i64::try_from(self.known.max()).unwrap_or(i64::MAX),
-        };
-        self.link.query(COMPARE, &message, now, ANSWER_WITHIN)
-    }
-
-    fn on_compared(&mut self, data: Bytes, now: Time) -> Result<(), Violation> {
-        let result: worker::CompareBalanceWithProxyResult =
-            from_boxed(data).map_err(Violation::message("comparison answer"))?;
-        let tokens_committed_to_db = result.tokens_committed_to_db;
-        self.on_payment(None, tokens_committed_to_db, result.max_tokens, result.signed_payment)?;
-        if result.error_code == 0 {
-            return self.complete(now);
-        }
-        let message = worker::ExtendedCompareBalanceWithProxy { tokens_committed_to_db, other: Bytes::new() };
-        self.link.query(COMPARE_FURTHER, &message, now, ANSWER_WITHIN)
-    }
-
-    fn complete(&mut self, now: Time) -> Result<(), Violation> {
-        let Stage::Comparing(terms) = &self.stage else { return Err(Violation::Unexpected("answer")) };
-        self.stage = Stage::Completing(terms.clone());
-        self.told_paused = self.settings.paused;
-        let message = worker::ProxyHandshakeComplete { is_disabled: self.settings.paused };
-        self.link.query(COMPLETE, &message, now, ANSWER_WITHIN)
-    }
-
     fn on_payment(
         &mut self,
         request: Option<([u8; 32], i64)>,
@@ -429,181 +272,6 @@ impl WorkerSession {
                 self.outbox.grant(m.request_id, bytes);
                 Ok(())
             }
-        }
-    }
-
-    fn on_request(
-        &mut self,
-        message: proxy::RunQueryEx,
-        options: Options,
-        now: Time,
-    ) -> Result<(), Violation> {
-        let proxy::RunQueryEx { request_id: id, query, coefficient, timeout, enable_debug, .. } = message;
-        let enable_debug = enable_debug.unwrap_or(false);
-        if self.requests.contains_key(&id) || self.outbox.contains(id) {
-            return Err(Violation::Unexpected("request with an id that is in use"));
-        }
-        if self.outbox.open_answers() >= MAX_REQUESTS {
-            return Err(Violation::Unexpected("request over every limit"));
-        }
-        let timeout = answer::request_time(timeout).unwrap_or(MAX_REQUEST_TIME);
-        let deadline = now.plus(timeout);
-        self.outbox.open(id);
-        // None at all is a whole one, too.
-        let body_bytes = options.body_bytes.filter(|bytes| *bytes > 0);
-        let running = Running {
-            started: now,
-            deadline,
-            enable_debug,
-            has_head: false,
-            cancelled: false,
-            full: false,
-            body: body_bytes.map(Incoming::new),
-        };
-        self.requests.insert(id, running);
-        self.deadlines.insert((deadline, id));
-        // The proxy passes queries on unread: a bad one is the caller's fault, not that of this connection.
-        let Ok(request) = from_boxed::<http::Request>(query) else {
-            let failure = RequestFailure::new(ErrorCode::PROTOCOL, "the query is no http.request");
-            self.fail(id, failure, tl::TokensUsed::default(), now);
-            return Ok(());
-        };
-        if !answer::fits(&request.headers, 0) {
-            let failure = RequestFailure::new(ErrorCode::PROTOCOL, "the request has too many headers");
-            self.fail(id, failure, tl::TokensUsed::default(), now);
-            return Ok(());
-        }
-        let whole = body_bytes.unwrap_or(0).saturating_add(request.payload.len() as u64);
-        if whole > self.settings.max_body_bytes {
-            let failure = RequestFailure::new(ErrorCode::PROTOCOL, "the body is too large for this worker");
-            self.fail(id, failure, tl::TokensUsed::default(), now);
-            return Ok(());
-        }
-        let work = Work { id, request, body_bytes, coefficient, timeout, enable_debug, trace: options.trace };
-        self.events.push_back(WorkerEvent::Work(Box::new(work)));
-        Ok(())
-    }
-
-    fn on_body_part(&mut self, part: ext::BodyPart) -> Result<(), Violation> {
-        let ext::BodyPart { request_id: request, data, last } = part;
-        // What came for a request that is over was under way.
-        let Some(running) = self.requests.get_mut(&request) else { return Ok(()) };
-        let Some(body) = &mut running.body else {
-            return Err(Violation::Unexpected("part of a body that was whole"));
-        };
-        body.part(data.len(), last)?;
-        if !running.cancelled {
-            self.events.push_back(WorkerEvent::Body { request, data: compact(data), last });
-        }
-        Ok(())
-    }
-
-    /// Notes that so many bytes of a request's body were passed on, so that more may come.
-    pub fn body_taken(&mut self, request: [u8; 32], bytes: usize) {
-        let Some(running) = self.requests.get_mut(&request) else { return };
-        if let Some(bytes) = running.body.as_mut().and_then(|body| body.taken(bytes)) {
-            self.link.packet(&ext::BodyCredit { request_id: request, bytes });
-        }
-    }
-
-    fn cancel(&mut self, request: [u8; 32], failure: &RequestFailure) {
-        // Also where the engine is done: its bytes may wait for credit that never comes, and the end with them.
-        self.outbox.discard_data(request);
-        if let Some(running) = self.requests.get_mut(&request)
-            && !std::mem::replace(&mut running.cancelled, true)
-        {
-            self.events.push_back(WorkerEvent::Cancelled { request, failure: failure.clone() });
-        }
-    }
-
-    /// Begins the answer of a request. Nothing happens for a request that is not under way; so below.
-    pub fn head(&mut self, request: [u8; 32], mut head: http::Response, now: Time) {
-        let Some(running) = self.requests.get_mut(&request) else { return };
-        running.has_head = true;
-        head.headers.push(seconds_header("X-Cocoon-Worker-Start", running.started));
-        head.headers.push(seconds_header("X-Cocoon-Worker-End", now));
-        self.outbox.head(request, head);
-    }
-
-    /// Queues body bytes, and says how many more are welcome now: at 0, wait for [`WorkerEvent::Room`].
-    pub fn data(&mut self, request: [u8; 32], data: Bytes) -> usize {
-        let Some(running) = self.requests.get_mut(&request) else { return MAX_QUEUED_BYTES };
-        if running.cancelled {
-            return MAX_QUEUED_BYTES;
-        }
-        self.outbox.data(request, data);
-        let room = MAX_QUEUED_BYTES.saturating_sub(self.outbox.queued(request));
-        running.full = room == 0;
-        room
-    }
-
-    /// Ends a request with a complete answer.
-    pub fn complete_request(&mut self, request: [u8; 32], tokens: tl::TokensUsed, now: Time) {
-        if let Some(info) = self.forget(&request, tokens, now) {
-            self.outbox.end(request, End::Complete(info.0));
-        }
-    }
-
-    /// Ends a request without a complete answer; `tokens` is what was used all the same.
-    pub fn fail(&mut self, request: [u8; 32], failure: RequestFailure, tokens: tl::TokensUsed, now: Time) {
-        let Some((info, running)) = self.forget(&request, tokens, now) else { return };
-        if !running.has_head && !self.extensions() {
-            let (head, body) = error_body(&failure);
-            self.outbox.head(request, head);
-            self.outbox.data(request, body);
-            self.outbox.end(request, End::Complete(info));
-            return;
-        }
-        self.outbox.end(request, End::Failed(failure, info));
-    }
-
-    fn forget(
-        &mut self,
-        request: &[u8; 32],
-        tokens_used: tl::TokensUsed,
-        now: Time,
-    ) -> Option<(proxy::QueryFinalInfo, Running)> {
-        let running = self.requests.remove(request)?;
-        self.deadlines.remove(&(running.deadline, *request));
-        let (started, ended) = (running.started.unix_seconds(), now.unix_seconds());
-        let worker_debug = running.enable_debug.then(|| {
-            let debug = serde_json::json!({"type": "worker_stats", "start_time": started, "answer_receive_end_at": ended});
-            ByteStr::from(debug.to_string())
-        });
-        let with_timings = self.terms().is_some_and(|terms| terms.proto_version >= 2);
-        let timings = with_timings
-            .then_some(proxy::WorkerTimings { worker_start_time: started, worker_end_time: ended });
-        Some((proxy::QueryFinalInfo { tokens_used, worker_debug, timings }, running))
-    }
-
-    fn send(&mut self, chunk: Chunk<[u8; 32], http::Response, End>) {
-        let Chunk { key: request_id, head, data, end } = chunk;
-        let (final_info, failed) = match end {
-            None => (None, None),
-            Some(End::Complete(info)) => (Some(info), None),
-            Some(End::Failed(failure, info)) => (None, Some((failure, info))),
-        };
-        if let Some(running) = self.requests.get_mut(&request_id)
-            && running.full
-            && self.outbox.queued(request_id) < MAX_QUEUED_BYTES / 2
-        {
-            running.full = false;
-            self.events.push_back(WorkerEvent::Room { request: request_id });
-        }
-        if let Some(mut head) = head {
-            head.headers.push(answer::framing_header(final_info.is_some(), data.len()));
-            head.payload = data;
-            self.link.packet(&proxy::QueryAnswerEx { request_id, answer: to_boxed(&head), final_info });
-        } else if !data.is_empty() || final_info.is_some() {
-            self.link.packet(&proxy::QueryAnswerPartEx { request_id, answer: data, final_info });
-        }
-        if let Some((failure, info)) = failed {
-            self.link.packet(&proxy::QueryAnswerErrorEx {
-                request_id,
-                error_code: failure.code.0,
-                error: failure.message.into(),
-                final_info: Some(info),
-            });
         }
     }
 

@@ -7,10 +7,9 @@ mod support;
 
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use cocoon_ledger::{ClientId, Record};
-use cocoon_session::client::ClientSecret;
-use cocoon_session::client::{ClientEvent, ClientSession};
+use cocoon_session::client::{ClientEvent, ClientSecret};
 use cocoon_session::proxy::{ClientChainState, CloseProgress, Hold, Proxy};
 use cocoon_ton::contracts::ContractStatus;
 use cocoon_ton::{Address, OrderKind, SignedPayment};
@@ -88,10 +87,7 @@ fn what_one_proxy_hears_of_a_secret_opens_nothing_at_another() {
 fn a_top_up_counts_as_soon_as_the_chain_shows_it() {
     let mut net = Net::new(ProxySettingsWith::trusting());
     net.funds = None;
-    let conn = net.open();
-    net.proxy.add_client(conn, net.now);
-    let mut client = Raw::new(conn);
-    client.connect(&mut net);
+    let mut client = opened_client(&mut net);
     let _: client::ConnectedToProxy = client.answer(&mut net, &client_hello(true));
     let _: client::AuthorizationWithProxy = client.answer(&mut net, &client::AuthorizeWithProxyLong {});
     let mut worker = raw_worker(&mut net, true);
@@ -140,13 +136,10 @@ fn a_closing_client_gets_no_new_requests_and_no_new_connection() {
     assert!(matches!(answers(&mut net, &mut client).as_slice(), [ProxyToClient::QueryAnswerEx(_)]));
     assert_eq!(net.proxy.ledger().charged().0.0, 10, "what was under way is charged");
 
-    let conn = net.open();
-    net.proxy.add_client(conn, net.now);
-    let mut second = Raw::new(conn);
-    second.connect(&mut net);
+    let mut second = opened_client(&mut net);
     let refused = second.ask(&mut net, &client_hello(true)).unwrap();
     assert!(matches!(refused.as_slice(), [Packet::QueryError { code: 651, .. }]), "{refused:?}");
-    assert!(net.doomed.contains_key(&conn));
+    assert!(net.doomed.contains_key(&second.conn));
 }
 
 #[test]
@@ -161,22 +154,16 @@ fn a_proxy_whose_books_are_behind_the_chain_gives_nothing_away() {
     // With a lost database it is so for everybody, from the first handshake on.
     let mut net = Net::new(proxy_settings());
     net.funds = Some(ahead);
-    let conn = net.open();
-    net.proxy.add_client(conn, net.now);
-    let mut client = Raw::new(conn);
-    client.connect(&mut net);
+    let mut client = opened_client(&mut net);
     let refused = client.ask(&mut net, &client_hello(true)).unwrap();
     assert!(matches!(refused.as_slice(), [Packet::QueryError { code: 651, .. }]), "{refused:?}");
-    assert!(net.doomed[&conn].to_string().contains("database"));
+    assert!(net.doomed[&client.conn].to_string().contains("database"));
 }
 
 #[test]
 fn a_client_that_begins_to_close_during_its_handshake_is_turned_away() {
     let mut net = Net::new(proxy_settings());
-    let conn = net.open();
-    net.proxy.add_client(conn, net.now);
-    let mut client = Raw::new(conn);
-    client.connect(&mut net);
+    let mut client = opened_client(&mut net);
     let _: client::ConnectedToProxy = client.answer(&mut net, &client_hello(true));
     net.proxy.client_seen(&client_contract(), closing(chain_state(1 << 40)));
     let data = Bytes::from_static(SECRET);
@@ -188,10 +175,7 @@ fn a_client_that_begins_to_close_during_its_handshake_is_turned_away() {
 #[test]
 fn a_changed_secret_concerns_handshakes_to_come() {
     let mut net = Net::new(proxy_settings());
-    let conn = net.open();
-    net.proxy.add_client(conn, net.now);
-    let mut client = Raw::new(conn);
-    client.connect(&mut net);
+    let mut client = opened_client(&mut net);
     let _: client::ConnectedToProxy = client.answer(&mut net, &client_hello(true));
     let changed = ClientChainState { secret_hash: Sha256::digest(b"new").into(), ..chain_state(1 << 40) };
     net.funds = Some(changed);
@@ -200,10 +184,7 @@ fn a_changed_secret_concerns_handshakes_to_come() {
     let let_in: client::AuthorizationWithProxy =
         client.answer(&mut net, &client::AuthorizeWithProxyShort { data: data.clone() });
     assert!(matches!(let_in, client::AuthorizationWithProxy::Success { .. }));
-    let conn = net.open();
-    net.proxy.add_client(conn, net.now);
-    let mut second = Raw::new(conn);
-    second.connect(&mut net);
+    let mut second = opened_client(&mut net);
     let _: client::ConnectedToProxy = second.answer(&mut net, &client_hello(true));
     let refused = second.ask(&mut net, &client::AuthorizeWithProxyShort { data }).unwrap();
     assert!(matches!(refused.as_slice(), [Packet::QueryError { .. }]), "{refused:?}");
@@ -214,10 +195,7 @@ fn a_registration_counts_whether_the_chain_or_the_client_is_first() {
     for chain_first in [true, false] {
         let mut net = Net::new(proxy_settings());
         net.funds = None;
-        let conn = net.open();
-        net.proxy.add_client(conn, net.now);
-        let mut client = Raw::new(conn);
-        client.connect(&mut net);
+        let mut client = opened_client(&mut net);
         let answer: client::ConnectedToProxy = client.answer(&mut net, &client_hello(true));
         let client::ProxyConnectionAuth::Long { nonce } = answer.auth else { panic!("{:?}", answer.auth) };
         let contract = client_contract();
@@ -331,30 +309,15 @@ fn restarted(net: &Net) -> Net {
 #[test]
 fn our_client_asks_for_its_refund_and_gets_the_order() {
     let mut net = Net::new(proxy_settings());
-    let conn = net.open();
-    net.proxy.add_client(conn, net.now);
-    let mut session = ClientSession::new(client_settings(), net.now, 1);
-    let mut received = BytesMut::new();
-    let mut exchange = |net: &mut Net, session: &mut ClientSession| -> Vec<ClientEvent> {
-        for _ in 0..8 {
-            while let Some(bytes) = session.transmit(1 << 20) {
-                net.feed(conn, &bytes).unwrap();
-            }
-            while let Some(bytes) = net.proxy.transmit(conn, 1 << 20) {
-                received.extend_from_slice(&bytes);
-            }
-            session.receive(&mut received, net.now).unwrap();
-        }
-        std::iter::from_fn(|| session.poll_event()).collect()
-    };
-    session.request_refund(net.now).unwrap();
-    assert!(!exchange(&mut net, &mut session).iter().any(|event| matches!(
+    let mut client = OurClient::dial(&mut net, client_settings());
+    client.session.request_refund(net.now).unwrap();
+    assert!(!client.talk(&mut net).unwrap().iter().any(|event| matches!(
         event,
         ClientEvent::RefundGranted { .. } | ClientEvent::RefundRejected { .. }
     )));
-    session.request_refund(net.now).unwrap();
-    session.request_refund(net.now).unwrap();
-    let events = exchange(&mut net, &mut session);
+    client.session.request_refund(net.now).unwrap();
+    client.session.request_refund(net.now).unwrap();
+    let events = client.talk(&mut net).unwrap();
     let orders: Vec<_> = events
         .iter()
         .filter_map(|event| match event {

@@ -349,16 +349,13 @@ fn a_stranger_who_pings_on_and_never_comes_to_the_point_is_closed() {
 fn a_stranger_who_names_a_wallet_and_not_its_secret_leaves_nothing_in_the_books() {
     let (mut net, ..) = bystanders();
     let before = (net.proxy.ledger().clients().count(), net.proxy.ledger().position());
-    let conn = net.open();
-    net.proxy.add_client(conn, net.now);
-    let mut raw = Raw::new(conn);
-    raw.connect(&mut net);
+    let mut raw = opened_client(&mut net);
     let mut hello = client_hello(true);
     hello.params.client_owner_address = Address::basechain([99; 32]).to_wire_string(false).into();
     let _: client::ConnectedToProxy = raw.answer(&mut net, &hello);
     let wrong = client::AuthorizeWithProxyShort { data: Bytes::from_static(b"a guess") };
     let refused = raw.ask(&mut net, &wrong).unwrap();
     assert!(matches!(refused.as_slice(), [Packet::QueryError { .. }]), "{refused:?}");
-    net.proxy.closed(conn, net.now);
+    net.proxy.closed(raw.conn, net.now);
     assert_eq!((net.proxy.ledger().clients().count(), net.proxy.ledger().position()), before);
 }

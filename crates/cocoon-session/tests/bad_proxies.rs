@@ -8,10 +8,9 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use cocoon_ledger::PeerCounters;
-use cocoon_session::client::{ClientEvent, ClientSession, ClientSettings, Submission};
-use cocoon_session::proxy::ConnId;
-use cocoon_session::worker::{WorkerEvent, WorkerSession};
-use cocoon_session::{ErrorCode, Preference, Violation};
+use cocoon_session::client::{ClientEvent, ClientSession, ClientSettings};
+use cocoon_session::worker::WorkerSession;
+use cocoon_session::{ErrorCode, Violation};
 use cocoon_wire::codec::{ByteStr, Message, to_boxed};
 use cocoon_wire::tl::proxy::{ClientRequestPayment, SignedPayment, WorkerRequestPayment};
 use cocoon_wire::tl::tcp::Packet;
@@ -26,20 +25,6 @@ struct LostClient {
     proxy: Raw,
 }
 
-fn pump(net: &mut Net, conn: ConnId, session: &mut ClientSession) -> Vec<ClientEvent> {
-    let mut received = BytesMut::new();
-    for _ in 0..8 {
-        while let Some(bytes) = session.transmit(1 << 20) {
-            net.feed(conn, &bytes).unwrap();
-        }
-        while let Some(bytes) = net.proxy.transmit(conn, 1 << 20) {
-            received.extend_from_slice(&bytes);
-        }
-        session.receive(&mut received, net.now).unwrap();
-    }
-    std::iter::from_fn(|| session.poll_event()).collect()
-}
-
 impl LostClient {
     fn new() -> Self {
         Self::with(client_settings())
@@ -47,12 +32,10 @@ impl LostClient {
 
     fn with(settings: ClientSettings) -> Self {
         let mut net = Net::new(proxy_settings());
-        let conn = net.open();
-        net.proxy.add_client(conn, net.now);
-        let mut session = ClientSession::new(settings, net.now, 1);
-        let events = pump(&mut net, conn, &mut session);
+        let mut client = OurClient::dial(&mut net, settings);
+        let events = client.talk(&mut net).unwrap();
         assert!(events.iter().any(|event| matches!(event, ClientEvent::Ready(_))), "{events:?}");
-        let mut lost = Self { session, proxy: Raw::new(conn) };
+        let mut lost = Self { session: client.session, proxy: Raw::new(client.conn) };
         // Three frames were used up: the opening and two answers.
         for _ in 0..3 {
             lost.proxy.frame(&Packet::Ping { id: 0 });
@@ -61,21 +44,7 @@ impl LostClient {
     }
 
     fn submit(&mut self, id: u8) {
-        let submission = Submission {
-            id: [id; 32],
-            model: "test/model".into(),
-            query: query(id).query,
-            max_coefficient: 4000,
-            max_tokens: 100,
-            timeout: Duration::from_secs(60),
-            enable_debug: false,
-            needs: 0,
-            preference: Preference::Balanced,
-            affinity: Vec::new(),
-            trace: None,
-            body: Bytes::new(),
-        };
-        self.session.submit(&submission, START).unwrap();
+        self.session.submit(&submission(id), START).unwrap();
     }
 
     /// The number of the newest query of this kind.
@@ -206,31 +175,15 @@ fn a_client_hands_figures_on_that_its_counters_refuse() {
 
 fn ready_worker() -> (WorkerSession, Raw) {
     let mut net = Net::new(proxy_settings());
-    let conn = net.open();
-    net.proxy.add_worker(conn, attested(conn), net.now);
-    let mut session = WorkerSession::new(worker_settings(), net.now, 1);
-    let mut received = BytesMut::new();
-    for _ in 0..8 {
-        while let Some(bytes) = session.transmit(1 << 20) {
-            net.feed(conn, &bytes).unwrap();
-        }
-        while let Some(bytes) = net.proxy.transmit(conn, 1 << 20) {
-            received.extend_from_slice(&bytes);
-        }
-        session.receive(&mut received, net.now).unwrap();
-        while let Some(event) = session.poll_event() {
-            if let WorkerEvent::Compare(_) = event {
-                session.compare(PeerCounters::default(), net.now).unwrap();
-            }
-        }
-    }
+    let mut worker = OurWorker::dial(&mut net, worker_settings());
+    worker.talk(&mut net).unwrap();
     assert_eq!(net.proxy.workers().len(), 1);
-    let mut proxy = Raw::new(conn);
+    let mut proxy = Raw::new(worker.conn);
     // Four frames were used up: the opening and three answers.
     for _ in 0..4 {
         proxy.frame(&Packet::Ping { id: 0 });
     }
-    (session, proxy)
+    (worker.session, proxy)
 }
 
 fn tell(worker: &mut (WorkerSession, Raw), data: Bytes) -> Result<(), Violation> {

@@ -12,9 +12,7 @@ use cocoon_ledger::PeerCounters;
 use cocoon_session::client::{ClientEvent, ClientSession, Submission};
 use cocoon_session::proxy::{BODY_STALL, MAX_KEPT_BODY_BYTES, ProxySettings};
 use cocoon_session::worker::{WorkerEvent, WorkerSession};
-use cocoon_session::{
-    ErrorCode, INITIAL_CREDIT_BYTES, MAX_PART_BYTES, Preference, RESEND_HEADER, Violation, split_body,
-};
+use cocoon_session::{ErrorCode, INITIAL_CREDIT_BYTES, MAX_PART_BYTES, RESEND_HEADER, Violation, split_body};
 use cocoon_wire::codec::{from_boxed, to_boxed};
 use cocoon_wire::tl::tcp::Packet;
 use cocoon_wire::tl::{ProxyToClient, ProxyToWorker, client, ext, http};
@@ -498,20 +496,7 @@ fn a_slow_engine_holds_the_gateway_back_and_little_is_held_between_them() {
         }
         if !submitted && client.terms().is_some() && net.proxy.workers().len() == 1 {
             submitted = true;
-            let submission = Submission {
-                id: [1; 32],
-                model: "test/model".into(),
-                query: query.clone(),
-                body: rest.clone(),
-                max_coefficient: 4000,
-                max_tokens: 100,
-                timeout: Duration::from_secs(60),
-                enable_debug: false,
-                needs: 0,
-                preference: Preference::Balanced,
-                affinity: Vec::new(),
-                trace: None,
-            };
+            let submission = Submission { query: query.clone(), body: rest.clone(), ..submission(1) };
             client.submit(&submission, net.now).unwrap();
         }
         if submitted {
@@ -551,36 +536,13 @@ fn a_slow_engine_holds_the_gateway_back_and_little_is_held_between_them() {
 #[test]
 fn a_published_proxy_gets_the_whole_body_in_the_query_as_far_as_a_frame_holds_it() {
     let mut net = Net::new(ProxySettings { extensions: false, ..proxy_settings() });
-    let conn = net.open();
-    net.proxy.add_client(conn, net.now);
-    let mut client = ClientSession::new(client_settings(), net.now, 1);
-    let mut received = BytesMut::new();
-    for _ in 0..8 {
-        while let Some(bytes) = client.transmit(1 << 20) {
-            net.feed(conn, &bytes).unwrap();
-        }
-        while let Some(bytes) = net.proxy.transmit(conn, 1 << 20) {
-            received.extend_from_slice(&bytes);
-        }
-        client.receive(&mut received, net.now).unwrap();
-    }
+    let mut client = OurClient::dial(&mut net, client_settings());
+    client.talk(&mut net).unwrap();
+    let mut client = client.session;
     let mut request: http::Request = from_boxed(query(1).query).unwrap();
     request.payload = vec![7; 1 << 20].into();
     let (first, rest) = split_body(request.clone());
-    let submission = |id: u8, body: Bytes| Submission {
-        id: [id; 32],
-        model: "test/model".into(),
-        query: first.clone(),
-        body,
-        max_coefficient: 4000,
-        max_tokens: 100,
-        timeout: Duration::from_secs(60),
-        enable_debug: false,
-        needs: 0,
-        preference: Preference::Balanced,
-        affinity: Vec::new(),
-        trace: None,
-    };
+    let submission = |id, body| Submission { query: first.clone(), body, ..submission(id) };
     client.submit(&submission(1, rest), net.now).unwrap();
     let said = packets_in::<cocoon_wire::tl::ClientToProxy>(&client.transmit(1 << 20).unwrap());
     let [cocoon_wire::tl::ClientToProxy::RunQueryEx(query)] = said.as_slice() else {
@@ -596,32 +558,14 @@ fn a_published_proxy_gets_the_whole_body_in_the_query_as_far_as_a_frame_holds_it
 fn a_worker_closes_on_a_proxy_that_sends_more_than_it_may() {
     let mut net = Net::new(proxy_settings());
     let mut client = raw_client(&mut net, true);
-    let conn = net.open();
-    net.proxy.add_worker(conn, attested(conn), net.now);
-    let mut worker = WorkerSession::new(worker_settings(), net.now, 1);
-    let mut received = BytesMut::new();
-    for _ in 0..10 {
-        while let Some(bytes) = worker.transmit(1 << 20) {
-            net.feed(conn, &bytes).unwrap();
-        }
-        while let Some(bytes) = net.proxy.transmit(conn, 1 << 20) {
-            received.extend_from_slice(&bytes);
-        }
-        worker.receive(&mut received, net.now).unwrap();
-        while let Some(event) = worker.poll_event() {
-            if matches!(event, WorkerEvent::Compare(_)) {
-                worker.compare(PeerCounters::default(), net.now).unwrap();
-            }
-        }
-    }
+    let mut worker = OurWorker::dial(&mut net, worker_settings());
+    worker.talk(&mut net).unwrap();
     begin(&mut net, &mut client, 1, 64 << 20);
     say_parts(&mut net, &mut client, 1, PARTS);
     // The proxy forges the worker's consent.
-    while let Some(bytes) = net.proxy.transmit(conn, 1 << 20) {
-        received.extend_from_slice(&bytes);
-    }
-    worker.receive(&mut received, net.now).unwrap();
-    let id = std::iter::from_fn(|| worker.poll_event())
+    let events = worker.talk(&mut net).unwrap();
+    let id = events
+        .into_iter()
         .find_map(|event| if let WorkerEvent::Work(work) = event { Some(work.id) } else { None })
         .unwrap();
     let mut forger = cocoon_wire::FrameEncoder::new();
@@ -633,5 +577,5 @@ fn a_worker_closes_on_a_proxy_that_sends_more_than_it_may() {
     let mut more = BytesMut::new();
     forger.encode_tcp_packet(&mut more, &body_part(id, 1, false)).unwrap();
     let expected = Violation::Unexpected("part of a body beyond the credit");
-    assert_eq!(worker.receive(&mut more, net.now), Err(expected));
+    assert_eq!(worker.session.receive(&mut more, net.now), Err(expected));
 }

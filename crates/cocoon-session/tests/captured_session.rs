@@ -16,7 +16,7 @@ use cocoon_ledger::PeerCounters;
 use cocoon_session::client::{ClientEvent, ClientSecret, ClientSession, ClientSettings, Submission};
 use cocoon_session::proxy::{ClientChainState, ProxySettings};
 use cocoon_session::worker::{WorkerEvent, WorkerSession, WorkerSettings};
-use cocoon_session::{PaymentCounters, Preference, ProxyTerms, Time};
+use cocoon_session::{PaymentCounters, ProxyTerms, Time};
 use cocoon_ton::{Address, OrderKind, RootConfig, SignedPayment, VerifyingKey, proxy_address};
 use cocoon_wire::codec::{Message as _, from_boxed, to_boxed};
 use cocoon_wire::frame::{FrameDecoder, FrameEncoder, MAX_FRAME_PAYLOAD};
@@ -356,11 +356,7 @@ fn submission(query: &client::RunQueryEx) -> Submission {
         max_tokens: query.max_tokens,
         timeout: Duration::from_secs_f64(query.timeout / 0.95),
         enable_debug: query.enable_debug.unwrap(),
-        needs: 0,
-        preference: Preference::Balanced,
-        affinity: Vec::new(),
-        trace: None,
-        body: Bytes::new(),
+        ..support::submission(0)
     }
 }
 

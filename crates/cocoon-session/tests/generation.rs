@@ -8,12 +8,10 @@ mod support;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::BytesMut;
-use cocoon_ledger::PeerCounters;
 use cocoon_session::Violation;
-use cocoon_session::client::{ClientEvent, ClientSession, ClientSettings};
+use cocoon_session::client::{ClientEvent, ClientSettings};
 use cocoon_session::proxy::LEAVING_GRACE;
-use cocoon_session::worker::{WorkerEvent, WorkerSession, WorkerSettings};
+use cocoon_session::worker::{WorkerEvent, WorkerSettings};
 use cocoon_ton::RootConfig;
 use cocoon_wire::tl::tcp::Packet;
 use cocoon_wire::tl::{ProxyToClient, client};
@@ -109,10 +107,7 @@ fn a_request_that_does_not_end_is_cut_after_the_grace_and_never_given_to_a_new_w
 fn a_handshake_under_way_is_refused_with_words() {
     let mut net = Net::new(proxy_settings());
     net.funds = None;
-    let conn = net.open();
-    net.proxy.add_client(conn, net.now);
-    let mut waiting = Raw::new(conn);
-    waiting.connect(&mut net);
+    let mut waiting = opened_client(&mut net);
     let _: client::ConnectedToProxy = waiting.answer(&mut net, &client_hello(true));
     assert!(waiting.ask(&mut net, &client::AuthorizeWithProxyLong {}).unwrap().is_empty());
     net.proxy.set_root(new_root(), TARIFF).unwrap();
@@ -130,46 +125,14 @@ fn a_handshake_under_way_is_refused_with_words() {
 
 /// Connects our client once; how its side ends.
 fn dial_client(net: &mut Net, root: Arc<RootConfig>) -> Result<bool, Violation> {
-    let conn = net.open();
-    net.proxy.add_client(conn, net.now);
-    let mut session = ClientSession::new(ClientSettings { root, ..client_settings() }, net.now, 1);
-    let mut received = BytesMut::new();
-    for _ in 0..8 {
-        while let Some(bytes) = session.transmit(1 << 20) {
-            net.feed(conn, &bytes)?;
-        }
-        while let Some(bytes) = net.proxy.transmit(conn, 1 << 20) {
-            received.extend_from_slice(&bytes);
-        }
-        session.receive(&mut received, net.now)?;
-    }
-    Ok(std::iter::from_fn(|| session.poll_event()).any(|event| matches!(event, ClientEvent::Ready(_))))
+    let events = OurClient::dial(net, ClientSettings { root, ..client_settings() }).talk(net)?;
+    Ok(events.iter().any(|event| matches!(event, ClientEvent::Ready(_))))
 }
 
 /// Connects our worker once; how its side ends.
 fn dial_worker(net: &mut Net, root: Arc<RootConfig>) -> Result<bool, Violation> {
-    let conn = net.open();
-    net.proxy.add_worker(conn, attested(conn), net.now);
-    let mut session = WorkerSession::new(WorkerSettings { root, ..worker_settings() }, net.now, 1);
-    let mut received = BytesMut::new();
-    let mut ready = false;
-    for _ in 0..8 {
-        while let Some(bytes) = session.transmit(1 << 20) {
-            net.feed(conn, &bytes)?;
-        }
-        while let Some(bytes) = net.proxy.transmit(conn, 1 << 20) {
-            received.extend_from_slice(&bytes);
-        }
-        session.receive(&mut received, net.now)?;
-        while let Some(event) = session.poll_event() {
-            match event {
-                WorkerEvent::Compare(_) => session.compare(PeerCounters::default(), net.now)?,
-                WorkerEvent::Ready => ready = true,
-                _ => {}
-            }
-        }
-    }
-    Ok(ready)
+    let events = OurWorker::dial(net, WorkerSettings { root, ..worker_settings() }).talk(net)?;
+    Ok(events.contains(&WorkerEvent::Ready))
 }
 
 #[test]

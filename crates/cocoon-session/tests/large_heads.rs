@@ -4,9 +4,7 @@
 
 mod support;
 
-use bytes::BytesMut;
-use cocoon_ledger::PeerCounters;
-use cocoon_session::worker::{WorkerEvent, WorkerSession};
+use cocoon_session::worker::WorkerEvent;
 use cocoon_session::{MAX_HEAD_BYTES, MAX_HEADERS};
 use cocoon_wire::codec::{ByteStr, from_boxed, to_boxed};
 use cocoon_wire::tl::{ProxyToClient, ProxyToWorker, client, http, proxy};
@@ -69,32 +67,15 @@ fn heads_at_the_limit_pass() {
 fn a_flood_of_headers_in_a_request_never_reaches_the_engine() {
     let mut net = Net::new(proxy_settings());
     let mut client = raw_client(&mut net, true);
-    let conn = net.open();
-    net.proxy.add_worker(conn, attested(conn), net.now);
-    let mut worker = WorkerSession::new(worker_settings(), net.now, 1);
-    let mut received = BytesMut::new();
+    let mut worker = OurWorker::dial(&mut net, worker_settings());
+    worker.talk(&mut net).unwrap();
     let mut works = Vec::new();
-    for round in 0..14_usize {
-        if let Some(flood) = round.checked_sub(10).and_then(|number| floods().into_iter().nth(number)) {
-            let id = u8::try_from(round).unwrap();
-            let mut request: http::Request = from_boxed(query(id).query).unwrap();
-            request.headers = flood;
-            client.say(&mut net, &client::RunQueryEx { query: to_boxed(&request), ..query(id) }).unwrap();
-        }
-        while let Some(bytes) = net.proxy.transmit(conn, 1 << 20) {
-            received.extend_from_slice(&bytes);
-        }
-        worker.receive(&mut received, net.now).unwrap();
-        while let Some(event) = worker.poll_event() {
-            match event {
-                WorkerEvent::Compare(_) => worker.compare(PeerCounters::default(), net.now).unwrap(),
-                WorkerEvent::Work(work) => works.push(work),
-                _ => {}
-            }
-        }
-        while let Some(bytes) = worker.transmit(1 << 20) {
-            net.feed(conn, &bytes).unwrap();
-        }
+    for (id, flood) in (1..).zip(floods()) {
+        let mut request: http::Request = from_boxed(query(id).query).unwrap();
+        request.headers = flood;
+        client.say(&mut net, &client::RunQueryEx { query: to_boxed(&request), ..query(id) }).unwrap();
+        let events = worker.talk(&mut net).unwrap();
+        works.extend(events.into_iter().filter(|event| matches!(event, WorkerEvent::Work(_))));
     }
     assert!(works.is_empty());
     let statuses: Vec<_> = answers(&mut net, &mut client)

@@ -4,13 +4,9 @@
 
 mod support;
 
-use std::time::Duration;
-
-use bytes::{Bytes, BytesMut};
-use cocoon_ledger::PeerCounters;
-use cocoon_session::client::{ClientSession, Submission};
-use cocoon_session::proxy::ConnId;
-use cocoon_session::worker::{WorkerEvent, WorkerSession};
+use bytes::Bytes;
+use cocoon_session::client::Submission;
+use cocoon_session::proxy::ProxySettings;
 use cocoon_session::{MAX_AFFINITY, MAX_TRACE_BYTES, Preference, Violation, ability};
 use cocoon_wire::tl::{ClientToProxy, ProxyToWorker, ext};
 use support::*;
@@ -28,43 +24,23 @@ fn options(id: u8) -> ext::RequestOptions {
     }
 }
 
-fn submission(id: u8) -> Submission {
+fn wishing(id: u8) -> Submission {
     Submission {
-        id: [id; 32],
-        model: "test/model".into(),
-        query: query(id).query,
-        max_coefficient: 4000,
-        max_tokens: 100,
-        timeout: Duration::from_secs(60),
-        enable_debug: false,
         needs: ability::CHAT,
         preference: Preference::Fastest,
         affinity: vec![1, u64::MAX],
         trace: Some(TRACE.into()),
-        body: Bytes::new(),
+        ..submission(id)
     }
 }
 
 /// What a client of ours says when it submits a request, after its handshake with this proxy.
 fn says(extensions: bool) -> Vec<ClientToProxy> {
-    let mut settings = proxy_settings();
-    settings.extensions = extensions;
-    let mut net = Net::new(settings);
-    let conn = net.open();
-    net.proxy.add_client(conn, net.now);
-    let mut client = ClientSession::new(client_settings(), net.now, 1);
-    let mut received = BytesMut::new();
-    for _ in 0..8 {
-        while let Some(bytes) = client.transmit(1 << 20) {
-            net.feed(conn, &bytes).unwrap();
-        }
-        while let Some(bytes) = net.proxy.transmit(conn, 1 << 20) {
-            received.extend_from_slice(&bytes);
-        }
-        client.receive(&mut received, net.now).unwrap();
-    }
-    client.submit(&submission(1), net.now).unwrap();
-    packets_in(&client.transmit(1 << 20).unwrap())
+    let mut net = Net::new(ProxySettings { extensions, ..proxy_settings() });
+    let mut client = OurClient::dial(&mut net, client_settings());
+    client.talk(&mut net).unwrap();
+    client.session.submit(&wishing(1), net.now).unwrap();
+    packets_in(&client.session.transmit(1 << 20).unwrap())
 }
 
 #[test]
@@ -160,37 +136,16 @@ fn a_worker_counts_as_one_for_chat_and_completions_until_it_tells() {
     assert_eq!(net.proxy.workers()[0].abilities, i32::MAX.cast_unsigned());
 }
 
-/// Lets proxy and worker talk until nothing is left to say.
-fn talk(net: &mut Net, conn: ConnId, worker: &mut WorkerSession) {
-    let mut received = BytesMut::new();
-    for _ in 0..10 {
-        while let Some(bytes) = worker.transmit(1 << 20) {
-            net.feed(conn, &bytes).unwrap();
-        }
-        while let Some(bytes) = net.proxy.transmit(conn, 1 << 20) {
-            received.extend_from_slice(&bytes);
-        }
-        worker.receive(&mut received, net.now).unwrap();
-        while let Some(event) = worker.poll_event() {
-            if matches!(event, WorkerEvent::Compare(_)) {
-                worker.compare(PeerCounters::default(), net.now).unwrap();
-            }
-        }
-    }
-}
-
 #[test]
 fn a_worker_tells_what_it_can_do_after_the_handshake_and_when_that_changes() {
     let mut net = Net::new(proxy_settings());
-    let conn = net.open();
-    net.proxy.add_worker(conn, attested(conn), net.now);
-    let mut worker = WorkerSession::new(worker_settings(), net.now, 1);
-    worker.set_abilities(ability::EMBEDDINGS);
-    talk(&mut net, conn, &mut worker);
+    let mut worker = OurWorker::dial(&mut net, worker_settings());
+    worker.session.set_abilities(ability::EMBEDDINGS);
+    worker.talk(&mut net).unwrap();
     assert_eq!(net.proxy.workers()[0].abilities, ability::EMBEDDINGS);
-    worker.set_abilities(ability::EMBEDDINGS);
-    assert!(worker.transmit(1 << 20).is_none(), "nothing has changed");
-    worker.set_abilities(ability::RERANK);
-    talk(&mut net, conn, &mut worker);
+    worker.session.set_abilities(ability::EMBEDDINGS);
+    assert!(worker.session.transmit(1 << 20).is_none(), "nothing has changed");
+    worker.session.set_abilities(ability::RERANK);
+    worker.talk(&mut net).unwrap();
     assert_eq!(net.proxy.workers()[0].abilities, ability::RERANK);
 }

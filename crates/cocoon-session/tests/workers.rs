@@ -7,12 +7,12 @@ mod support;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
-use cocoon_session::client::{ClientEvent, ClientSession, ClientSettings, Submission};
+use bytes::Bytes;
+use cocoon_session::client::{ClientEvent, ClientSession, ClientSettings};
 use cocoon_session::proxy::{
     Attested, ConnId, MAX_CERTIFICATE_BYTES, MAX_GONE_WORKERS, MAX_VERDICT_BYTES, RENEW_BEFORE,
 };
-use cocoon_session::{AllowError, MAX_ALLOWED_WORKERS, Preference, Violation};
+use cocoon_session::{AllowError, MAX_ALLOWED_WORKERS, Violation};
 use cocoon_wire::codec::{ByteStr, from_boxed, to_boxed};
 use cocoon_wire::tl::tcp::Packet;
 use cocoon_wire::tl::{ProxyToClient, client, ext, http, proxy};
@@ -24,10 +24,7 @@ fn fingerprint(conn: ConnId) -> [u8; 32] {
 
 /// A client that says which workers may see its requests.
 fn choosing_client(net: &mut Net) -> Raw {
-    let conn = net.open();
-    net.proxy.add_client(conn, net.now);
-    let mut raw = Raw::new(conn);
-    raw.connect(net);
+    let mut raw = opened_client(net);
     let mut hello = client_hello(true);
     hello.params.ext_flags |= ext::EXT_ALLOWS_WORKERS;
     let answer: client::ConnectedToProxy = raw.answer(net, &hello);
@@ -347,10 +344,7 @@ fn clients_that_have_not_offered_it_neither_choose_nor_ask() {
     assert!(client.ask(&mut net, &ext::GetWorkers { begun: 0, seen: 0 }).is_err());
     let mut client = raw_client(&mut net, false);
     assert!(client.ask(&mut net, &ext::GetEvidence { fingerprint: [0; 32] }).is_err());
-    let conn = net.open();
-    net.proxy.add_client(conn, net.now);
-    let mut raw = Raw::new(conn);
-    raw.connect(&mut net);
+    let mut raw = opened_client(&mut net);
     let mut hello = client_hello(false);
     hello.params.ext_flags = ext::EXT_ALLOWS_WORKERS;
     let refused = raw.ask(&mut net, &hello).unwrap();
@@ -408,63 +402,20 @@ fn a_client_that_asks_for_evidence_and_does_not_read_it_loses_its_connection() {
     works(&mut net, &mut bystander, &mut worker, 1);
 }
 
-/// Our own client at the proxy.
-struct Ours {
-    session: ClientSession,
-    conn: ConnId,
-    received: BytesMut,
-}
-
-impl Ours {
-    fn connect(net: &mut Net, restrict_workers: bool) -> (Self, Vec<ClientEvent>) {
-        let conn = net.open();
-        net.proxy.add_client(conn, net.now);
-        let settings = ClientSettings { restrict_workers, ..client_settings() };
-        let session = ClientSession::new(settings, net.now, 1);
-        let mut ours = Self { session, conn, received: BytesMut::new() };
-        let events = ours.events(net);
-        (ours, events)
-    }
-
-    fn events(&mut self, net: &mut Net) -> Vec<ClientEvent> {
-        for _ in 0..40 {
-            while let Some(bytes) = self.session.transmit(1 << 20) {
-                net.feed(self.conn, &bytes).unwrap();
-            }
-            while let Some(bytes) = net.proxy.transmit(self.conn, 1 << 20) {
-                self.received.extend_from_slice(&bytes);
-            }
-            self.session.receive(&mut self.received, net.now).unwrap();
-        }
-        std::iter::from_fn(|| self.session.poll_event()).collect()
-    }
-
-    fn submit(&mut self, net: &mut Net, id: u8) {
-        let submission = Submission {
-            id: [id; 32],
-            model: "test/model".into(),
-            query: query(id).query,
-            max_coefficient: 4000,
-            max_tokens: 100,
-            timeout: Duration::from_secs(60),
-            enable_debug: false,
-            needs: 0,
-            preference: Preference::Balanced,
-            affinity: Vec::new(),
-            trace: None,
-            body: Bytes::new(),
-        };
-        self.session.submit(&submission, net.now).unwrap();
-    }
+/// Our own client, after its handshake.
+fn our_client(net: &mut Net, restrict_workers: bool) -> OurClient {
+    let mut ours = OurClient::dial(net, ClientSettings { restrict_workers, ..client_settings() });
+    ours.talk(net).unwrap();
+    ours
 }
 
 #[test]
 fn our_client_learns_of_workers_and_their_evidence_and_lets_one_answer() {
     let mut net = Net::new(proxy_settings());
     let (mut good, mut barred) = (raw_worker(&mut net, true), raw_worker(&mut net, true));
-    let (mut ours, _) = Ours::connect(&mut net, true);
+    let mut ours = our_client(&mut net, true);
     ours.session.refresh_workers(net.now).unwrap();
-    let events = ours.events(&mut net);
+    let events = ours.talk(&mut net).unwrap();
     let [ClientEvent::Workers(list)] = events.as_slice() else { panic!("{events:?}") };
     assert_eq!(
         list.keys().copied().collect::<BTreeSet<_>>(),
@@ -475,18 +426,18 @@ fn our_client_learns_of_workers_and_their_evidence_and_lets_one_answer() {
     for conn in [good.conn, barred.conn, ConnId(999)] {
         assert_eq!(ours.session.want_evidence(fingerprint(conn), net.now), Ok(true));
     }
-    let evidence: Vec<_> = ours.events(&mut net);
+    let evidence: Vec<_> = ours.talk(&mut net).unwrap();
     assert_eq!(evidence.len(), 3);
     assert!(matches!(&evidence[0], ClientEvent::Evidence { fingerprint: f, evidence: Some(e) }
         if *f == fingerprint(good.conn) && e.certificate == format!("certificate of {}", good.conn.0)));
     assert!(matches!(&evidence[2], ClientEvent::Evidence { evidence: None, .. }));
 
     ours.session.allow_workers(&[fingerprint(good.conn)].into(), net.now).unwrap();
-    ours.submit(&mut net, 1);
-    ours.events(&mut net);
+    ours.session.submit(&submission(1), net.now).unwrap();
+    ours.talk(&mut net).unwrap();
     let request = asked(&mut net, &mut good);
     good.say(&mut net, &head(request, Some(5))).unwrap();
-    let events = ours.events(&mut net);
+    let events = ours.talk(&mut net).unwrap();
     let named = events.iter().find_map(|event| match event {
         ClientEvent::Head { worker, head, .. } => Some((*worker, head.headers.len())),
         _ => None,
@@ -496,11 +447,11 @@ fn our_client_learns_of_workers_and_their_evidence_and_lets_one_answer() {
 
     net.pass(Duration::from_secs(2));
     ours.session.on_time(net.now).unwrap();
-    let quiet = ours.events(&mut net);
+    let quiet = ours.talk(&mut net).unwrap();
     assert!(!quiet.iter().any(|event| matches!(event, ClientEvent::Workers(_))), "nothing has changed");
     net.proxy.closed(barred.conn, net.now);
     ours.session.refresh_workers(net.now).unwrap();
-    let events = ours.events(&mut net);
+    let events = ours.talk(&mut net).unwrap();
     assert!(matches!(events.as_slice(), [ClientEvent::Workers(list)] if list.len() == 1), "{events:?}");
 }
 
@@ -508,9 +459,9 @@ fn our_client_learns_of_workers_and_their_evidence_and_lets_one_answer() {
 fn our_client_takes_a_refusal_for_want_of_an_allowed_worker_as_one() {
     let mut net = Net::new(proxy_settings());
     let _worker = raw_worker(&mut net, true);
-    let (mut ours, _) = Ours::connect(&mut net, true);
-    ours.submit(&mut net, 1);
-    let events = ours.events(&mut net);
+    let mut ours = our_client(&mut net, true);
+    ours.session.submit(&submission(1), net.now).unwrap();
+    let events = ours.talk(&mut net).unwrap();
     assert!(
         events.iter().any(
             |event| matches!(event, ClientEvent::Head { worker: None, head, .. } if head.status_code == 503)
@@ -522,29 +473,15 @@ fn our_client_takes_a_refusal_for_want_of_an_allowed_worker_as_one() {
 #[test]
 fn our_client_uses_no_proxy_that_cannot_be_told_which_workers_it_wants() {
     let mut net = Net::new(cocoon_session::proxy::ProxySettings { extensions: false, ..proxy_settings() });
-    let conn = net.open();
-    net.proxy.add_client(conn, net.now);
     let settings = ClientSettings { restrict_workers: true, ..client_settings() };
-    let mut session = ClientSession::new(settings, net.now, 1);
-    let mut received = BytesMut::new();
-    let mut violation = None;
-    for _ in 0..8 {
-        while let Some(bytes) = session.transmit(1 << 20) {
-            net.feed(conn, &bytes).unwrap();
-        }
-        while let Some(bytes) = net.proxy.transmit(conn, 1 << 20) {
-            received.extend_from_slice(&bytes);
-        }
-        violation = violation.or(session.receive(&mut received, net.now).err());
-    }
-    let why = violation.unwrap().to_string();
+    let why = OurClient::dial(&mut net, settings).talk(&mut net).unwrap_err().to_string();
     assert!(why.contains("which workers may see our requests"), "{why}");
 }
 
 #[test]
 fn our_client_says_why_it_cannot_choose() {
     let mut net = Net::new(proxy_settings());
-    let (mut ours, _) = Ours::connect(&mut net, false);
+    let mut ours = our_client(&mut net, false);
     assert_eq!(ours.session.allow_workers(&BTreeSet::new(), net.now), Err(AllowError::NotRestricting));
     let settings = ClientSettings { restrict_workers: true, ..client_settings() };
     let mut early = ClientSession::new(settings, net.now, 1);

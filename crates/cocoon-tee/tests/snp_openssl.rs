@@ -1,33 +1,16 @@
 //! OpenSSL, which knows nothing of us, reads and verifies the simulated certificates and revocation lists.
 //!
 //! Skipped, saying so, where there is no OpenSSL 3.
-#![allow(clippy::unwrap_used, clippy::print_stderr, missing_docs)]
+#![allow(clippy::unwrap_used, missing_docs)]
 
+#[path = "support/openssl.rs"]
+mod openssl;
 #[path = "support/snp.rs"]
 mod support;
 
-use std::path::Path;
-use std::process::Command;
-
 use cocoon_attest::snp::SnpProduct;
+use openssl::{openssl, openssl_3_is_here};
 use support::{NOW, machine};
-
-/// Runs OpenSSL in the folder: what it said, and whether it was content.
-fn openssl(folder: &Path, arguments: &str) -> (bool, String) {
-    let output =
-        Command::new("openssl").current_dir(folder).args(arguments.split_whitespace()).output().unwrap();
-    let said = [output.stdout, output.stderr].concat();
-    (output.status.success(), String::from_utf8_lossy(&said).into_owned())
-}
-
-fn openssl_3_is_here() -> bool {
-    let version = Command::new("openssl").arg("version").output();
-    let here = version.is_ok_and(|output| output.stdout.starts_with(b"OpenSSL 3"));
-    if !here {
-        eprintln!("skipped: there is no OpenSSL 3 command-line tool");
-    }
-    here
-}
 
 #[test]
 fn openssl_verifies_the_simulated_chains_and_lists() {

@@ -14,6 +14,9 @@ use std::sync::Arc;
 const TRACEPARENT_BYTES: usize = 55;
 /// Longest text of an attribute, in bytes; longer ones are cut.
 pub const MAX_TEXT_BYTES: usize = 256;
+/// The bounds by which OpenTelemetry's conventions for generative AI count how long requests take, in seconds.
+pub const GEN_AI_SECONDS: [f64; 14] =
+    [0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92];
 
 /// Names one trace: 128 random bits, not all zero.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -103,6 +106,13 @@ pub struct TraceContext {
 }
 
 impl TraceContext {
+    /// The same trace at the span of a request, which its id on the wire names: that is random.
+    #[must_use]
+    pub fn at(self, request: &[u8; 32]) -> Self {
+        let [a, b, c, d, e, f, g, h, ..] = *request;
+        Self { span: SpanId::from_random(u64::from_be_bytes([a, b, c, d, e, f, g, h])), ..self }
+    }
+
     /// Reads a `traceparent` as a stranger sends it. `None` where it is none: the trace then begins anew, as the
     /// specification asks for. Later versions are read as far as version 00 goes.
     #[must_use]

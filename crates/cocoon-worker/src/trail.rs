@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use cocoon_openai::{Endpoint, Usage};
 use cocoon_session::worker::Work;
-use cocoon_trace::{Span, SpanId, SpanKind, TraceContext};
+use cocoon_trace::{GEN_AI_SECONDS, Span, SpanKind, TraceContext};
 use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::Histogram;
@@ -13,9 +13,6 @@ use prometheus_client::registry::{Registry, Unit};
 
 use crate::Shared;
 
-/// The conventions' bounds for requests, in seconds.
-const REQUEST_SECONDS: [f64; 14] =
-    [0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92];
 /// The conventions' bounds for the first token, in seconds.
 const FIRST_SECONDS: [f64; 16] =
     [0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
@@ -49,7 +46,7 @@ pub(crate) struct GenAi {
 impl GenAi {
     pub(crate) fn new() -> Self {
         let mut registry = Registry::default();
-        let duration: fn() -> Histogram = || Histogram::new(REQUEST_SECONDS);
+        let duration: fn() -> Histogram = || Histogram::new(GEN_AI_SECONDS);
         let first: fn() -> Histogram = || Histogram::new(FIRST_SECONDS);
         let each: fn() -> Histogram = || Histogram::new(TOKEN_SECONDS);
         let duration = Histograms::new_with_constructor(duration);
@@ -109,12 +106,7 @@ pub(crate) struct Seen {
 impl Seen {
     /// What OpenTelemetry's conventions call it.
     fn operation(&self) -> &'static str {
-        match self.endpoint {
-            Some(Endpoint::Chat | Endpoint::Responses | Endpoint::Messages) => "chat",
-            Some(Endpoint::Completions) => "text_completion",
-            Some(other) => other.name(),
-            None => "unknown",
-        }
+        self.endpoint.map_or("unknown", Endpoint::operation)
     }
 }
 
@@ -138,8 +130,6 @@ impl Trail {
         let model = shared.model();
         shared.gen_ai.ended(model, seen, error, self.began.elapsed());
         let (Some(tracing), Some(parent)) = (&shared.config.tracing, self.parent) else { return };
-        let [a, b, c, d, e, f, g, h, ..] = self.id;
-        let span = SpanId::from_random(u64::from_be_bytes([a, b, c, d, e, f, g, h]));
         let operation = seen.operation();
         let mut attributes = vec![
             ("gen_ai.operation.name", operation.into()),
@@ -153,7 +143,7 @@ impl Trail {
         tracing.record(Span {
             name: format!("{operation} {model}"),
             kind: SpanKind::Server,
-            context: TraceContext { span, ..parent },
+            context: parent.at(&self.id),
             parent: Some(parent.span),
             start_us: self.started_us,
             end_us: shared.clock.micros(),

@@ -1,56 +1,44 @@
 //! Starts one role from its configuration. `cocoon up` starts all of them the same way.
 
+mod backend;
+mod engine;
+mod identity;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
-use cocoon_attest::{EvidenceKind, EvidenceSource};
-use cocoon_chain::{Chain, StaticChain, ToncenterChain, ToncenterOptions};
 use cocoon_engine::Engine;
-use cocoon_engine::builtin::{EXTRACTIVE_SUMMARY_MODEL, ExtractiveSummary};
-use cocoon_engine::upstream::{HttpEngine, HttpEngineOptions};
+use cocoon_engine::builtin::EXTRACTIVE_SUMMARY_MODEL;
 use cocoon_gateway::{AccessConfig, Gateway, GatewayConfig, WorkerDemands};
-use cocoon_net::{
-    Clock, DialOptions, Judge, NodeIdentity, NodeKey, SystemClock, TlsSettings, spawn_rotation,
-};
-use cocoon_openai::ability;
+use cocoon_net::{DialOptions, Judge};
 use cocoon_proxy::{Proxy, ProxyConfig};
-use cocoon_tee::sealing::SealingKey;
-use cocoon_ton::{Address, SigningKey, Wallet};
+use cocoon_ton::{SigningKey, Wallet};
 use cocoon_worker::{Worker, WorkerConfig};
 use zeroize::Zeroizing;
 
-use crate::attestation::{self, Judging, Whom, real_enough};
-use crate::config::{
-    ChainFile, EngineFile, GatewayFile, Present, ProxyFile, Require, RoleFile, Root, WorkerFile, required,
-};
+pub(crate) use self::backend::Backend;
+pub(crate) use self::engine::{open_engine, open_upstream, warn_unless_serving};
+pub(crate) use self::identity::{WALLET_KEY, image, named_owner, open_dir, sealing, wallet};
+
+use self::backend::{root_address, wait};
+use self::engine::engine_within;
+use self::identity::{LEDGER, PAYMENT_KEY, Tls, owner, secret};
+use crate::attestation::{Judging, Whom, real_enough};
+use crate::config::{GatewayFile, ProxyFile, Require, RoleFile, WorkerFile, required};
 use crate::dir::StateDir;
-use crate::doctor;
 use crate::keys;
 use crate::model_files;
 use crate::open_files;
-use crate::signals::{Asked, Signals};
+use crate::signals::Signals;
 use crate::telemetry::Telemetry;
 
-/// The key of a node's certificate, by which peers know it.
-const NODE_KEY: &str = "node-key.hex";
-/// The key of a node's wallet.
-pub(crate) const WALLET_KEY: &str = "wallet-key.hex";
-/// The key with which a proxy signs payment orders.
-const PAYMENT_KEY: &str = "payment-key.hex";
-/// The secret by which proxies know a gateway again; its hash stands on chain.
-const CLIENT_SECRET: &str = "client-secret.hex";
-/// Where a node keeps its books.
-const LEDGER: &str = "ledger.sqlite";
 /// Where a gateway keeps API keys and what was used.
 pub(crate) const ACCESS: &str = "access.sqlite";
 /// What opens a gateway's admin API.
 pub(crate) const ADMIN_TOKEN: &str = "admin-token.hex";
 /// Where a gateway's admin API was found at its last start.
 pub(crate) const ADMIN_ADDRESS: &str = "admin-url.txt";
-/// Longest secret that authorises a client, in bytes.
-const MAX_SECRET_BYTES: u64 = 1024;
 
 /// A running role, its directory, and its certificate's renewal.
 pub(crate) struct Running<T> {
@@ -91,6 +79,19 @@ async fn finish(telemetry: Option<Telemetry>) {
         // It fails only where the runtime is ending, too.
         let _ = tokio::task::spawn_blocking(move || telemetry.finish()).await;
     }
+}
+
+/// Of a role that has stopped by itself.
+pub(crate) fn stopped(role: &str, why: &str) -> String {
+    format!("the {role} stopped: {why}")
+}
+
+/// How a process ends in which something may have stopped by itself.
+///
+/// # Errors
+/// It has, for this reason.
+pub(crate) fn outcome(failure: Option<String>) -> anyhow::Result<()> {
+    failure.map_or(Ok(()), |why| Err(anyhow::Error::msg(why)))
 }
 
 /// Runs a gateway until a signal ends it.
@@ -302,7 +303,7 @@ fn proxy_config(
         http: file.http,
         workers: file.listen_workers,
         clients: file.listen_clients,
-        key_seed: self::key(dir, PAYMENT_KEY)?,
+        key_seed: identity::key(dir, PAYMENT_KEY)?,
         owner,
         wallet: wallet.address(),
         root_address: *root_address(ProxyFile::ROLE, &file.root)?,
@@ -381,26 +382,6 @@ pub(crate) async fn start_worker(
     Ok(Running { role, _dir: dir, _rotation: tls.rotate(), telemetry })
 }
 
-/// A worker's evidence speaks for its own machine: an engine on another one sees every prompt, and nothing proves what it
-/// is.
-///
-/// # Errors
-/// The engine is elsewhere, and real evidence would be shown for it.
-fn engine_within(file: &WorkerFile) -> anyhow::Result<()> {
-    let Some(url) = file.engine.url.as_deref().filter(|url| !doctor::is_local(url)) else { return Ok(()) };
-    match file.attestation.present {
-        Present::Tdx | Present::SevSnp | Present::Auto => bail!(
-            "the engine at {url} is on another machine: it would see every prompt, and this machine's evidence says \
-             nothing about it. Run the engine in this machine, or set attestation.present = \"none\""
-        ),
-        _ => tracing::warn!(
-            url,
-            "the engine is on another machine, which sees every prompt and proves nothing"
-        ),
-    }
-    Ok(())
-}
-
 /// What a stopped gateway's money is handled with.
 ///
 /// # Errors
@@ -465,350 +446,6 @@ fn worker_settlement(file: &WorkerFile, wallet: Wallet, key: SigningKey) -> coco
     }
 }
 
-/// The engine that a worker's configuration names, for up to `at_once` requests at a time.
-///
-/// # Errors
-/// It names none or both, or the URL cannot be that of an engine.
-pub(crate) fn open_engine(file: &EngineFile, at_once: usize) -> anyhow::Result<Arc<dyn Engine>> {
-    match (&file.url, file.builtin) {
-        (Some(url), false) => open_upstream(url, at_once, file.abilities.as_deref()),
-        (None, true) if file.abilities.is_some() => {
-            bail!("the built-in engine says itself what it can do; engine.abilities goes with engine.url")
-        }
-        (None, true) => Ok(Arc::new(ExtractiveSummary::new())),
-        (None, false) => bail!(
-            "no engine: set engine.url to an OpenAI-style server such as http://127.0.0.1:8000, \
-             or engine.builtin = true for the built-in summariser"
-        ),
-        (Some(_), true) => bail!("two engines: either engine.url or engine.builtin = true, not both"),
-    }
-}
-
-/// An OpenAI-style server as the engine, for up to `at_once` requests at a time; what it can do is found out, unless it is
-/// stated.
-///
-/// # Errors
-/// The URL cannot be that of an engine, or there is no such ability.
-pub(crate) fn open_upstream(
-    url: &str,
-    at_once: usize,
-    abilities: Option<&[String]>,
-) -> anyhow::Result<Arc<dyn Engine>> {
-    let abilities = abilities.map(ability_bits).transpose()?;
-    let usual = HttpEngineOptions::default();
-    // A request that a worker takes must find a connection; the probe needs one beside them.
-    let max_connections = usual.max_connections.max(at_once.saturating_add(1));
-    let engine = HttpEngine::new(url, HttpEngineOptions { max_connections, abilities, ..usual });
-    Ok(Arc::new(engine.with_context(|| format!("the engine's URL {url:?}"))?))
-}
-
-fn ability_bits(names: &[String]) -> anyhow::Result<u32> {
-    if names.is_empty() {
-        bail!("engine.abilities is empty: such a worker would get no requests");
-    }
-    names.iter().try_fold(0, |bits, name| {
-        let known = ability::NAMES.iter().find(|(_, known)| known == name);
-        let (bit, _) = known.with_context(|| {
-            let all: Vec<_> = ability::NAMES.iter().map(|(_, name)| *name).collect();
-            format!("engine.abilities: there is no ability {name:?}; there are {}", all.join(", "))
-        })?;
-        Ok(bits | bit)
-    })
-}
-
-/// Asks an engine whether it serves a model, by its base name. What is wrong may be right soon, so it is only logged.
-pub(crate) async fn warn_unless_serving(engine: &dyn Engine, model: &str) {
-    let health = engine.probe().await;
-    if !health.ready {
-        let detail = health.detail.unwrap_or_default();
-        tracing::warn!(detail, "the engine is not ready; requests will fail until it is");
-    } else if !health.models.is_empty() && !health.models.iter().any(|name| name == model) {
-        tracing::warn!(model, lists = health.models.join(", "), "the engine does not list the model");
-    }
-}
-
-/// The chain that a role works with.
-pub(crate) struct Backend {
-    /// The chain.
-    pub(crate) chain: Arc<dyn Chain>,
-    /// Whether coins move on it.
-    pub(crate) settles: bool,
-    /// The chain again, where it is a file that can change.
-    file: Option<Arc<StaticChain>>,
-}
-
-impl Backend {
-    /// A chain on which coins move.
-    pub(crate) fn settling(chain: Arc<dyn Chain>) -> Self {
-        Self { chain, settles: true, file: None }
-    }
-
-    /// The chain that a configuration names: a server, or a fixed root configuration.
-    ///
-    /// # Errors
-    /// It is not named, or cannot be used.
-    pub(crate) async fn open(role: &str, root: &Root, chain: &ChainFile) -> anyhow::Result<Self> {
-        if let Some(url) = &chain.url {
-            let toncenter = open_toncenter(url, chain, *root_address(role, root)?, root.is_test).await?;
-            return Ok(Self::settling(Arc::new(toncenter)));
-        }
-        if !root.is_test {
-            bail!(
-                "root.is_test = false is a network with real coins: name a server with its chain's API in chain.url"
-            );
-        }
-        let hint =
-            "name a server with the chain's API in chain.url, or the JSON file of a fixed root configuration";
-        let file = required(role, "root.file", root.file.as_ref(), hint)?;
-        let hint = "cannot read the root configuration";
-        let chain = Arc::new(StaticChain::from_file(file.clone()).await.context(hint)?);
-        Ok(Self { chain: chain.clone(), settles: false, file: Some(chain) })
-    }
-}
-
-/// A chain behind a server with toncenter's API.
-///
-/// # Errors
-/// It cannot be reached, or has no such root contract.
-async fn open_toncenter(
-    url: &str,
-    file: &ChainFile,
-    root: Address,
-    is_test: bool,
-) -> anyhow::Result<ToncenterChain> {
-    let mut options = ToncenterOptions::new(url, root, is_test);
-    let api_key = file.api_key_file.as_deref().map(|path| keys::load_text(path, MAX_SECRET_BYTES));
-    options.api_key = api_key.transpose()?;
-    options.requests_per_second = file.requests_per_second;
-    options.poll_every = file.poll();
-    ToncenterChain::open(options).await.with_context(|| format!("the chain at {url}"))
-}
-
-/// Until the process shall end; why, where a role has `stopped` by itself. On SIGHUP a fixed root configuration is read
-/// again.
-async fn wait(
-    signals: &mut Signals,
-    backend: &Backend,
-    stopped: impl Future<Output = String>,
-) -> Option<String> {
-    let asked = async {
-        while signals.next().await == Asked::Reload {
-            let Some(file) = &backend.file else { continue };
-            match file.reload().await {
-                Ok(changed) => tracing::info!(changed, "read the root configuration again"),
-                Err(error) => tracing::error!(%error, "the root configuration stays as it was"),
-            }
-        }
-    };
-    tokio::select! {
-        () = asked => {
-            tracing::info!("finishing requests under way; a second signal ends at once");
-            None
-        }
-        why = stopped => Some(why),
-    }
-}
-
-/// Of a role that has stopped by itself.
-pub(crate) fn stopped(role: &str, why: &str) -> String {
-    format!("the {role} stopped: {why}")
-}
-
-/// How a process ends in which something may have stopped by itself.
-///
-/// # Errors
-/// It has, for this reason.
-pub(crate) fn outcome(failure: Option<String>) -> anyhow::Result<()> {
-    failure.map_or(Ok(()), |why| Err(anyhow::Error::msg(why)))
-}
-
-/// A stopped node's directory, or one that is about to start: held, and with what seals its keys.
-///
-/// # Errors
-/// It is in use, or the machine that is configured cannot be used.
-pub(crate) fn open_dir<T: RoleFile>(file: &T) -> anyhow::Result<StateDir> {
-    let sealing = sealing(file)?;
-    Ok(StateDir::open(file.dir())?.sealed(sealing))
-}
-
-/// What seals a node's keys; `None` where they lie open.
-///
-/// # Errors
-/// The machine that is configured cannot be used.
-pub(crate) fn sealing<T: RoleFile>(file: &T) -> anyhow::Result<Option<Arc<dyn SealingKey>>> {
-    attestation::sealing(image::<T>(), &file.shown(), file.root())
-}
-
-/// The name of the image that a role runs in where its machine is simulated.
-pub(crate) fn image<T: RoleFile>() -> &'static str {
-    // One image for all roles would be as good; two show that each is checked.
-    if T::ROLE == WorkerFile::ROLE { "cocoon worker" } else { "cocoon proxy" }
-}
-
-/// A node's key with its evidence, and what it takes to judge peers, from which the settings of each port are made.
-struct Tls {
-    identity: Arc<NodeIdentity>,
-    judging: Judging,
-    clock: Arc<dyn Clock>,
-}
-
-impl Tls {
-    fn open<T: RoleFile>(file: &T, dir: &StateDir, judging: Judging) -> anyhow::Result<Self> {
-        let source = attestation::source(image::<T>(), &file.shown(), file.root())?;
-        let key = node_key(dir, source.as_ref())?;
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let identity = NodeIdentity::new(key, source, clock.now()).context("cannot make the certificate")?;
-        Ok(Self { identity, judging, clock })
-    }
-
-    fn settings(&self, require: Require, whom: Whom) -> anyhow::Result<TlsSettings> {
-        let (policy, judging) = (self.judging.policy(require, whom)?, &self.judging);
-        let collateral = Some(judging.collateral());
-        let clock = Arc::clone(&self.clock);
-        TlsSettings::new(Arc::clone(&self.identity), judging.verifiers(), policy, collateral, clock)
-            .context("cannot set up TLS")
-    }
-
-    fn rotate(self) -> tokio_util::task::AbortOnDropHandle<()> {
-        spawn_rotation(self.identity, self.clock)
-    }
-}
-
-/// The configured owner. Where coins are simulated, one that follows from the node's key will do.
-fn owner(
-    configured: Option<Address>,
-    tls: Option<&Tls>,
-    root: &Root,
-    backend: &Backend,
-) -> anyhow::Result<Address> {
-    match (configured, tls) {
-        (None, Some(tls)) if root.is_test && !backend.settles => {
-            Ok(Address::basechain(tls.identity.public_key()))
-        }
-        (configured, _) => named_owner(configured),
-    }
-}
-
-/// The owner, where there must be one.
-///
-/// # Errors
-/// None is configured, or one of another workchain.
-pub(crate) fn named_owner(configured: Option<Address>) -> anyhow::Result<Address> {
-    let owner = configured.context(
-        "owner is missing: the address that this node's coins go to in the end; `cocoon wallet create` makes one",
-    )?;
-    if owner.workchain() != 0 {
-        bail!(
-            "owner {owner} is an account of workchain {}; wallets live in the basechain, whose addresses begin with \
-             0: in their raw form",
-            owner.workchain()
-        );
-    }
-    Ok(owner)
-}
-
-/// A key of the node; made where the directory is new. Where there are books, a missing key is lost, not new: another one
-/// would be another node, without this one's money.
-fn key(dir: &StateDir, name: &str) -> anyhow::Result<keys::Secret> {
-    let path = dir.path().join(name);
-    if dir.path().join(LEDGER).exists() && !path.exists() {
-        bail!(
-            "the key file {} is missing beside {LEDGER}; restore it from a backup, or move the directory away to start \
-             as a new node",
-            path.display()
-        );
-    }
-    keys::load_or_create(&path, dir.sealing())
-}
-
-/// The key that the node's evidence speaks for. Whoever runs a machine can read its disk, so where hardware vouches for
-/// the key and nothing seals it, it lives in memory alone: each start has another, and nothing hangs on it.
-fn node_key(dir: &StateDir, source: &dyn EvidenceSource) -> anyhow::Result<NodeKey> {
-    let is_proof = source.kind() != EvidenceKind::None && !source.is_simulated();
-    if is_proof && dir.sealing().is_none() {
-        return Ok(NodeKey::generate());
-    }
-    Ok(NodeKey::from_seed(&*key(dir, NODE_KEY)?))
-}
-
-/// The node's wallet: the contract that its wallet key controls, and in the last resort its owner.
-pub(crate) fn wallet(dir: &StateDir, owner: Address) -> anyhow::Result<(Wallet, SigningKey)> {
-    let key = SigningKey::from_bytes(&*key(dir, WALLET_KEY)?);
-    Ok((Wallet::cocoon(key.verifying_key().to_bytes(), owner), key))
-}
-
-/// The configured secret. Where its hash stands on chain, one is made if none is given.
-fn secret(file: Option<&Path>, dir: &StateDir, backend: &Backend) -> anyhow::Result<Zeroizing<Vec<u8>>> {
-    if file.is_none() && backend.settles {
-        let secret = key(dir, CLIENT_SECRET)?;
-        return Ok(Zeroizing::new(hex::encode(*secret).into_bytes()));
-    }
-    let text = file.map(|path| keys::load_text(path, MAX_SECRET_BYTES)).transpose()?;
-    Ok(Zeroizing::new(text.map_or_else(Vec::new, |text| text.as_bytes().to_vec())))
-}
-
-fn root_address<'a>(role: &str, root: &'a Root) -> anyhow::Result<&'a Address> {
-    let hint = "name the root contract; `cocoon up` writes its own to DIR/endpoints.json while it runs";
-    required(role, "root.address", root.address.as_ref(), hint)
-}
-
 fn dial(max_difficulty: u8) -> DialOptions {
     DialOptions { max_difficulty, ..DialOptions::default() }
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-
-    /// A machine of this kind.
-    struct Of(EvidenceKind, bool);
-
-    impl EvidenceSource for Of {
-        fn kind(&self) -> EvidenceKind {
-            self.0
-        }
-
-        fn is_simulated(&self) -> bool {
-            self.1
-        }
-
-        fn evidence(
-            &self,
-            _: &cocoon_attest::ReportData,
-        ) -> Result<cocoon_attest::Evidence, cocoon_attest::EvidenceError> {
-            Ok(cocoon_attest::Evidence::none())
-        }
-    }
-
-    #[test]
-    fn a_key_that_hardware_vouches_for_never_lies_open_on_the_disk() {
-        let parent = tempfile::tempdir().unwrap();
-        let dir = StateDir::open(&parent.path().join("node")).unwrap();
-        let key = |source: Of| node_key(&dir, &source).unwrap().public_key();
-        for kind in [EvidenceKind::Tdx, EvidenceKind::SevSnp] {
-            assert_ne!(key(Of(kind, false)), key(Of(kind, false)));
-            assert!(!dir.path().join(NODE_KEY).exists(), "{kind}");
-        }
-        // Nor is one taken that somebody put there.
-        let open = key(Of(EvidenceKind::None, false));
-        assert_ne!(key(Of(EvidenceKind::Tdx, false)), open);
-        assert_eq!(key(Of(EvidenceKind::Tdx, true)), open, "a simulated machine has nothing to hide");
-        assert_eq!(key(Of(EvidenceKind::None, false)), open);
-
-        let sealing = cocoon_tee::sealing::SimulatedSealing::new(&[7; 32], 1, b"worker");
-        std::fs::remove_file(dir.path().join(NODE_KEY)).unwrap();
-        let dir = dir.sealed(Some(Arc::new(sealing)));
-        let sealed = node_key(&dir, &Of(EvidenceKind::SevSnp, false)).unwrap().public_key();
-        assert_eq!(node_key(&dir, &Of(EvidenceKind::SevSnp, false)).unwrap().public_key(), sealed);
-    }
-
-    #[test]
-    fn an_owner_is_a_wallet_of_the_basechain() {
-        let here = Address::basechain([7; 32]);
-        assert_eq!(named_owner(Some(here)).unwrap(), here);
-        let message = named_owner(Some(Address::new(-1, [7; 32]).unwrap())).unwrap_err().to_string();
-        assert!(message.contains("workchain -1"), "{message}");
-        assert!(named_owner(None).unwrap_err().to_string().contains("cocoon wallet create"));
-    }
 }

@@ -3,6 +3,7 @@
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod caller;
+mod chain;
 mod client;
 mod engine;
 mod fake_proxy;
@@ -13,6 +14,7 @@ mod raw;
 mod relay;
 
 pub use caller::{Reply, Streaming, call, get, post, send};
+pub use chain::{TON, send_ton, settling_root};
 pub use client::{Answer, Ask, Exchange, Notice, TestClient};
 pub use engine::{
     Answering, Call, FixedEngine, SOUND, ScriptedEngine, VersatileEngine, chat_answer, delta, usage_event,

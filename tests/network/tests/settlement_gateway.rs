@@ -9,25 +9,24 @@ use cocoon_chain::Chain as _;
 use cocoon_gateway::{
     AccessConfig, Gateway, GatewayConfig, GatewayLimits, LeaveConfig, LeaveStep, WalletEnd,
 };
-use cocoon_localchain::{ExternalMessage, LocalChain, Options, RootedChain};
+use cocoon_localchain::{LocalChain, Options, RootedChain};
 use cocoon_net::DialOptions;
 use cocoon_network_tests::{
-    FixedEngine, MODEL, Network, Options as NetworkOptions, get, local, post, proxy_config, root, tls, until,
-    within,
+    FixedEngine, MODEL, Network, Options as NetworkOptions, TON, get, local, post, proxy_config, send_ton,
+    settling_root, tls, until, within,
 };
 use cocoon_proxy::Proxy;
 use cocoon_settle::client::ClientPolicy;
 use cocoon_settle::proxy::ProxyPolicy;
-use cocoon_ton::contracts::{ContractStatus, StateInit, StructVersion};
+use cocoon_ton::contracts::ContractStatus;
 use cocoon_ton::message::{Body, RootChange};
-use cocoon_ton::wallet::{OutMessage, Wallet};
-use cocoon_ton::{Address, RootConfig, SigningKey, code, root_state_init};
+use cocoon_ton::wallet::Wallet;
+use cocoon_ton::{Address, SigningKey, root_state_init};
 use cocoon_worker::Worker;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use zeroize::Zeroizing;
 
-const TON: u64 = 1_000_000_000;
 const CLIENT_DELAY: u32 = 300;
 /// Dear, so that a question is seen in the balances.
 const PRICE: u64 = 100_000;
@@ -48,45 +47,19 @@ struct World {
     _worker: Worker,
 }
 
-fn root_config(owner: Address) -> RootConfig {
-    let mut root = root();
-    root.owner = owner;
-    let params = &mut root.params;
-    params.struct_version = StructVersion::V3;
-    params.price_per_token_nanoton = PRICE;
-    params.worker_fee_per_token_nanoton = PRICE / 2;
-    params.client_delay_before_close_seconds = CLIENT_DELAY;
-    params.proxy_delay_before_close_seconds = 2 * CLIENT_DELAY;
-    params.proxy_code = Some(code::proxy().clone());
-    params.worker_code = Some(code::worker().clone());
-    params.client_code = Some(code::client().clone());
-    root
-}
-
-async fn send(
-    chain: &LocalChain,
-    (wallet, key): &(Wallet, SigningKey),
-    to: Address,
-    init: Option<StateInit>,
-    body: &Body,
-) {
-    let (account, _) = chain.account(wallet.address()).await.unwrap();
-    let seqno = account.data.map_or(0, |data| wallet.seqno_from_data(&data).unwrap());
-    let message =
-        OutMessage { to, value_nanoton: TON, bounce: false, mode: 1, init, body: Some(body.to_cell()) };
-    let signed = wallet.sign(key, seqno, chain.now().await.unwrap() + 60, &[message]).unwrap();
-    chain.submit(ExternalMessage::from_cell(signed).unwrap()).await.unwrap();
-    chain.settle().await.unwrap();
-}
-
 impl World {
     async fn start() -> Self {
         let local_chain = LocalChain::open(&Options::default()).unwrap();
         let operator = wallet(50);
         local_chain.grant(operator.0.address(), 100 * TON).await.unwrap();
-        let init = root_state_init(&root_config(operator.0.address()));
+        let init = root_state_init(&settling_root(
+            operator.0.address(),
+            PRICE,
+            PRICE / 2,
+            (CLIENT_DELAY, 2 * CLIENT_DELAY),
+        ));
         let root_address = init.address();
-        send(&local_chain, &operator, root_address, Some(init), &Body::Empty).await;
+        send_ton(&local_chain, &operator, root_address, Some(init), &Body::Empty).await;
         let chain = Arc::new(local_chain.follow_root(root_address).await.unwrap());
 
         let dir = TempDir::new().unwrap();
@@ -157,7 +130,7 @@ impl World {
     /// Has the root's owner change something.
     async fn change_root(&self, change: RootChange) {
         let body = Body::Root { query_id: 1, change };
-        send(self.chain.chain(), &self.operator, self.root_address, None, &body).await;
+        send_ton(self.chain.chain(), &self.operator, self.root_address, None, &body).await;
     }
 }
 

@@ -5,6 +5,9 @@ use aws_lc_rs::signature::{ECDSA_P384_SHA384_ASN1, UnparsedPublicKey};
 
 use crate::UnixSeconds;
 use crate::der::{self, Malformed, Reader, tag};
+use crate::x509::{
+    BASIC_CONSTRAINTS, CERT_SIGN, DIGITAL_SIGNATURE, KEY_USAGE, basic_constraints, common_name,
+};
 
 /// AlgorithmIdentifier of ecdsa-with-SHA384 without its outer tag (RFC 5758 §3.2: no parameters).
 const ECDSA_SHA384: &[u8] = &[0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x03];
@@ -16,8 +19,6 @@ const SHA384: &[u8] = &[0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x02];
 /// An uncompressed point on P-384, bytes.
 const POINT_LEN: usize = 97;
 
-const BASIC_CONSTRAINTS: &[u8] = &[0x55, 0x1d, 0x13];
-const KEY_USAGE: &[u8] = &[0x55, 0x1d, 0x0f];
 const EXTENDED_KEY_USAGE: &[u8] = &[0x55, 0x1d, 0x25];
 /// `id-kp-OCSPSigning` (RFC 6960 §4.2.2.2).
 const OCSP_SIGNING: &[u8] = &[0x2b, 0x06, 0x01, 0x05, 0x05, 0x07, 0x03, 0x09];
@@ -25,14 +26,9 @@ const OCSP_SIGNING: &[u8] = &[0x2b, 0x06, 0x01, 0x05, 0x05, 0x07, 0x03, 0x09];
 const COMPOSITE_DEVICE_ID: &[u8] = &[0x67, 0x81, 0x05, 0x05, 0x04, 0x01];
 /// 2.23.133.5.4.1.1, `tcg-dice-TcbInfo`, of the same. Blackwell.
 const TCB_INFO: &[u8] = &[0x67, 0x81, 0x05, 0x05, 0x04, 0x01, 0x01];
-const COMMON_NAME: &[u8] = &[0x55, 0x04, 0x03];
-const SET: u8 = 0x31;
 /// `fwids` in a `TcbInfo`.
 const CONTEXT_6: u8 = 0xa6;
 
-/// Bits of KeyUsage (RFC 5280 §4.2.1.3), as DER orders them in the first byte.
-const DIGITAL_SIGNATURE: u8 = 0x80;
-const CERT_SIGN: u8 = 0x04;
 /// Most extensions in a certificate (NVIDIA's have 6).
 const MAX_EXTENSIONS: usize = 24;
 
@@ -242,21 +238,6 @@ fn point(key_info: &[u8]) -> Result<&[u8], Malformed> {
     }
 }
 
-fn basic_constraints(value: &[u8]) -> Result<(bool, Option<u8>), Malformed> {
-    let what = "basic constraints";
-    let mut reader = Reader::new(value);
-    let mut content = Reader::new(reader.expect(tag::SEQUENCE, what)?.content);
-    reader.finish(what)?;
-    let authority = content.boolean_or_false(what)?;
-    let path_len = match content.optional(tag::INTEGER, what)?.map(|number| number.content) {
-        None => None,
-        Some([number]) if *number < 0x80 => Some(*number),
-        Some(_) => return Err(Malformed(what)),
-    };
-    content.finish(what)?;
-    Ok((authority, path_len))
-}
-
 fn key_usage(value: &[u8]) -> Result<u8, Malformed> {
     let what = "key usage";
     let mut reader = Reader::new(value);
@@ -316,17 +297,4 @@ fn firmware_digest(parts: &mut Reader<'_>) -> Result<[u8; 48], Malformed> {
     let id = digest.expect(tag::OCTET_STRING, what)?.content;
     digest.finish(what)?;
     id.try_into().map_err(|_| Malformed(what))
-}
-
-fn common_name(name: &[u8]) -> Option<&str> {
-    let mut outer = Reader::new(name);
-    let mut sets = Reader::new(outer.expect(tag::SEQUENCE, "name").ok()?.content);
-    while !sets.is_empty() {
-        let mut set = Reader::new(sets.expect(SET, "name").ok()?.content);
-        let mut attribute = Reader::new(set.expect(tag::SEQUENCE, "name").ok()?.content);
-        if attribute.expect(tag::OID, "name").ok()?.content == COMMON_NAME {
-            return std::str::from_utf8(attribute.any("name").ok()?.content).ok();
-        }
-    }
-    None
 }

@@ -8,6 +8,7 @@ use base64::Engine as _;
 
 use crate::UnixSeconds;
 use crate::der::{self, Malformed, Reader, tag};
+use crate::x509::{BASIC_CONSTRAINTS, CERT_SIGN, KEY_USAGE, common_name};
 
 /// Most extensions in a certificate (a VCEK has 11).
 const MAX_EXTENSIONS: usize = 32;
@@ -27,12 +28,8 @@ const RSA_KEY: &[u8] = b"\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x01\x05\x00";
 /// `id-ecPublicKey` on `secp384r1`.
 const P384_KEY: &[u8] = b"\x06\x07\x2a\x86\x48\xce\x3d\x02\x01\x06\x05\x2b\x81\x04\x00\x22";
 
-const BASIC_CONSTRAINTS: &[u8] = &[0x55, 0x1d, 0x13];
-const KEY_USAGE: &[u8] = &[0x55, 0x1d, 0x0f];
-const COMMON_NAME: &[u8] = &[0x55, 0x04, 0x03];
 /// AMD's own arc of extensions, 1.3.6.1.4.1.3704.1 (KDS, "VCEK certificate extensions").
 const AMD_ARC: &[u8] = &[0x2b, 0x06, 0x01, 0x04, 0x01, 0x9c, 0x78, 0x01];
-const SET: u8 = 0x31;
 const IA5_STRING: u8 = 0x16;
 
 /// A certified key.
@@ -149,9 +146,8 @@ impl<'a> Certificate<'a> {
                 let mut reader = Reader::new(value);
                 let usage = reader.expect(tag::BIT_STRING, "key usage")?;
                 reader.finish("key usage")?;
-                // Bit 5, keyCertSign (RFC 5280 §4.2.1.3), counted from the top.
-                may_certify =
-                    der::bit_string(usage, true, "key usage")?.first().is_some_and(|b| b & 0x04 != 0);
+                let bits = der::bit_string(usage, true, "key usage")?;
+                may_certify = bits.first().is_some_and(|bits| bits & CERT_SIGN != 0);
             } else if critical {
                 return Err(Malformed("unknown critical extension"));
             }
@@ -325,19 +321,6 @@ fn read_key(content: &[u8]) -> Result<Key<'_>, Malformed> {
         P384_KEY => Ok(Key::P384(key)),
         _ => Err(Malformed("key algorithm")),
     }
-}
-
-fn common_name(name: &[u8]) -> Option<&str> {
-    let mut outer = Reader::new(name);
-    let mut sets = Reader::new(outer.expect(tag::SEQUENCE, "name").ok()?.content);
-    while !sets.is_empty() {
-        let mut set = Reader::new(sets.expect(SET, "name").ok()?.content);
-        let mut attribute = Reader::new(set.expect(tag::SEQUENCE, "name").ok()?.content);
-        if attribute.expect(tag::OID, "name").ok()?.content == COMMON_NAME {
-            return std::str::from_utf8(attribute.any("name").ok()?.content).ok();
-        }
-    }
-    None
 }
 
 /// The certificates in an answer of the Key Distribution Service: one in DER, or several in PEM (RFC 7468).

@@ -8,6 +8,9 @@ use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, UnparsedPublicKey};
 
 use crate::UnixSeconds;
 use crate::der::{self, Malformed, Reader, tag};
+use crate::x509::{
+    BASIC_CONSTRAINTS, CERT_SIGN, DIGITAL_SIGNATURE, KEY_USAGE, basic_constraints, common_name,
+};
 
 /// AlgorithmIdentifier of ecdsa-with-SHA256 without its outer tag (RFC 5758 §3.2: no parameters).
 const ECDSA_SHA256: &[u8] = &[0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x02];
@@ -16,12 +19,7 @@ const P256_KEY: &[u8] = &[
     0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03,
     0x01, 0x07,
 ];
-const BASIC_CONSTRAINTS: &[u8] = &[0x55, 0x1d, 0x13];
-const KEY_USAGE: &[u8] = &[0x55, 0x1d, 0x0f];
-const COMMON_NAME: &[u8] = &[0x55, 0x04, 0x03];
-/// Bits of KeyUsage (RFC 5280 §4.2.1.3), as DER orders them in the first byte.
-const DIGITAL_SIGNATURE: u8 = 0x80;
-const CERT_SIGN: u8 = 0x04;
+/// Another bit of KeyUsage, beside [`CERT_SIGN`].
 const CRL_SIGN: u8 = 0x02;
 /// Most extensions in a certificate or list (Intel's have 6), and most entries of a name.
 const MAX_EXTENSIONS: usize = 16;
@@ -317,36 +315,9 @@ fn extensions(wrapper: &[u8]) -> Result<Vec<Extension<'_>>, Malformed> {
     Ok(found)
 }
 
-fn basic_constraints(value: &[u8]) -> Result<(bool, Option<u8>), Malformed> {
-    let mut outer = Reader::new(value);
-    let mut fields = Reader::new(outer.expect(tag::SEQUENCE, "basic constraints")?.content);
-    outer.finish("basic constraints")?;
-    let authority = fields.boolean_or_false("basic constraints")?;
-    let path_len = match fields.optional(tag::INTEGER, "path length")?.map(|element| element.content) {
-        None => None,
-        Some([most]) if *most < 0x80 => Some(*most),
-        Some(_) => return Err(Malformed("path length")),
-    };
-    fields.finish("basic constraints")?;
-    Ok((authority, path_len))
-}
-
 fn key_usage(value: &[u8]) -> Result<u8, Malformed> {
     let mut outer = Reader::new(value);
     let bits = der::bit_string(outer.expect(tag::BIT_STRING, "key usage")?, true, "key usage")?;
     outer.finish("key usage")?;
     Ok(bits.first().copied().unwrap_or_default())
-}
-
-/// The common name in a distinguished name, if it has one in plain text.
-fn common_name(name: &[u8]) -> Option<&str> {
-    let mut sets = Reader::new(Reader::new(name).expect(tag::SEQUENCE, "name").ok()?.content);
-    while !sets.is_empty() {
-        let set = sets.any("name").ok()?;
-        let mut pair = Reader::new(Reader::new(set.content).expect(tag::SEQUENCE, "name").ok()?.content);
-        if pair.expect(tag::OID, "name").ok()?.content == COMMON_NAME {
-            return std::str::from_utf8(pair.any("name").ok()?.content).ok();
-        }
-    }
-    None
 }

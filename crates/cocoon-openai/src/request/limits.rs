@@ -5,13 +5,7 @@ use super::rules::count_prompts;
 use super::{read_whole, to_i32};
 use crate::endpoint::Endpoint;
 use crate::object::{RawObject, string_of};
-
-/// Side of the square of an image that counts as one token, in pixels.
-const TILE_PIXELS: u64 = 16;
-/// Width and height of an image whose request names no size.
-const DEFAULT_IMAGE: (u64, u64) = (1024, 1024);
-/// Largest side of an image that can be asked for, in pixels.
-const MAX_SIDE_PIXELS: u64 = 1 << 16;
+use crate::summary::{DEFAULT_IMAGE, MAX_FACTOR, tiles_of};
 
 /// Limits on an answer, in tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,10 +86,7 @@ pub(super) fn set(
 
 /// The limit on images, of which each is as large as the largest of `sizes`.
 fn images(number: u64, sizes: [Option<(u64, u64)>; 2]) -> Result<Limit, RequestError> {
-    let tiles = |(width, height): (u64, u64)| {
-        width.min(MAX_SIDE_PIXELS).div_ceil(TILE_PIXELS) * height.min(MAX_SIDE_PIXELS).div_ceil(TILE_PIXELS)
-    };
-    let each = sizes.into_iter().flatten().map(tiles).max().unwrap_or(tiles(DEFAULT_IMAGE));
+    let each = sizes.into_iter().flatten().map(tiles_of).max().unwrap_or(tiles_of(DEFAULT_IMAGE));
     let all = number.checked_mul(each).and_then(|all| i32::try_from(all).ok());
     let all = all.ok_or_else(|| RequestError::wrong_value("n", "fewer or smaller images"))?;
     Ok(Limit { each: 0, all })
@@ -106,7 +97,7 @@ pub(crate) fn image_size(text: &str) -> Result<Option<(u64, u64)>, RequestError>
     if text.is_empty() || text == "auto" {
         return Ok(None);
     }
-    let side = |text: &str| read_whole(text).filter(|side| (1..=MAX_SIDE_PIXELS).contains(side));
+    let side = |text: &str| read_whole(text).filter(|side| (1..=MAX_FACTOR).contains(side));
     text.split_once('x').and_then(|(width, height)| Some((side(width)?, side(height)?))).map(Some).ok_or_else(
         || RequestError::wrong_value("size", "WIDTHxHEIGHT in pixels, such as '1024x1024', or 'auto'"),
     )

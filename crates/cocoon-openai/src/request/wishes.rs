@@ -28,16 +28,6 @@ pub enum Preference {
 }
 
 impl Preference {
-    /// Its number in the protocol's `cocoon.requestOptions`.
-    #[must_use]
-    pub const fn to_wire(self) -> i32 {
-        match self {
-            Self::Balanced => 0,
-            Self::Cheapest => 1,
-            Self::Fastest => 2,
-        }
-    }
-
     /// Its name, as callers write it.
     #[must_use]
     pub const fn name(self) -> &'static str {

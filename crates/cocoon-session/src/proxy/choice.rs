@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use cocoon_ledger::{Coefficient, Multiplier};
-use cocoon_market::{NoWorker, Preference, State, Wish};
+use cocoon_market::{NoWorker, State, Wish};
 use cocoon_wire::frame::MAX_FRAME_PAYLOAD;
 use cocoon_wire::tl::TokensUsed;
 
@@ -86,17 +86,12 @@ impl Proxy {
     ) -> Result<ConnId, NoWorker> {
         // A client that is gone allows nothing any more, and waits for nothing.
         let Some(client) = self.client(client) else { return Err(NoWorker::None) };
-        let preference = match options.preference {
-            crate::Preference::Balanced => Preference::Balanced,
-            crate::Preference::Cheapest => Preference::Cheapest,
-            crate::Preference::Fastest => Preference::Fastest,
-        };
         // Without extensions a worker gets the body in one frame, or not at all.
         let streams = if can_take(false, query_bytes, options.body_bytes) { 0 } else { TAKES_STREAMS };
         let wish = Wish {
             max_coefficient,
             needs: options.needs & !TAKES_STREAMS | streams,
-            preference,
+            preference: options.preference,
             allowed: client.allowed.as_ref(),
             tried,
             affinity: &options.affinity,

@@ -7,6 +7,7 @@
 //! something to send or say ([`Proxy::poll_wake`]), events, and signed orders for the chain ([`Proxy::charge_order`],
 //! [`Proxy::payout_order`], [`Proxy::close_client`], [`Proxy::close_worker`]).
 //!
+//! - `peer`: the connections.
 //! - `handshake`: how clients and workers are let in.
 //! - `request`, `reply`: from a query to its end: reservation, choice of worker, retries, answers, cancelling.
 //! - `upload`: request bodies that stream, from the client to the worker.
@@ -26,51 +27,48 @@ mod account;
 mod allow;
 mod blame;
 mod choice;
+mod events;
 mod generation;
 mod handshake;
 mod offers;
 mod payment;
+mod peer;
 mod reply;
 mod request;
 mod roster;
+mod settings;
 mod share;
 mod stats;
 mod upload;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use cocoon_ledger::{ClientId, Ledger, Record, RestoreError, Tariff, WorkerId};
+use cocoon_ledger::{ClientId, Ledger, Record, RestoreError, WorkerId};
 use cocoon_market::Market;
-use cocoon_ton::address::Address;
-use cocoon_ton::root::RootConfig;
-use cocoon_trace::TraceContext;
-use cocoon_wire::tl::client;
-use ed25519_dalek::SigningKey;
 use sha2::{Digest as _, Sha256};
 
 use crate::link::{Link, LinkEvent, Side};
-use crate::options::Options;
 use crate::outbox::Outbox;
-use crate::{ErrorCode, RequestFailure, Time, Violation, ability};
+use crate::{ErrorCode, RequestFailure, Time, Violation};
 
 use account::WaitingRefund;
-use generation::Leaving;
-use offers::Pages;
 use payment::{Notice, SignedOrders};
+use peer::{ClientPeer, ClientStage, Conn, End, Peer, WorkerPeer, WorkerStage};
 use request::Request;
 use roster::Roster;
 use share::{Answers, Shares};
 
 pub use account::{CLOSING_GRACE, ClientChainState, CloseProgress};
 pub use allow::{MAX_ALLOWED_OF_ALL, MAX_ALLOWED_PER_CLIENT};
+pub use events::{ProxyEvent, RequestEnd};
 pub use generation::LEAVING_GRACE;
 pub use roster::{
     Attested, EvidenceTooLarge, MAX_CERTIFICATE_BYTES, MAX_GONE_BYTES, MAX_GONE_WORKERS, MAX_LISTED_BYTES,
     MAX_LISTED_WORKERS, MAX_MODELS_PER_WORKER, MAX_VERDICT_BYTES, RENEW_BEFORE,
 };
+pub use settings::ProxySettings;
 pub use share::{MAX_ANSWER_BYTES_HELD, UNREAD_TIME};
 pub use stats::{ConnectionStats, ProxyStats};
 pub use upload::{BODY_STALL, MAX_KEPT_BODY_BYTES};
@@ -104,40 +102,6 @@ pub const DRAIN_TIME: Duration = Duration::from_secs(60);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnId(pub u64);
 
-/// Who the proxy is, and how it works.
-#[derive(Debug, Clone)]
-pub struct ProxySettings {
-    /// Signs payment orders.
-    pub key: SigningKey,
-    /// The proxy's owner.
-    pub owner: Address,
-    /// The proxy's own contract: it follows from root address, root configuration, owner and key.
-    pub contract: Address,
-    /// The root contract.
-    pub root_address: Address,
-    /// Where contracts send left-over coins: the proxy's wallet.
-    pub wallet: Address,
-    /// Root configuration to work with.
-    pub root: Arc<RootConfig>,
-    /// Prices, from the root configuration.
-    pub tariff: Tariff,
-    /// Whether the network is a test network.
-    pub is_test: bool,
-    /// Whether addresses are written in the testnet form.
-    pub is_testnet: bool,
-    /// Whether a worker's model must be listed in the root configuration.
-    pub check_models: bool,
-    /// Whether a client that asks for long authorisation is let in without a registration on chain: for a chain that
-    /// executes nothing.
-    pub trust_long_authorization: bool,
-    /// Whether to agree to extension set 1.
-    pub extensions: bool,
-    /// Largest body of a request, in bytes, where it streams.
-    pub max_body_bytes: u64,
-    /// 256 random bits, from which ids and nonces are made.
-    pub seed: [u8; 32],
-}
-
 /// Why no new requests are taken for now: each gets 503 `service_unavailable` with these words.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hold {
@@ -147,198 +111,8 @@ pub struct Hold {
     pub message: String,
 }
 
-/// What the driver has to do, or may want to know.
-#[derive(Debug, Clone, PartialEq)]
-pub enum ProxyEvent {
-    /// Look the client contract up on chain and call [`Proxy::client_found`].
-    FindClient {
-        /// The connection that waits.
-        conn: ConnId,
-        /// The client contract.
-        contract: Address,
-    },
-    /// Append these records to the log, and call [`Proxy::persisted`] with the position of the last once durable.
-    Persist(Vec<Record>),
-    /// A worker finished its handshake.
-    WorkerReady {
-        /// Its connection.
-        conn: ConnId,
-        /// What it serves, in full.
-        model: String,
-    },
-    /// A client finished its handshake.
-    ClientReady {
-        /// Its connection.
-        conn: ConnId,
-    },
-    /// A request ended.
-    Ended(RequestEnd),
-}
-
-/// How a request ended, for logs and metrics.
-#[derive(Debug, Clone, PartialEq)]
-pub struct RequestEnd {
-    /// The proxy's id for it.
-    pub request: [u8; 32],
-    /// Model name without `@...`.
-    pub model: String,
-    /// The worker's connection, if one was chosen.
-    pub worker: Option<ConnId>,
-    /// `None`: a complete answer.
-    pub failure: Option<RequestFailure>,
-    /// Adjusted tokens charged.
-    pub charged: u64,
-    /// Adjusted tokens claimed by the worker beyond what it gets.
-    pub overrun: u64,
-    /// From the query to the end.
-    pub took: Duration,
-    /// Workers that were tried.
-    pub attempts: usize,
-    /// When the query came.
-    pub started: Time,
-    /// Where its sender stands in a trace, by its word.
-    pub parent: Option<TraceContext>,
-}
-
-impl RequestEnd {
-    /// Our place in the trace, as the worker was told it.
-    #[must_use]
-    pub fn span(&self) -> Option<TraceContext> {
-        self.parent.map(|parent| request::span_of(&parent, &self.request))
-    }
-}
-
-#[derive(Debug)]
-struct Conn {
-    link: Link,
-    peer: Peer,
-    since: Time,
-    leaving: Option<Leaving>,
-}
-
-impl Conn {
-    /// Whether its handshake is done.
-    fn is_ready(&self) -> bool {
-        match &self.peer {
-            Peer::Client(client) => client.stage == ClientStage::Ready,
-            Peer::Worker(worker) => worker.stage == WorkerStage::Ready,
-        }
-    }
-
-    /// Whether it pings us on, but never comes to the point: strangers must not take places for good.
-    fn dawdles(&self, now: Time) -> bool {
-        let limit = match &self.peer {
-            Peer::Client(_) => CLIENT_HANDSHAKE_TIME,
-            Peer::Worker(_) => WORKER_HANDSHAKE_TIME,
-        };
-        !self.is_ready() && now.since(self.since) >= limit
-    }
-
-    /// Whether everything that was to be said on it has left.
-    fn is_quiet(&self) -> bool {
-        let answers = match &self.peer {
-            Peer::Client(client) => client.outbox.is_empty(),
-            Peer::Worker(_) => true,
-        };
-        answers && self.link.unsent() == 0
-    }
-}
-
-#[derive(Debug)]
-enum Peer {
-    Client(Box<ClientPeer>),
-    Worker(Box<WorkerPeer>),
-}
-
-#[derive(Debug)]
-struct ClientPeer {
-    stage: ClientStage,
-    proto_version: i32,
-    extensions: bool,
-    /// The workers that may see its requests; `None`: all.
-    allowed: Option<BTreeSet<[u8; 32]>>,
-    /// How often it may ask what is on offer.
-    market_pages: Pages,
-    /// How often it may ask which workers there are.
-    worker_pages: Pages,
-    /// How often it may ask for the published lists.
-    lists: Pages,
-    wallet: Option<Address>,
-    contract: Option<Address>,
-    account: ClientId,
-    /// What the chain shows of its contract; `None` where that does not exist.
-    chain: Option<ClientChainState>,
-    /// The client's id of each request under way, and ours.
-    requests: BTreeMap<[u8; 32], RequestKey>,
-    outbox: Answers,
-    /// Options of the request that must come next.
-    announced: Option<([u8; 32], Options)>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum ClientStage {
-    Opening,
-    Connecting,
-    Finding {
-        query: i64,
-    },
-    /// `secret_hash` is what the chain showed when this handshake began, `registered` whether the chain has shown a
-    /// registration with `nonce`, `waiting` the client's query for the outcome.
-    Authorizing {
-        secret_hash: Option<[u8; 32]>,
-        nonce: i64,
-        registered: bool,
-        waiting: Option<i64>,
-    },
-    Ready,
-}
-
-#[derive(Debug)]
-struct WorkerPeer {
-    stage: WorkerStage,
-    attested: Attested,
-    extensions: bool,
-    proto_version: i32,
-    contract: Option<Address>,
-    account: WorkerId,
-    /// Full model name.
-    model: String,
-    coefficient: u32,
-    limit: u32,
-    paused: bool,
-    /// What it can do: bits of [`ability`](crate::ability).
-    abilities: u32,
-    /// Silent with work in flight.
-    suspect: bool,
-    /// When it last went from idle to working.
-    busy_since: Time,
-    /// The ids under which this worker has work, and the requests they belong to.
-    work: BTreeMap<[u8; 32], RequestKey>,
-    /// Bytes that it is to be sent in one frame each once they are all here.
-    awaited: usize,
-    /// Bodies on their way to it, by the same ids.
-    bodies: Outbox<[u8; 32], (), ()>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum WorkerStage {
-    Opening,
-    Connecting,
-    Comparing,
-    ComparingFurther,
-    Completing,
-    Ready,
-}
-
 /// Our own name of a request; rises.
 type RequestKey = u64;
-
-/// How an answer to a client ends.
-#[derive(Debug)]
-enum End {
-    Complete(client::QueryFinalInfo),
-    Failed(RequestFailure, client::QueryFinalInfo),
-}
 
 /// A proxy. See the [module](self).
 #[derive(Debug)]
@@ -421,46 +195,12 @@ impl Proxy {
 
     /// A client connected.
     pub fn add_client(&mut self, conn: ConnId, now: Time) {
-        let peer = ClientPeer {
-            stage: ClientStage::Opening,
-            proto_version: 0,
-            extensions: false,
-            allowed: None,
-            market_pages: Pages::new(now),
-            worker_pages: Pages::new(now),
-            lists: Pages::new(now),
-            wallet: None,
-            contract: None,
-            account: ClientId([0; 32]),
-            chain: None,
-            requests: BTreeMap::new(),
-            outbox: Outbox::new(false),
-            announced: None,
-        };
-        self.add(conn, Peer::Client(Box::new(peer)), now);
+        self.add(conn, Peer::Client(Box::new(ClientPeer::new(now))), now);
     }
 
     /// A worker connected. Its attestation was checked when the connection was made; `attested` is passed on to clients.
     pub fn add_worker(&mut self, conn: ConnId, attested: Attested, now: Time) {
-        let peer = WorkerPeer {
-            stage: WorkerStage::Opening,
-            attested,
-            extensions: false,
-            proto_version: 0,
-            contract: None,
-            account: WorkerId([0; 32]),
-            model: String::new(),
-            coefficient: 0,
-            limit: 0,
-            paused: true,
-            abilities: ability::UNTOLD,
-            suspect: false,
-            busy_since: now,
-            work: BTreeMap::new(),
-            awaited: 0,
-            bodies: Outbox::new(true),
-        };
-        self.add(conn, Peer::Worker(Box::new(peer)), now);
+        self.add(conn, Peer::Worker(Box::new(WorkerPeer::new(attested, now))), now);
     }
 
     fn add(&mut self, conn: ConnId, peer: Peer, now: Time) {

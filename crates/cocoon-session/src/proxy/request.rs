@@ -4,7 +4,7 @@ use bytes::Bytes;
 use cocoon_ledger::{ClientId, Coefficient, RequestId, ReserveError, reservation};
 use cocoon_market::NoWorker;
 use cocoon_ton::payment::OrderKind;
-use cocoon_trace::{SpanId, TraceContext};
+use cocoon_trace::TraceContext;
 use cocoon_wire::codec::Message as _;
 use cocoon_wire::tl::{ClientToProxy, client, ext, proxy};
 
@@ -91,12 +91,6 @@ impl Request {
     pub(super) fn parent(&self) -> Option<TraceContext> {
         self.options.trace.as_ref().and_then(|trace| TraceContext::parse(trace.as_bytes()))
     }
-}
-
-/// Our own place in a trace, of which workers are told: named by the request's id, which is random.
-pub(super) fn span_of(parent: &TraceContext, request: &[u8; 32]) -> TraceContext {
-    let [a, b, c, d, e, f, g, h, ..] = *request;
-    TraceContext { span: SpanId::from_random(u64::from_be_bytes([a, b, c, d, e, f, g, h])), ..*parent }
 }
 
 impl Proxy {
@@ -356,7 +350,7 @@ impl Proxy {
         };
         // Of no interest to a worker is how it was chosen.
         let options = Options {
-            trace: request.parent().map(|parent| span_of(&parent, &request.id).to_traceparent()),
+            trace: request.parent().map(|parent| parent.at(&request.id).to_traceparent()),
             body_bytes: request.upload.as_ref().map(Upload::bytes),
             ..Options::default()
         };

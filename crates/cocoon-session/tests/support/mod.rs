@@ -1,7 +1,9 @@
 //! A proxy in a test network, and peers that speak to it frame by frame, so that they can say anything.
 
-#![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
+#![allow(dead_code, unused_imports, unreachable_pub, reason = "each test file uses its part")]
 #![allow(clippy::unwrap_used, clippy::panic)]
+
+mod ours;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,6 +25,7 @@ use cocoon_wire::tl::tcp::Packet;
 use cocoon_wire::tl::{
     ProtoRange, ProxyToClient, ProxyToWorker, TokensUsed, client, ext, http, proxy, worker,
 };
+pub use ours::*;
 use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
@@ -308,12 +311,18 @@ pub fn worker_contract() -> Address {
     worker_address(&settings.root.params, &worker_settings().owner, &settings.contract, &key).unwrap()
 }
 
-/// A client that finished its handshake; without extensions, as published ones are.
-pub fn raw_client(net: &mut Net, extensions: bool) -> Raw {
+/// A client whose connection is open, and that has said nothing yet.
+pub fn opened_client(net: &mut Net) -> Raw {
     let conn = net.open();
     net.proxy.add_client(conn, net.now);
     let mut raw = Raw::new(conn);
     raw.connect(net);
+    raw
+}
+
+/// A client that finished its handshake; without extensions, as published ones are.
+pub fn raw_client(net: &mut Net, extensions: bool) -> Raw {
+    let mut raw = opened_client(net);
     let answer: client::ConnectedToProxy = raw.answer(net, &client_hello(extensions));
     assert_eq!(answer.params.ext_flags != 0, extensions);
     let data = Bytes::from_static(SECRET);

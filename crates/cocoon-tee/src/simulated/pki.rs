@@ -23,8 +23,8 @@ const P256_KEY: &[u8] = &[
 ];
 const COMMON_NAME: &[u8] = &[0x55, 0x04, 0x03];
 const ORGANISATION: &[u8] = &[0x55, 0x04, 0x0a];
-const BASIC_CONSTRAINTS: &[u8] = &[0x55, 0x1d, 0x13];
-const KEY_USAGE: &[u8] = &[0x55, 0x1d, 0x0f];
+pub(super) const BASIC_CONSTRAINTS: &[u8] = &[0x55, 0x1d, 0x13];
+pub(super) const KEY_USAGE: &[u8] = &[0x55, 0x1d, 0x0f];
 const CRL_NUMBER: &[u8] = &[0x55, 0x1d, 0x14];
 /// What every simulated certificate names as its organisation, whatever else it imitates.
 pub const SIMULATED: &str = "Simulated, proves nothing";
@@ -199,12 +199,13 @@ fn certificate(issuer_key: &TestKey, issuer: &str, key: &TestKey, profile: &Prof
     issuer_key.signed(&part)
 }
 
-fn extension(id: &[u8], critical: bool, value: &[u8]) -> Vec<u8> {
+pub(super) fn extension(id: &[u8], critical: bool, value: &[u8]) -> Vec<u8> {
     let critical: &[u8] = if critical { &[BOOLEAN, 1, 0xff] } else { &[] };
     sequence(&[&tlv(OID, id), critical, &tlv(OCTET_STRING, value)])
 }
 
-fn name(common: &str) -> Vec<u8> {
+/// A name of a simulated vendor, DER.
+pub(super) fn name(common: &str) -> Vec<u8> {
     let part =
         |kind: &[u8], text: &str| tlv(SET, &sequence(&[&tlv(OID, kind), &tlv(UTF8_STRING, text.as_bytes())]));
     sequence(&[&part(COMMON_NAME, common), &part(ORGANISATION, SIMULATED)])

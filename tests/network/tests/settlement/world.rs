@@ -9,19 +9,20 @@ use cocoon_attest::Policy;
 use cocoon_chain::Chain as _;
 use cocoon_engine::{Engine, EngineError, EngineHealth, EngineRequest, EngineResponse};
 use cocoon_gateway::{AccessConfig, ChannelReport, Gateway, GatewayConfig, GatewayLimits, LeaveStep};
-use cocoon_localchain::{ExternalMessage, LocalChain, Options, RootedChain, SUPPLY_NANOTON};
+use cocoon_localchain::{LocalChain, Options, RootedChain, SUPPLY_NANOTON};
 use cocoon_net::DialOptions;
 use cocoon_network_tests::{
-    MODEL, Network, Options as NetworkOptions, local, post, proxy_config, root, tls, until, within,
+    MODEL, Network, Options as NetworkOptions, local, post, proxy_config, send_ton, settling_root, tls,
+    until, within,
 };
 use cocoon_proxy::{InstanceStatus, Proxy, ProxyConfig, WindUpStep};
 use cocoon_settle::client::ClientPolicy;
 use cocoon_settle::proxy::ProxyPolicy;
 use cocoon_settle::worker::WorkerPolicy;
-use cocoon_ton::contracts::{ProxyState, StateInit, StructVersion};
+use cocoon_ton::contracts::ProxyState;
 use cocoon_ton::message::{Body, RootChange};
-use cocoon_ton::wallet::{OutMessage, Wallet};
-use cocoon_ton::{Address, ClientState, RootConfig, SigningKey, code, root_state_init};
+use cocoon_ton::wallet::Wallet;
+use cocoon_ton::{Address, ClientState, RootConfig, SigningKey, root_state_init};
 use cocoon_worker::Worker;
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
@@ -29,7 +30,8 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use zeroize::Zeroizing;
 
-pub(crate) const TON: u64 = 1_000_000_000;
+pub(crate) use cocoon_network_tests::TON;
+
 pub(crate) const CLIENT_DELAY: u32 = 300;
 pub(crate) const PROXY_DELAY: u32 = 900;
 /// Longer than a closed proxy contract keeps coins for those who come late.
@@ -95,36 +97,10 @@ pub(crate) struct World {
 }
 
 fn root_config(owner: Address) -> RootConfig {
-    let mut root = root();
-    root.owner = owner;
-    let params = &mut root.params;
-    params.struct_version = StructVersion::V3;
-    params.price_per_token_nanoton = PRICE;
-    params.worker_fee_per_token_nanoton = FEE;
-    params.min_proxy_stake_nanoton = STAKE;
-    params.min_client_stake_nanoton = STAKE;
-    params.client_delay_before_close_seconds = CLIENT_DELAY;
-    params.proxy_delay_before_close_seconds = PROXY_DELAY;
-    params.proxy_code = Some(code::proxy().clone());
-    params.worker_code = Some(code::worker().clone());
-    params.client_code = Some(code::client().clone());
+    let mut root = settling_root(owner, PRICE, FEE, (CLIENT_DELAY, PROXY_DELAY));
+    root.params.min_proxy_stake_nanoton = STAKE;
+    root.params.min_client_stake_nanoton = STAKE;
     root
-}
-
-async fn send(
-    chain: &LocalChain,
-    (wallet, key): &(Wallet, SigningKey),
-    to: Address,
-    init: Option<StateInit>,
-    body: &Body,
-) {
-    let (account, _) = chain.account(wallet.address()).await.unwrap();
-    let seqno = account.data.map_or(0, |data| wallet.seqno_from_data(&data).unwrap());
-    let message =
-        OutMessage { to, value_nanoton: TON, bounce: false, mode: 1, init, body: Some(body.to_cell()) };
-    let signed = wallet.sign(key, seqno, chain.now().await.unwrap() + 60, &[message]).unwrap();
-    chain.submit(ExternalMessage::from_cell(signed).unwrap()).await.unwrap();
-    chain.settle().await.unwrap();
 }
 
 impl World {
@@ -135,7 +111,7 @@ impl World {
         chain.grant(operator.0.address(), 100 * TON).await.unwrap();
         let init = root_state_init(&root_config(operator.0.address()));
         let root = init.address();
-        send(&chain, &operator, root, Some(init), &Body::Empty).await;
+        send_ton(&chain, &operator, root, Some(init), &Body::Empty).await;
         let chain = Arc::new(chain.follow_root(root).await.unwrap());
         Self { chain, root, dir: TempDir::new().unwrap() }
     }
@@ -160,12 +136,12 @@ impl World {
 
     /// The root's owner changes something.
     pub(crate) async fn change_root(&self, change: RootChange) {
-        send(self.local(), &wallet(OPERATOR), self.root, None, &Body::Root { query_id: 1, change }).await;
+        send_ton(self.local(), &wallet(OPERATOR), self.root, None, &Body::Root { query_id: 1, change }).await;
     }
 
     /// A node's owner sends 1 TON with a text: a command, for our contracts.
     pub(crate) async fn owner_says(&self, number: u8, to: Address, text: &str) {
-        send(self.local(), &owner_wallet(number), to, None, &Body::Comment(text.into())).await;
+        send_ton(self.local(), &owner_wallet(number), to, None, &Body::Comment(text.into())).await;
     }
 
     fn store(&self, name: &str, number: u8) -> PathBuf {

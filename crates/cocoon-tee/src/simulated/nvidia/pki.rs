@@ -6,10 +6,9 @@ use p384::ecdsa::{Signature, SigningKey};
 use sha2::{Digest as _, Sha384};
 
 use super::super::der::{
-    BOOLEAN, CONTEXT_0, CONTEXT_3, INTEGER, OCTET_STRING, OID, SEQUENCE, SET, UTF8_STRING, bit_string,
-    integer, json_time, sequence, tlv,
+    BOOLEAN, CONTEXT_0, CONTEXT_3, INTEGER, SEQUENCE, bit_string, integer, json_time, sequence, tlv,
 };
-use super::super::pki::SIMULATED;
+use super::super::pki::{BASIC_CONSTRAINTS, KEY_USAGE, extension, name};
 
 pub(super) const GENERALIZED_TIME: u8 = 0x18;
 /// AlgorithmIdentifier of ecdsa-with-SHA384 (RFC 5758 §3.2).
@@ -20,10 +19,6 @@ const P384_KEY: &[u8] = &[
     0x30, 0x10, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x05, 0x2b, 0x81, 0x04, 0x00,
     0x22,
 ];
-const COMMON_NAME: &[u8] = &[0x55, 0x04, 0x03];
-const ORGANISATION: &[u8] = &[0x55, 0x04, 0x0a];
-const BASIC_CONSTRAINTS: &[u8] = &[0x55, 0x1d, 0x13];
-const KEY_USAGE: &[u8] = &[0x55, 0x1d, 0x0f];
 /// The end of the year 9999.
 const NEVER: UnixSeconds = UnixSeconds(253_402_300_799);
 
@@ -184,15 +179,4 @@ fn certificate(issuer_key: &TestKey, issuer: &str, key: &TestKey, profile: &Prof
 pub(super) fn time(at: UnixSeconds) -> Vec<u8> {
     let digits: String = json_time(at).chars().filter(|digit| !matches!(digit, '-' | ':' | 'T')).collect();
     tlv(GENERALIZED_TIME, digits.as_bytes())
-}
-
-fn extension(id: &[u8], critical: bool, value: &[u8]) -> Vec<u8> {
-    let critical: &[u8] = if critical { &[BOOLEAN, 1, 0xff] } else { &[] };
-    sequence(&[&tlv(OID, id), critical, &tlv(OCTET_STRING, value)])
-}
-
-fn name(common: &str) -> Vec<u8> {
-    let part =
-        |kind: &[u8], text: &str| tlv(SET, &sequence(&[&tlv(OID, kind), &tlv(UTF8_STRING, text.as_bytes())]));
-    sequence(&[&part(COMMON_NAME, common), &part(ORGANISATION, SIMULATED)])
 }

@@ -8,10 +8,9 @@ use sha2::{Digest as _, Sha256};
 
 use super::rsa::TestRsaKey;
 use crate::simulated::der::{
-    BOOLEAN, CONTEXT_0, CONTEXT_3, OCTET_STRING, OID, SET, UTF8_STRING, bit_string, integer, sequence, tlv,
-    utc_time,
+    BOOLEAN, CONTEXT_0, CONTEXT_3, OID, SET, UTF8_STRING, bit_string, integer, sequence, tlv, utc_time,
 };
-use crate::simulated::pki::SIMULATED;
+use crate::simulated::pki::{BASIC_CONSTRAINTS, KEY_USAGE, SIMULATED, extension};
 
 /// AlgorithmIdentifier of RSASSA-PSS with SHA-384, MGF1 with SHA-384 and 48 bytes of salt (RFC 4055 §3.1).
 const PSS_SHA384: &[u8] = b"\x30\x41\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x0a\x30\x34\xa0\x0f\x30\x0d\x06\x09\x60\
@@ -23,8 +22,6 @@ const RSA_KEY: &[u8] = b"\x30\x0d\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x01\x0
 const P384_KEY: &[u8] = b"\x30\x10\x06\x07\x2a\x86\x48\xce\x3d\x02\x01\x06\x05\x2b\x81\x04\x00\x22";
 const COMMON_NAME: &[u8] = &[0x55, 0x04, 0x03];
 const ORGANISATION: &[u8] = &[0x55, 0x04, 0x0a];
-const BASIC_CONSTRAINTS: &[u8] = &[0x55, 0x1d, 0x13];
-const KEY_USAGE: &[u8] = &[0x55, 0x1d, 0x0f];
 /// 1.3.6.1.4.1.3704.1.
 const AMD_ARC: &[u8] = &[0x2b, 0x06, 0x01, 0x04, 0x01, 0x9c, 0x78, 0x01];
 const IA5_STRING: u8 = 0x16;
@@ -245,11 +242,6 @@ fn name(common_name: &str) -> Vec<u8> {
     let part =
         |oid: &[u8], text: &str| tlv(SET, &sequence(&[&tlv(OID, oid), &tlv(UTF8_STRING, text.as_bytes())]));
     sequence(&[&part(ORGANISATION, SIMULATED), &part(COMMON_NAME, common_name)])
-}
-
-fn extension(oid: &[u8], critical: bool, value: &[u8]) -> Vec<u8> {
-    let critical = if critical { tlv(BOOLEAN, &[0xff]) } else { Vec::new() };
-    sequence(&[&tlv(OID, oid), &critical, &tlv(OCTET_STRING, value)])
 }
 
 fn certificate(
