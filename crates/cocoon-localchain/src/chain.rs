@@ -416,7 +416,10 @@ mod tests {
         assert!(!news.has_changed().unwrap(), "nobody is told of what a restart may not find");
 
         let (done, raised) = oneshot::channel();
-        let raise: Call = Box::new(move |node| done.send(node.store.raise_limit()).unwrap());
+        let raise: Call = Box::new(move |node| {
+            node.store.raise_limit();
+            done.send(()).unwrap();
+        });
         chain.running.calls.try_send(raise).unwrap();
         raised.await.unwrap();
         news.changed().await.unwrap();
