@@ -246,7 +246,8 @@ fn measured(
         capacity: number(offer.limit),
         first_byte_ms: measured(offer.first_byte_us),
         tokens_per_second: measured(offer.milli_tokens_per_s),
-        success_rate: Some(f64::from(offer.success_ppm.clamp(0, 1_000_000)) / 1e6),
+        // One that was asked nothing yet has failed at nothing, and shown nothing.
+        success_rate: (offer.requests > 0).then(|| f64::from(offer.success_ppm.clamp(0, 1_000_000)) / 1e6),
         requests: Some(u64::try_from(offer.requests).unwrap_or(0)),
         abilities: Some(ability_names(ability_bits)),
         ability_bits,
