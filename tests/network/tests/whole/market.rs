@@ -123,7 +123,11 @@ async fn the_market_tells_what_each_worker_asks_and_how_it_has_done() {
     assert_eq!((&dear["verified_by"], &a["insecure"]), (&json!("proxy"), &json!(true)));
     for offer in [cheap, dear] {
         assert_eq!(offer["requests"], 0, "{offer:#}");
-        assert_eq!((&offer["first_byte_ms"], &offer["success_rate"]), (&Value::Null, &Value::Null), "{offer:#}");
+        assert_eq!(
+            (&offer["first_byte_ms"], &offer["success_rate"]),
+            (&Value::Null, &Value::Null),
+            "{offer:#}"
+        );
         assert_eq!(offer["proxy"], market["proxies"][0]["fingerprint"]);
     }
     assert_ne!(cheap["worker"], dear["worker"]);
