@@ -95,9 +95,11 @@ impl Observed {
         self.failure_rate = old + NEWEST_WEIGHT * (newest - old);
         self.failed_at_us = now_us;
         self.requests = self.requests.saturating_add(1);
+        // However it ended, its place is free.
+        self.full_until_us = 0;
         if !failed {
             self.successes = self.successes.saturating_add(1);
-            (self.refusals, self.full_until_us) = (0, 0);
+            self.refusals = 0;
         } else if self.failure_rate > DOUBTFUL {
             self.successes = 0;
         }
@@ -304,6 +306,10 @@ mod tests {
         assert_eq!(rests, [250, 500, 1000, 2000, 4000, 8000, 16_000, 32_000, 32_000]);
         assert_eq!((observed.level(0), observed.requests()), (0, 0), "it is no failure");
         observed.refused(now);
+        observed.ended(true, now);
+        assert!(!observed.is_full(now), "whoever fails has room, too");
+        observed.refused(now);
+        assert!(observed.is_full(now + 31_000_000), "but has not answered");
         observed.ended(false, now);
         assert!(!observed.is_full(now), "who answers has room again");
         observed.refused(now);
