@@ -24,6 +24,8 @@ const SLACK: Duration = Duration::from_millis(300);
 /// Everything must have drained this long after the storm: the longest call, then the wait for a last word, then the
 /// longest silence that a proxy bears.
 const DRAIN: Duration = Duration::from_secs(200);
+/// A worker that says that it is full gets no request for so long, at most.
+const REST: Duration = Duration::from_secs(33);
 /// Counters reach everybody within this: the status is asked for every 15 s.
 const SETTLE: Duration = Duration::from_secs(40);
 
@@ -190,14 +192,20 @@ impl<'a> World<'a> {
             }
             self.step()?;
         }
+        self.pass(REST)?;
         for client in 0..self.clients.len() {
             self.last_call(client)?;
         }
-        let settled = self.now.plus(SETTLE);
-        while self.now < settled {
+        self.pass(SETTLE)?;
+        self.final_checks()
+    }
+
+    fn pass(&mut self, time: Duration) -> Step {
+        let end = self.now.plus(time);
+        while self.now < end {
             self.step()?;
         }
-        self.final_checks()
+        Ok(())
     }
 
     pub(crate) fn step(&mut self) -> Step {
