@@ -28,7 +28,7 @@ const SMALL_BODY_BYTES: usize = 64 * 1024;
 const LARGE_BODY_BYTES: usize = 256 * 1024;
 /// The unit in which room for larger ones is counted.
 const ROOM_UNIT_BYTES: usize = 1024;
-/// Room is taken in steps of so many bytes where it is not known how long a body gets.
+/// Room is taken in steps of so many bytes.
 const ROOM_STEP_BYTES: usize = 1 << 20;
 
 /// Counts a request as under way while it lives, and keeps its place among the large ones.
@@ -147,9 +147,10 @@ pub(crate) async fn read_body(
 ) -> Result<Bytes, ApiError> {
     let limits = in_flight.shared.limits;
     let limit = limits.body_bytes(endpoint);
+    let announced = body.size_hint().exact().map_or(0, |size| usize::try_from(size).unwrap_or(usize::MAX));
     let reading = async {
-        let announced =
-            body.size_hint().exact().map_or(0, |size| usize::try_from(size).unwrap_or(usize::MAX));
+        // Room is taken for what has come, in steps: whoever announces much and sends little takes little from others.
+        let most = if announced == 0 { limit } else { announced.min(limit) };
         if announced > limit && headers.contains_key(EXPECT) {
             return Err(too_large(endpoint, limit));
         }
@@ -169,8 +170,7 @@ pub(crate) async fn read_body(
             kept &= received <= limit
                 && announced <= limit
                 && (received <= SMALL_BODY_BYTES
-                    || in_flight
-                        .make_room(announced.max(received.next_multiple_of(ROOM_STEP_BYTES).min(limit))));
+                    || in_flight.make_room(received.next_multiple_of(ROOM_STEP_BYTES).min(most)));
             if !kept {
                 // What was kept so far goes, the rest is read and dropped, so that the caller gets to read why.
                 (first, joined) = Default::default();
@@ -198,6 +198,7 @@ pub(crate) async fn read_body(
     };
     match tokio::time::timeout(limits.body_timeout, reading).await {
         Ok(read) => read,
+        Err(_) if announced > limit => Err(too_large(endpoint, limit)),
         Err(_) => Err(ApiError::new(
             408,
             "invalid_request_error",
