@@ -27,6 +27,12 @@ fn every_invariant_holds_in_the_first_histories() {
     );
 }
 
+/// In its history a worker says that it is full right before the last call.
+#[test]
+fn a_worker_that_was_full_is_asked_again_when_it_has_rested() {
+    run(Options { steps: 30_000, ..Options::new(192) }, |_| {}).unwrap();
+}
+
 #[test]
 fn the_same_seed_gives_the_same_history() {
     let record = |seed| {
