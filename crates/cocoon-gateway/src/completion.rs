@@ -157,6 +157,9 @@ async fn answer(
         Ok(answered) => asked.answer(answered).await,
         Err(failure) => {
             let mut available = models::names(&shared.pool.all());
+            if shared.pool.knows(&asked.model) && !available.contains(&asked.model) {
+                available.push(asked.model.clone());
+            }
             if let Some(scope) = asked.in_flight.pass().map(Pass::scope) {
                 available.retain(|model| scope.covers(model));
             }
@@ -165,6 +168,10 @@ async fn answer(
                     Some(why) => failure.with_cause_of_low_balance(&why),
                     None => failure,
                 };
+            let failure = match asked.prepared.max_price {
+                Some(price) => failure.under_price_cap(price),
+                None => failure,
+            };
             Err(failure.into_api_error(&asked.prepared.model, &available))
         }
     }

@@ -12,7 +12,7 @@ use bytes::{Bytes, BytesMut};
 use cocoon_ledger::{Adjusted, AdjustedTokens, Dispute, DisputeReason, RequestId};
 use cocoon_net::{Ended, Endpoint, MonotonicClock, PeerIdentity, SecureStream, pump};
 use cocoon_session::client::{ClientEvent, ClientSession, ClientSettings, ModelOffers, Submission};
-use cocoon_session::{ErrorCode, ProxyTerms, RequestFailure, Time, WorkerList};
+use cocoon_session::{ErrorCode, ProxyTerms, RequestFailure, Time, Violation, WorkerList};
 use cocoon_ton::RootConfig;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
@@ -173,6 +173,7 @@ impl Connection {
                             self.close.cancel();
                         }
                         self.wake.notify_one();
+                        self.shared.pool.changed();
                     }
                 }
             };
@@ -235,8 +236,12 @@ impl Connection {
     pub(crate) fn ask_market(&self) {
         let now = self.now();
         self.market_asked.store(now.0, Ordering::Relaxed);
-        let asked = self.step(|session| session.ask_market(now).map_err(|violation| violation.to_string()));
-        if let Err(why) = asked {
+        self.ask(|session| session.ask_market(now));
+    }
+
+    /// Lets the session ask the proxy for something now; closes the connection where it must be.
+    fn ask(&self, work: impl FnOnce(&mut ClientSession) -> Result<(), Violation>) {
+        if let Err(why) = self.step(|session| work(session).map_err(|violation| violation.to_string())) {
             tracing::warn!(proxy = %self.address, %why, "closing the connection to the proxy");
             self.close.cancel();
         }

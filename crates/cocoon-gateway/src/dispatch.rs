@@ -27,6 +27,8 @@ use crate::price::Order;
 const MAX_REFUSAL_BYTES: usize = 16 * 1024;
 /// So long after the last proxy was lost a request waits for one to come back.
 const AWAITED_AFTER_LOSS: Duration = Duration::from_secs(60);
+/// How long a request waits at least where all workers are strangers, until a proxy has told of those that came just now.
+const LISTED_WITHIN: Duration = Duration::from_secs(1);
 /// Requests that waited for the same news ask within this time.
 const AFTER_NEWS: Duration = Duration::from_millis(50);
 /// How often it is looked whether a proxy that owes an answer is silent.
@@ -107,11 +109,15 @@ impl Asked<'_> {
                     if std::mem::replace(&mut again, true) {
                         self.shared.metrics.retries.inc();
                     }
-                    match self.race(connection, &mut round, left).await {
+                    match self.race(Arc::clone(&connection), &mut round, left).await {
                         Ok(answered) => return Ok(answered),
                         Err(Missed { failure, answer }) => {
                             kept = answer.map(|answer| *answer).or(kept);
-                            (failure.why(pool.knows(&self.model)), failure)
+                            let soon = match failure.kind {
+                                Kind::NoAttestedWorker => self.judges_still(&connection),
+                                _ => pool.knows(&self.model),
+                            };
+                            (failure.why(soon), failure)
                         }
                     }
                 }
@@ -156,6 +162,13 @@ impl Asked<'_> {
             (_, Some(failure)) => Err(failure),
             (_, None) => Err(self.no_proxy()),
         }
+    }
+
+    /// Whether this proxy, which had nobody whom we allow, may have somebody in a moment.
+    fn judges_still(&self, connection: &Connection) -> bool {
+        // A worker that came this moment is not on our list yet.
+        connection.ask_for_workers();
+        self.started.elapsed() < LISTED_WITHIN || connection.is_judging()
     }
 
     fn choose(&self, tried: &[Arc<Connection>]) -> Option<Arc<Connection>> {

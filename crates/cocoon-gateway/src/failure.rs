@@ -85,12 +85,14 @@ pub(crate) struct Failure {
     words: String,
     /// After this the one who said it may be asked again.
     retry_after: Option<Duration>,
+    /// The caller's `max_price`, where that made it too dear.
+    price_cap: Option<u64>,
 }
 
 impl Failure {
     pub(crate) fn new(kind: Kind, words: &str) -> Self {
         let words = words.chars().filter(|character| !character.is_control()).take(MAX_WORDS).collect();
-        Self { kind, words, retry_after: None }
+        Self { kind, words, retry_after: None, price_cap: None }
     }
 
     /// A refusal with these words: where a worker is at its limit, the proxy only knows that it failed.
@@ -107,17 +109,25 @@ impl Failure {
         }
     }
 
+    /// The same, where the caller capped the price of tokens, and the network was told of a coefficient.
+    pub(crate) fn under_price_cap(self, nanoton_per_million: u64) -> Self {
+        match self.kind {
+            Kind::TooDear => Self { price_cap: Some(nanoton_per_million), ..self },
+            _ => self,
+        }
+    }
+
     /// The same, said by one who may be asked again after so long.
     pub(crate) fn again_after(self, retry_after: Option<Duration>) -> Self {
         Self { retry_after, ..self }
     }
 
-    /// What it means for another attempt; `known`: the model was on offer not long ago.
-    pub(crate) fn why(&self, known: bool) -> Why {
+    /// What it means for another attempt; `soon`: the worker that is missed was here not long ago, or is being judged.
+    pub(crate) fn why(&self, soon: bool) -> Why {
         match self.kind {
             Kind::Funds | Kind::Invalid | Kind::TimedOut | Kind::KeyBudget | Kind::KeyGone => Why::Final,
             // A worker that starts anew is away for a moment.
-            Kind::UnknownModel if known => Why::NotNow,
+            Kind::UnknownModel | Kind::NoAttestedWorker if soon => Why::NotNow,
             Kind::UnknownModel
             | Kind::NoAttestedWorker
             | Kind::Unable
@@ -186,14 +196,20 @@ impl Failure {
                      they can do."
                 ),
             ),
-            Kind::TooDear => ApiError::new(
-                503,
-                "service_unavailable_error",
-                "price_cap_too_low",
-                format!(
-                    "Every ready worker for '{model}' is dearer than max_coefficient ({words}); raise it, or wait."
-                ),
-            ),
+            Kind::TooDear => {
+                let (param, cap) = match self.price_cap {
+                    Some(price) => ("max_price", format!("max_price, {price} nanoton per million tokens")),
+                    None => ("max_coefficient", "max_coefficient".to_owned()),
+                };
+                let message = format!(
+                    "Every ready worker for '{model}' is dearer than {cap} ({words}); raise it, or wait. /v1/market tells \
+                     what there is."
+                );
+                ApiError {
+                    param: Some(param.to_owned()),
+                    ..ApiError::new(503, "service_unavailable_error", "price_cap_too_low", message)
+                }
+            }
             Kind::Balance => ApiError::insufficient_balance(format!(
                 "The balance at the proxy does not cover this request: {words}, or lower max_tokens."
             )),

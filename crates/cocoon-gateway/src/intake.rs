@@ -20,7 +20,8 @@ use crate::trail::Trail;
 
 /// Bytes over the limit that are read and dropped, so that the caller gets to read why.
 const MAX_DRAINED_BYTES: usize = 64 << 20;
-/// How long a body is read and dropped whose request is refused by its head.
+/// How long a body is read and dropped whose request is refused by its head, and how long the next bytes of one are
+/// waited for that is too large.
 const DISCARDING: Duration = Duration::from_secs(5);
 /// Bodies up to this size are always read: `max_connections` of them are no burden.
 const SMALL_BODY_BYTES: usize = 64 * 1024;
@@ -158,7 +159,13 @@ pub(crate) async fn read_body(
         let mut first = Bytes::new();
         let mut joined: Vec<u8> = Vec::new();
         let mut received = 0_usize;
-        while let Some(frame) = body.frame().await {
+        loop {
+            // Whoever announced too much and then sends nothing hears so.
+            let next = match announced > limit {
+                true => tokio::time::timeout(DISCARDING, body.frame()).await.unwrap_or(None),
+                false => body.frame().await,
+            };
+            let Some(frame) = next else { break };
             let frame = frame.map_err(|_| {
                 ApiError::invalid_request(None, "incomplete_body", "The request's body broke off.")
             })?;
@@ -187,7 +194,7 @@ pub(crate) async fn read_body(
             }
             joined.extend_from_slice(&data);
         }
-        if received > limit {
+        if received > limit || announced > limit {
             return Err(too_large(endpoint, limit));
         }
         if !kept {

@@ -1,6 +1,7 @@
 //! What there is at which path, in words for those who asked for something else.
 
 use cocoon_openai::{ApiError, Endpoint};
+use http::header::{HOST, HeaderMap, TRANSFER_ENCODING};
 
 /// Longest path that is quoted, in letters.
 const QUOTED: usize = 200;
@@ -31,10 +32,24 @@ pub(crate) fn nothing_at(path: &str) -> ApiError {
     };
     let served = Endpoint::ALL.map(Endpoint::path);
     let message = format!(
-        "Nothing is served at {quoted}.{why} The API is POST {} and GET /v1/models. A client's base URL ends in /v1.",
+        "Nothing is served at {quoted}.{why} The API is POST {} and GET /v1/models and /v1/market, for people /market. \
+         A client's base URL ends in /v1.",
         served.join(", ")
     );
     ApiError::new(404, "invalid_request_error", "unknown_url", message)
+}
+
+/// Whether nobody on the way can have taken the request for another one.
+pub(crate) fn is_plain(headers: &HeaderMap) -> Result<(), ApiError> {
+    if headers.get_all(HOST).iter().nth(1).is_some() {
+        return Err(ApiError::invalid_request(None, "two_hosts", "The request has more than one Host."));
+    }
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    if codings.any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked")) {
+        let message = "No Transfer-Encoding but `chunked` is understood here.";
+        return Err(ApiError::new(501, "invalid_request_error", "unsupported_transfer_encoding", message));
+    }
+    Ok(())
 }
 
 #[cfg(test)]

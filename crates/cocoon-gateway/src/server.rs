@@ -35,7 +35,7 @@ use crate::intake::discard;
 use crate::io::{HalfClosed, Stalling};
 use crate::market;
 use crate::models::{self, ProxyDetails};
-use crate::routes::nothing_at;
+use crate::routes::{is_plain, nothing_at};
 use crate::slots::{Slot, Slots};
 
 /// Wait after the system could not give us a connection (out of file descriptors, for one).
@@ -230,7 +230,7 @@ async fn route(
         Ok(served) => return served,
         Err(request) => request,
     };
-    if let Err(error) = serves(shared, &request) {
+    if let Err(error) = is_plain(request.headers()).and_then(|()| serves(shared, &request)) {
         discard(request).await;
         return Err(error);
     }
@@ -259,7 +259,7 @@ async fn route(
         (ATTESTATION, _) => {
             let query = request.uri().query().unwrap_or_default();
             let model = query.split('&').find_map(|field| field.strip_prefix("model=")).map(percent_decoded);
-            Ok(json_response(StatusCode::OK, &attestation::all(shared, model.as_deref()).await))
+            Ok(json_response(StatusCode::OK, &attestation::all(shared, model.as_deref(), &scope()).await))
         }
         ("/health", _) => Ok(health(shared)),
         ("/metrics", _) => Ok(metrics(shared)),

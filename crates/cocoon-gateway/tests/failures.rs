@@ -77,6 +77,35 @@ async fn a_body_over_the_limit_is_refused_and_one_at_the_limit_is_not() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_announces_too_much_and_sends_nothing_hears_so() {
+    let limits = GatewayLimits { max_conversation_bytes: 100_000, ..GatewayLimits::default() };
+    let network = Network::start(Plan { limits, ..Plan::default() }, vec![answers()]).await;
+    let mut tcp = TcpStream::connect(network.gateway.http_addr()).await.unwrap();
+    let head = "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100001\r\n\r\n{";
+    tcp.write_all(head.as_bytes()).await.unwrap();
+    let mut start = [0; 12];
+    tokio::time::timeout(Duration::from_secs(20), tcp.read_exact(&mut start)).await.unwrap().unwrap();
+    assert_eq!(&start, b"HTTP/1.1 413");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_head_that_two_readers_could_take_for_two_requests_is_refused() {
+    let network = Network::with(answers()).await;
+    let body = ask(&json!({})).to_string();
+    for (more, status) in [
+        (format!("host: localhost\r\nhost: localhost\r\ncontent-length: {}", body.len()), "400"),
+        ("host: localhost\r\ntransfer-encoding: gzip, chunked".to_owned(), "501"),
+    ] {
+        let mut tcp = TcpStream::connect(network.gateway.http_addr()).await.unwrap();
+        let head = format!("POST /v1/chat/completions HTTP/1.1\r\nconnection: close\r\n{more}\r\n\r\n");
+        tcp.write_all((head + &body).as_bytes()).await.unwrap();
+        let mut start = [0; 12];
+        tokio::time::timeout(Duration::from_secs(20), tcp.read_exact(&mut start)).await.unwrap().unwrap();
+        assert_eq!(std::str::from_utf8(&start).unwrap(), format!("HTTP/1.1 {status}"), "{more}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_balance_that_does_not_cover_the_request_is_402() {
     let client = TestModeClient { balance_nanoton: 1000 * PRICE, ..TestModeClient::default() };
     let network = Network::start(Plan { client, ..Plan::default() }, vec![answers()]).await;
@@ -175,6 +204,10 @@ async fn a_price_over_the_callers_cap_is_told() {
     let reply = client.post(&ask(&json!({}))).await;
     assert_eq!((reply.error().0, reply.error().2), (503, "price_cap_too_low".to_owned()));
     assert!(reply.text().contains("coefficient=5000"), "{}", reply.text());
+    assert_eq!(reply.json()["error"]["param"], "max_coefficient");
+    let reply = client.post(&ask(&json!({"max_price": 7}))).await;
+    assert_eq!((reply.error().0, reply.json()["error"]["param"].clone()), (503, json!("max_price")));
+    assert!(reply.text().contains("max_price, 7 nanoton"), "{}", reply.text());
     assert_eq!(client.post(&ask(&json!({"max_coefficient": 5000}))).await.status, 200);
 }
 

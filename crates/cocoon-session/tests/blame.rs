@@ -10,7 +10,7 @@ use bytes::Bytes;
 use cocoon_session::{ErrorCode, INITIAL_CREDIT_BYTES, MAX_PART_BYTES};
 use cocoon_wire::codec::{ByteStr, from_boxed, to_boxed};
 use cocoon_wire::frame::MAX_FRAME_PAYLOAD;
-use cocoon_wire::tl::{ProxyToClient, ProxyToWorker, client, ext, http, proxy};
+use cocoon_wire::tl::{ProxyToClient, ProxyToWorker, client, ext, http, proxy, worker};
 use support::*;
 
 fn world(workers: usize) -> (Net, Raw, Vec<Raw>) {
@@ -142,6 +142,64 @@ fn an_engine_that_refuses_all_it_is_asked_is_not_asked_before_one_that_answers()
         answers(&mut net, &mut client);
     }
     assert_eq!(refusals, 1, "once was enough to see that it is no quicker");
+}
+
+#[test]
+fn who_finds_fault_with_every_request_is_heard_beside_another() {
+    let fault = |request| answer(request, 400);
+    let refusal = |request| failed(request, ErrorCode::PROTOCOL.0, "no good", 0);
+    for by_error in [false, true] {
+        let (mut net, mut client, mut workers) = world(2);
+        // By far the cheapest, so that it is asked first wherever it may be.
+        workers[0].say(&mut net, &worker::NewCoefficient { new_coefficient: 1 }).unwrap();
+        let find_fault = |net: &mut Net, worker: &mut Raw, request| match by_error {
+            false => worker.say(net, &fault(request)).unwrap(),
+            true => worker.say(net, &refusal(request)).unwrap(),
+        };
+        let ask = |net: &mut Net, client: &mut Raw, workers: &mut [Raw], id| {
+            client.say(net, &query(id)).unwrap();
+            asked_of(net, workers)
+        };
+        // Once may be the request's fault.
+        let (number, request) = ask(&mut net, &mut client, &mut workers, 1);
+        assert_eq!(number, 0);
+        find_fault(&mut net, &mut workers[0], request);
+        assert_eq!(status(&mut net, &mut client), 400);
+
+        // Another one serves the next, and the first is left alone for a while.
+        let (number, request) = ask(&mut net, &mut client, &mut workers, 2);
+        assert_eq!(number, 0);
+        find_fault(&mut net, &mut workers[0], request);
+        let (number, request) = asked_of(&mut net, &mut workers);
+        assert_eq!(number, 1);
+        workers[1].say(&mut net, &head(request, Some(50))).unwrap();
+        assert_eq!(status(&mut net, &mut client), 200);
+        let (number, request) = ask(&mut net, &mut client, &mut workers, 3);
+        assert_eq!(number, 1, "the first is left alone");
+        workers[1].say(&mut net, &head(request, Some(50))).unwrap();
+        assert_eq!(status(&mut net, &mut client), 200);
+        assert!(net.proxy.workers().iter().all(|worker| worker.failure_rate == 0.0), "nobody failed");
+
+        // What both find fault with is at fault, and counts against nobody.
+        net.pass(Duration::from_secs(1));
+        for id in [4, 5] {
+            let (number, request) = ask(&mut net, &mut client, &mut workers, id);
+            assert_eq!(number, 0);
+            find_fault(&mut net, &mut workers[0], request);
+            let (number, request) = asked_of(&mut net, &mut workers);
+            assert_eq!(number, 1);
+            find_fault(&mut net, &mut workers[1], request);
+            assert_eq!(status(&mut net, &mut client), 400);
+        }
+        // One that served a request is believed again.
+        let (number, request) = ask(&mut net, &mut client, &mut workers, 6);
+        assert_eq!(number, 0);
+        workers[0].say(&mut net, &head(request, Some(50))).unwrap();
+        assert_eq!(status(&mut net, &mut client), 200);
+        let (_, request) = ask(&mut net, &mut client, &mut workers, 7);
+        find_fault(&mut net, &mut workers[0], request);
+        assert_eq!(status(&mut net, &mut client), 400);
+    }
 }
 
 #[test]

@@ -84,10 +84,10 @@ async fn show(options: &Market) -> anyhow::Result<()> {
         return Ok(terminal::print(&format!("{all:#}\n"))?);
     }
     let report: Report = serde_json::from_value(all).context("the gateway's answer is no market")?;
-    Ok(terminal::print(&table(&report, Style::stdout()))?)
+    Ok(terminal::print(&table(&report, sent_key, Style::stdout()))?)
 }
 
-fn table(report: &Report, style: Style) -> String {
+fn table(report: &Report, scoped: bool, style: Style) -> String {
     let mut text = String::new();
     for model in &report.models {
         let name: String = one_line(&model.id).chars().take(MAX_NAME).collect();
@@ -120,7 +120,11 @@ fn table(report: &Report, style: Style) -> String {
         text.push('\n');
     }
     if report.models.is_empty() {
-        text += "No worker offers anything at the moment.\n";
+        text += if scoped {
+            "No worker offers anything that this key is for at the moment.\n"
+        } else {
+            "No worker offers anything at the moment.\n"
+        };
     }
     if report.truncated {
         text += "There is more than is shown.\n";
@@ -198,7 +202,7 @@ mod tests {
             "truncated": false,
         }))
         .unwrap();
-        let text = table(&report, Style::plain());
+        let text = table(&report, false, Style::plain());
         let lines: Vec<_> = text.lines().collect();
         assert!(
             lines[0].starts_with("llama") && lines[0].contains("INSECURE") && !text.contains('\u{1b}'),

@@ -117,9 +117,9 @@ impl Network {
     /// # Errors
     /// What stands in the way; nothing keeps running then.
     pub(crate) async fn start(plan: Plan) -> anyhow::Result<Self> {
+        let ports = Ports::choose(plan.port_base, plan.workers)?;
         let dir = StateDir::open(&plan.dir)?;
         forget_endpoints(&dir)?;
-        let ports = Ports::choose(plan.port_base, plan.workers)?;
         let treasury = Treasury::open(&dir).await?;
         let seed_file = absolute(&dir.path().join(SIMULATED_SEED));
         let vendors = Vendors::from_seed(&*keys::load_or_create(&seed_file, None)?);

@@ -18,7 +18,7 @@ use cocoon_worker::{Worker, WorkerConfig};
 use zeroize::Zeroizing;
 
 pub(crate) use self::backend::Backend;
-pub(crate) use self::engine::{open_engine, open_upstream, warn_unless_serving};
+pub(crate) use self::engine::{open_engine, open_upstream, warn_unless_ready, warn_unless_serving};
 pub(crate) use self::identity::{WALLET_KEY, image, named_owner, open_dir, sealing, wallet};
 
 use self::backend::{root_address, wait};

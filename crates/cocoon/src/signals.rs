@@ -16,8 +16,9 @@ pub(crate) struct Signals {
     interrupt: tokio::signal::unix::Signal,
     #[cfg(unix)]
     terminate: tokio::signal::unix::Signal,
+    /// `None` where whoever started us has it ignored, as `nohup` does.
     #[cfg(unix)]
-    hang_up: tokio::signal::unix::Signal,
+    hang_up: Option<tokio::signal::unix::Signal>,
     #[cfg(unix)]
     on_hang_up: Asked,
 }
@@ -29,6 +30,23 @@ pub(crate) enum Asked {
     Stop,
     /// To read files again.
     Reload,
+}
+
+#[cfg(unix)]
+async fn hung_up(signal: &mut Option<tokio::signal::unix::Signal>) {
+    match signal {
+        Some(signal) => drop(signal.recv().await),
+        None => std::future::pending().await,
+    }
+}
+
+/// Whether SIGHUP is ignored, as far as the system tells. To be asked before it is listened for.
+#[cfg(unix)]
+fn ignores_hang_up() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    // SIGHUP is signal 1, and so bit 0.
+    ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 != 0)
 }
 
 impl Signals {
@@ -45,7 +63,10 @@ impl Signals {
             Ok(Self {
                 interrupt: listen(SignalKind::interrupt())?,
                 terminate: listen(SignalKind::terminate())?,
-                hang_up: listen(SignalKind::hangup())?,
+                hang_up: match on_hang_up {
+                    Asked::Stop if ignores_hang_up() => None,
+                    _ => Some(listen(SignalKind::hangup())?),
+                },
                 on_hang_up,
             })
         }
@@ -59,7 +80,7 @@ impl Signals {
         tokio::select! {
             _ = self.interrupt.recv() => Asked::Stop,
             _ = self.terminate.recv() => Asked::Stop,
-            _ = self.hang_up.recv() => self.on_hang_up,
+            _ = hung_up(&mut self.hang_up) => self.on_hang_up,
         }
         #[cfg(not(unix))]
         {

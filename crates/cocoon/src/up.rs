@@ -67,11 +67,15 @@ async fn engine(
         return Ok((Arc::new(ExtractiveSummary::new()), EXTRACTIVE_SUMMARY_MODEL.to_owned()));
     };
     let engine = roles::open_upstream(url, at_once.unwrap_or_default(), None)?;
+    let health = engine.probe().await;
     if let Some(model) = model {
-        roles::warn_unless_serving(engine.as_ref(), &model).await;
+        if !health.models.is_empty() && !health.models.contains(&model) {
+            let lists = health.models.join(", ");
+            bail!("the model server at {url} does not list the model {model}; it lists: {lists}");
+        }
+        roles::warn_unless_ready(health);
         return Ok((engine, model));
     }
-    let health = engine.probe().await;
     match health.models.into_iter().next() {
         Some(first) => Ok((engine, first)),
         None if health.ready => {
@@ -105,6 +109,7 @@ fn announcement(network: &Network, builtin: bool, style: Style) -> String {
             params.price_per_token_nanoton, params.worker_fee_per_token_nanoton
         ),
     );
+    line("Market", format!("{gateway}/market  prices, speed and success of all workers"));
     line("Gateway", format!("{gateway}  /health /metrics /jsonstats"));
     let (workers, clients) = (proxy.workers_addr(), proxy.clients_addr());
     line("Proxy", format!("http://{}  workers dial {workers}, clients {clients}", proxy.http_addr()));

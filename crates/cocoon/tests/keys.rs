@@ -84,6 +84,9 @@ fn keys_are_made_before_the_first_start_and_handled_while_the_gateway_runs() {
     assert_eq!(bob["models"], json!(["a/*", "b"]));
     let bob = bob["secret"].as_str().unwrap();
     assert_eq!(status_with(&address, bob), "200", "good at once");
+    assert_eq!(keys(&config, &["set", "bob", "--endpoint", "chat"])["endpoints"], json!(["chat"]));
+    let open = keys(&config, &["set", "bob", "--model", "none", "--endpoint", "none"]);
+    assert_eq!((&open["models"], &open["endpoints"]), (&json!(["*"]), &json!([])));
     assert_eq!(keys(&config, &["set", "bob", "--disable", "--name", "robert"])["state"], "disabled");
     assert_eq!(status_with(&address, bob), "401");
     let rotated = keys(&config, &["rotate", "alice", "--grace", "1h"]);

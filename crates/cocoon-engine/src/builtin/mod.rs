@@ -21,8 +21,8 @@
 //! The text is the last user message, or the conversation if that message is only a short instruction. A number of
 //! sentences asked for in words, `max_tokens`, `max_completion_tokens`, `stop`, `stream` and
 //! `stream_options.include_usage` are honoured; sampling parameters and tools change nothing and are ignored; what
-//! would be answered wrongly (`n` over 1, images, JSON output, another model) is refused. Tokens are counted by the rule
-//! at [`count_tokens`]; each `content` delta of a stream is exactly one token.
+//! would be answered wrongly (`n` over 1, images, JSON output, a demanded call of a tool, another model) is refused.
+//! Tokens are counted by the rule at [`count_tokens`]; each `content` delta of a stream is exactly one token.
 
 mod instructions;
 mod lexrank;

@@ -189,6 +189,10 @@ fn check_unsupported(fields: &Map<String, Value>) -> Result<(), ApiError> {
     if format.is_some_and(|kind| kind != "text") {
         return Err(ApiError::field("response_format", "this engine answers in plain text only"));
     }
+    // `auto` and `none` are kept by calling none.
+    if given(fields, "tool_choice").is_some_and(|choice| choice != "auto" && choice != "none") {
+        return Err(ApiError::field("tool_choice", "this engine calls no tools; use \"auto\" or \"none\""));
+    }
     Ok(())
 }
 
@@ -357,6 +361,8 @@ mod tests {
             (json!({"messages": user, "stop": [1]}), "stop"),
             (json!({"messages": user, "stream": true, "stream_options": 1}), "stream_options"),
             (json!({"messages": user, "response_format": {"type": "json_object"}}), "response_format"),
+            (json!({"messages": user, "tool_choice": "required"}), "tool_choice"),
+            (json!({"messages": user, "tool_choice": {"type": "function"}}), "tool_choice"),
         ] {
             let error = chat(&body).unwrap_err();
             assert_eq!((error.status, error.param), (StatusCode::BAD_REQUEST, Some(param)), "{body}");

@@ -16,6 +16,7 @@ use super::Fingerprint;
 use super::memory::SeenWorker;
 use super::vetting::Vetting;
 use crate::Shared;
+use crate::access::Scope;
 use crate::connection::Connection;
 
 /// Workers shown in one answer, all proxies together; others by `?model=` and by their fingerprint.
@@ -74,8 +75,8 @@ struct WorkerReport {
     expires_at: Option<UnixSeconds>,
 }
 
-/// All proxies, and their workers; those that serve `model`, where one is named.
-pub(crate) async fn all(shared: &Arc<Shared>, model: Option<&str>) -> Value {
+/// All proxies, and their workers that serve a model of `scope`; those that serve `model`, where one is named.
+pub(crate) async fn all(shared: &Arc<Shared>, model: Option<&str>, scope: &Scope) -> Value {
     let connections = shared.pool.all();
     let mut room = MAX_SHOWN;
     let mut shown = Vec::new();
@@ -83,7 +84,10 @@ pub(crate) async fn all(shared: &Arc<Shared>, model: Option<&str>) -> Value {
         let workers = connection.workers();
         let serve: Vec<_> = workers
             .iter()
-            .filter(|(_, models)| model.is_none_or(|model| models.iter().any(|other| is_model(other, model))))
+            .filter(|(_, models)| {
+                let wanted = |full: &String| model.is_none_or(|model| is_model(full, model));
+                models.iter().any(|full| wanted(full) && scope.covers(full))
+            })
             .map(|(&fingerprint, _)| fingerprint)
             .collect();
         let (total, some) = (serve.len(), serve.len().min(room));

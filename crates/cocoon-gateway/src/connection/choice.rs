@@ -35,24 +35,34 @@ impl Connection {
             return;
         }
         let now = self.now();
-        let asked = self.step(|session| {
+        self.ask(|session| {
             for worker in workers {
-                if session.want_evidence(*worker, now).map_err(|violation| violation.to_string())? {
+                if session.want_evidence(*worker, now)? {
                     self.awaited().insert(*worker);
                 }
             }
             Ok(())
         });
-        if let Err(why) = asked {
-            tracing::warn!(proxy = %self.address, %why, "closing the connection to the proxy");
-            self.close.cancel();
-        }
-        self.wake.notify_one();
     }
 
     /// Whether this worker's evidence was asked for and may still come.
     pub(crate) fn awaits_evidence(&self, worker: &Fingerprint) -> bool {
         self.awaited().contains(worker)
+    }
+
+    /// Whether a worker of this proxy may be allowed soon: it has yet to show its evidence, or to be judged by it.
+    pub(crate) fn is_judging(&self) -> bool {
+        self.workers.read().unwrap_or_else(PoisonError::into_inner).as_ref().is_some_and(|workers| {
+            let memory = &self.shared.vetting.memory;
+            let awaited = |worker: &Fingerprint| self.awaits_evidence(worker) && !memory.knows(worker);
+            workers.keys().any(awaited) || !self.shared.vetting.all_judged(workers.keys())
+        })
+    }
+
+    /// Asks the proxy now who is there, since it had nobody whom we allow.
+    pub(crate) fn ask_for_workers(&self) {
+        let now = self.now();
+        self.ask(|session| session.refresh_workers(now));
     }
 
     pub(super) fn awaited(&self) -> MutexGuard<'_, BTreeSet<Fingerprint>> {

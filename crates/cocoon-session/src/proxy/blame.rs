@@ -6,7 +6,7 @@ use cocoon_wire::tl::http;
 
 use super::request::{Phase, Request};
 use super::upload::Upload;
-use super::{BLAME_AFTER, Proxy};
+use super::{BLAME_AFTER, Proxy, RequestKey};
 use crate::{ErrorCode, Time, ability};
 
 /// What a worker says that has as many requests as it takes; published ones give no code of its own for it.
@@ -54,8 +54,12 @@ impl Request {
 impl Proxy {
     /// What a complete answer says about its worker.
     pub(super) fn outcome_of_answer(&self, request: &Request) -> Outcome {
+        self.outcome_of_status(request, request.begun.map_or(0, |begun| begun.status))
+    }
+
+    fn outcome_of_status(&self, request: &Request, status: i32) -> Outcome {
         let abilities = self.worker(request.worker).map_or(0, |worker| worker.abilities);
-        match request.begun.map_or(0, |begun| begun.status) {
+        match status {
             200..=299 => Outcome::Served,
             // A caller's own credentials go no further than its gateway, so these are between a worker and its engine.
             401..=403 | 429 => Outcome::Failed,
@@ -83,6 +87,29 @@ impl Proxy {
             }
             _ => Outcome::Failed,
         }
+    }
+
+    /// A worker answers with this status: whether another one was asked because of it, see [`Self::hear_another`].
+    pub(super) fn doubt_status(&mut self, key: RequestKey, status: i32, now: Time) -> bool {
+        let Some(request) = self.requests.get(&key) else { return false };
+        self.outcome_of_status(request, status) == Outcome::Nothing && self.hear_another(key, now)
+    }
+
+    /// A worker finds fault with a request. Where it did so with the one before, too, and served none since, it may be one
+    /// that nobody can please: another worker is asked. What that one says counts, and where it serves the request, the
+    /// first gets none for a while, longer each time, as if it were full. `false` where nobody else is asked.
+    pub(super) fn hear_another(&mut self, key: RequestKey, now: Time) -> bool {
+        let Some(request) = self.requests.get(&key) else { return false };
+        let (conn, heard) = (request.worker, request.faulted_by.is_some());
+        let Some(worker) = self.worker_mut(conn) else { return false };
+        let again = std::mem::replace(&mut worker.finds_fault, true);
+        if heard || !again || !self.retry(key, Outcome::Nothing, now) {
+            return false;
+        }
+        if let Some(request) = self.requests.get_mut(&key) {
+            request.faulted_by = Some(conn);
+        }
+        true
     }
 
     /// Whether a request waits for nobody but its worker, and has for so long that the worker is to blame if its time is up.

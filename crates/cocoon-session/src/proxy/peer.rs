@@ -141,6 +141,8 @@ pub(super) struct WorkerPeer {
     pub(super) abilities: u32,
     /// Silent with work in flight.
     pub(super) suspect: bool,
+    /// It found fault with a request and has served none since.
+    pub(super) finds_fault: bool,
     /// When it last went from idle to working.
     pub(super) busy_since: Time,
     /// The ids under which this worker has work, and the requests they belong to.
@@ -167,6 +169,7 @@ impl WorkerPeer {
             paused: true,
             abilities: ability::UNTOLD,
             suspect: false,
+            finds_fault: false,
             busy_since: now,
             work: BTreeMap::new(),
             awaited: 0,

@@ -199,6 +199,10 @@ impl Proxy {
                 let Some(mut head) = sanitize(head) else {
                     return Err(Violation::Unexpected("answer that is no HTTP"));
                 };
+                if self.doubt_status(key, head.status_code, now) {
+                    return Ok(());
+                }
+                let Some(request) = self.requests.get_mut(&key) else { return Ok(()) };
                 request.phase = Phase::Answering;
                 let streamed = is_event_stream(&head);
                 request.begun = Some(Begun { status: head.status_code, streamed, first_byte: None });
@@ -283,6 +287,10 @@ impl Proxy {
         let (code, words) = (ErrorCode(code), words(message));
         let outcome = self.outcome_of_error(request, code, &words, now);
         let at_fault = blames_request(code, &words);
+        if request.phase == Phase::Asked && at_fault && self.hear_another(key, now) {
+            return;
+        }
+        let Some(request) = self.requests.get(&key) else { return };
         if request.phase == Phase::Asked && !at_fault {
             // Nothing of what was worked for came, so nothing of it is paid.
             if self.retry(key, outcome, now) {

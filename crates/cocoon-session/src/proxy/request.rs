@@ -77,6 +77,8 @@ pub(super) struct Request {
     pub(super) begun: Option<Begun>,
     pub(super) deadline: Time,
     pub(super) tried: Vec<ConnId>,
+    /// The worker that found fault with it, where another one was asked because of that.
+    pub(super) faulted_by: Option<ConnId>,
     pub(super) coefficient: Coefficient,
     pub(super) answer_bytes: u64,
     /// Bytes that left for the client and for which the worker gets credit.
@@ -272,6 +274,7 @@ impl Proxy {
             begun: None,
             deadline,
             tried: Vec::new(),
+            faulted_by: None,
             coefficient: Coefficient::ONE,
             answer_bytes: 0,
             grant: 0,
@@ -403,14 +406,21 @@ impl Proxy {
     pub(super) fn take_from_worker(&mut self, key: RequestKey, outcome: Outcome, now: Time) {
         self.end_waiting(key);
         let Some(request) = self.requests.get(&key) else { return };
-        let (conn, attempt) = (request.worker, request.attempt);
+        let (conn, attempt, faulted_by) = (request.worker, request.attempt, request.faulted_by);
         self.market.freed(conn, now.since(request.asked));
         if let Some(worker) = self.worker_mut(conn) {
             worker.work.remove(&attempt);
             worker.bodies.close(attempt);
+            worker.finds_fault &= outcome != Outcome::Served;
         }
         match outcome {
-            Outcome::Served => self.market.ended(conn, false, now.0),
+            Outcome::Served => {
+                self.market.ended(conn, false, now.0);
+                if let Some(other) = faulted_by {
+                    self.market.refused(other, now.0);
+                    self.tell_market(other);
+                }
+            }
             Outcome::Failed => self.market.ended(conn, true, now.0),
             Outcome::NoRoom => self.market.refused(conn, now.0),
             Outcome::Nothing => {}

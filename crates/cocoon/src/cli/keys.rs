@@ -86,11 +86,12 @@ pub(crate) struct SettingArgs {
     #[arg(long, value_name = "WHEN", value_parser = expiry)]
     pub(crate) expires: Option<Expiry>,
 
-    /// A model that it is for, exactly or with *; may be given several times. Default: all
+    /// A model that it is for, exactly or with *; may be given several times; none for no limit. Default: all
     #[arg(long, value_name = "MODEL")]
     pub(crate) model: Vec<String>,
 
-    /// An endpoint that it is for, such as chat or embeddings; may be given several times. Default: all that models answer
+    /// An endpoint that it is for, such as chat or embeddings; may be given several times; none for no limit. Default: all
+    /// that models answer
     #[arg(long, value_name = "ENDPOINT")]
     pub(crate) endpoint: Vec<String>,
 

@@ -122,10 +122,14 @@ fn settings(args: &SettingArgs) -> anyhow::Result<Map<String, Value>> {
         };
         fields.insert("expires_unix_seconds".to_owned(), at);
     }
-    for (name, values) in [("models", &args.model), ("endpoints", &args.endpoint)] {
-        if !values.is_empty() {
-            fields.insert(name.to_owned(), values.clone().into());
-        }
+    let all_models = &["*".to_owned()][..];
+    for (name, values, all) in [("models", &args.model, all_models), ("endpoints", &args.endpoint, &[])] {
+        match values.as_slice() {
+            [] => continue,
+            // As for the other limits.
+            [none] if none == "none" => fields.insert(name.to_owned(), all.into()),
+            some => fields.insert(name.to_owned(), some.into()),
+        };
     }
     for (name, limit) in [
         ("budget_nanoton", args.budget),

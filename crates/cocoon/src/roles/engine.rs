@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
-use cocoon_engine::Engine;
 use cocoon_engine::builtin::ExtractiveSummary;
 use cocoon_engine::upstream::{HttpEngine, HttpEngineOptions};
+use cocoon_engine::{Engine, EngineHealth};
 use cocoon_openai::ability;
 
 use crate::config::{EngineFile, Present, WorkerFile};
@@ -65,11 +65,16 @@ fn ability_bits(names: &[String]) -> anyhow::Result<u32> {
 /// Asks an engine whether it serves a model, by its base name. What is wrong may be right soon, so it is only logged.
 pub(crate) async fn warn_unless_serving(engine: &dyn Engine, model: &str) {
     let health = engine.probe().await;
+    if health.ready && !health.models.is_empty() && !health.models.iter().any(|name| name == model) {
+        tracing::warn!(model, lists = health.models.join(", "), "the engine does not list the model");
+    }
+    warn_unless_ready(health);
+}
+
+pub(crate) fn warn_unless_ready(health: EngineHealth) {
     if !health.ready {
         let detail = health.detail.unwrap_or_default();
         tracing::warn!(detail, "the engine is not ready; requests will fail until it is");
-    } else if !health.models.is_empty() && !health.models.iter().any(|name| name == model) {
-        tracing::warn!(model, lists = health.models.join(", "), "the engine does not list the model");
     }
 }
 

@@ -211,6 +211,9 @@ async fn a_key_for_some_models_sees_these_and_is_counted_by_its_id() {
     let shown = get_with("/market").await.body;
     assert!(shown.contains("a/model") && !shown.contains("b/model"), "{shown}");
     assert_eq!(get_with("/v1/models/a/model").await.status, 200);
+    let shown = parsed(get_with("/v1/attestation").await);
+    assert_eq!(shown["proxies"][0]["workers_total"], 1, "{shown:#}");
+    assert_eq!(page(&gateway, "/v1/attestation").await["proxies"][0]["workers_total"], 2);
     let hidden = get_with("/v1/models/b/model").await;
     let error = parsed(hidden)["error"].clone();
     assert_eq!(
