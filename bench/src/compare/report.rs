@@ -16,10 +16,11 @@ const ANSWERS: &[Column] = &[
     Column("req/s", "rate", 0),
     Column("ratio", "rate_ratio", 3),
     Column("p50 ms", "p50_ms", 2),
-    Column("added", "p50_added_ms", 2),
     Column("p99 ms", "p99_ms", 2),
-    Column("added", "p99_added_ms", 2),
     Column("p99.9 ms", "p999_ms", 2),
+    Column("added p50", "p50_added_ms", 2),
+    Column("added p99", "p99_added_ms", 2),
+    Column("added p99.9", "p999_added_ms", 2),
     Column("CPU us/request", "cpu_us", 1),
     Column("MiB", "memory_mib", 1),
     Column("errors", "errors", 0),
@@ -29,16 +30,24 @@ const STREAMS: &[Column] = &[
     Column("events/s", "rate", 0),
     Column("ratio", "rate_ratio", 3),
     Column("first event p50 ms", "first_p50_ms", 2),
-    Column("added", "first_p50_added_ms", 2),
-    Column("p99", "first_p99_ms", 2),
-    Column("p99.9", "first_p999_ms", 2),
-    Column("each event p50 ms", "event_p50_ms", 2),
-    Column("added", "event_p50_added_ms", 2),
-    Column("p99", "event_p99_ms", 2),
-    Column("p99.9", "event_p999_ms", 2),
+    Column("p99 ms", "first_p99_ms", 2),
+    Column("p99.9 ms", "first_p999_ms", 2),
+    Column("added p50", "first_p50_added_ms", 2),
+    Column("added p99", "first_p99_added_ms", 2),
+    Column("added p99.9", "first_p999_added_ms", 2),
     Column("CPU us/event", "cpu_us", 1),
     Column("MiB", "memory_mib", 1),
     Column("errors", "errors", 0),
+];
+
+/// Apart from the others, as one row with all of them would be too wide to read.
+const EVENTS: &[Column] = &[
+    Column("each event p50 ms", "event_p50_ms", 2),
+    Column("p99 ms", "event_p99_ms", 2),
+    Column("p99.9 ms", "event_p999_ms", 2),
+    Column("added p50", "event_p50_added_ms", 2),
+    Column("added p99", "event_p99_added_ms", 2),
+    Column("added p99.9", "event_p999_added_ms", 2),
 ];
 
 const MEMORY: &[Column] = &[
@@ -124,11 +133,17 @@ impl Results {
     /// Adds all that was measured at one level; `unasked` failed at a lower one.
     pub(super) fn level(&mut self, load: &Load, cells: &[Cell], unasked: &[(Kind, usize)]) {
         let title = title(load);
-        let columns = if load.measure == Measure::Answers { ANSWERS } else { STREAMS };
-        let mut table = Table::new(&title, columns);
+        let parts: &[(&str, &'static [Column])] = match load.measure {
+            Measure::Answers => &[("", ANSWERS)],
+            Measure::Streams | Measure::Bursts => &[("", STREAMS), (": each event", EVENTS)],
+        };
+        let mut tables: Vec<_> =
+            parts.iter().map(|(part, columns)| Table::new(format!("{title}{part}"), columns)).collect();
         let direct = cells.iter().find(|cell| cell.kind == Kind::Direct);
         for cell in cells {
-            table.row(cell.kind.name(), numbers(load.measure, cell, direct));
+            for (table, row) in tables.iter_mut().zip(rows(load.measure, cell, direct)) {
+                table.row(cell.kind.name(), row);
+            }
             if let Some(failure) = cell.failure() {
                 self.failed |= cell.kind == Kind::Cocoon || cell.kind == Kind::Direct;
                 self.notes.push(format!("{title}: {failure}"));
@@ -138,10 +153,14 @@ impl Results {
             }
         }
         for (kind, level) in unasked {
-            table.row(kind.name(), columns.iter().map(|_| None));
+            for (table, (_, columns)) in tables.iter_mut().zip(parts) {
+                table.row(kind.name(), columns.iter().map(|_| None));
+            }
             self.notes.push(format!("{title}: {} not asked, as it failed at {level}", kind.name()));
         }
-        self.report.add(table);
+        for table in tables {
+            self.report.add(table);
+        }
     }
 
     /// The most streams that were measured stand; few say nothing.
@@ -195,15 +214,8 @@ fn title(load: &Load) -> String {
     }
 }
 
-/// In the order of the columns.
-fn numbers(measure: Measure, cell: &Cell, direct: Option<&Cell>) -> Vec<Option<f64>> {
-    let quantile = |of: fn(&Figures) -> &[f64; 3], index: usize| {
-        let at = move |figures: &Figures| Some(of(figures)[index] / 1000.0).filter(|&ms| ms > 0.0);
-        let own = cell.median(at);
-        let added =
-            own.zip(direct.filter(|_| cell.kind != Kind::Direct).and_then(|direct| direct.median(at)));
-        (own, added.map(|(own, direct)| own - direct))
-    };
+/// One for each table of the measure, in the order of its columns.
+fn rows(measure: Measure, cell: &Cell, direct: Option<&Cell>) -> Vec<Vec<Option<f64>>> {
     let rate = cell.median(|figures| Some(figures.rate));
     // Round by round: what hit the machine hit both.
     let ratios = direct.into_iter().flat_map(|direct| cell.rounds.iter().zip(&direct.rounds));
@@ -213,31 +225,29 @@ fn numbers(measure: Measure, cell: &Cell, direct: Option<&Cell>) -> Vec<Option<f
     let cpu = cell.median(|figures| figures.cpu);
     let memory = cell.median(|figures| figures.memory_kib).map(|kib| kib / 1024.0);
     let errors = Some(cell.errors() as f64);
-    if measure == Measure::Answers {
-        let (p50, p50_added) = quantile(|figures| &figures.answer, 0);
-        let (p99, p99_added) = quantile(|figures| &figures.answer, 1);
-        let (p999, _) = quantile(|figures| &figures.answer, 2);
-        return vec![rate, ratio, p50, p50_added, p99, p99_added, p999, cpu, memory, errors];
+    let whole = |times: [Option<f64>; 6]| [&[rate, ratio][..], &times, &[cpu, memory, errors]].concat();
+    match measure {
+        Measure::Answers => vec![whole(times(cell, direct, |figures| &figures.answer))],
+        Measure::Streams | Measure::Bursts => vec![
+            whole(times(cell, direct, |figures| &figures.first)),
+            times(cell, direct, |figures| &figures.event).to_vec(),
+        ],
     }
-    let (first, first_added) = quantile(|figures| &figures.first, 0);
-    let [first_p99, first_p999] = [1, 2].map(|index| quantile(|figures| &figures.first, index).0);
-    let (event, event_added) = quantile(|figures| &figures.event, 0);
-    let [event_p99, event_p999] = [1, 2].map(|index| quantile(|figures| &figures.event, index).0);
-    vec![
-        rate,
-        ratio,
-        first,
-        first_added,
-        first_p99,
-        first_p999,
-        event,
-        event_added,
-        event_p99,
-        event_p999,
-        cpu,
-        memory,
-        errors,
-    ]
+}
+
+/// The three quantiles in milliseconds, and what each is above direct's.
+fn times(cell: &Cell, direct: Option<&Cell>, of: fn(&Figures) -> &[f64; 3]) -> [Option<f64>; 6] {
+    // Nothing takes no time: a zero is a quantile of no samples.
+    let at = |cell: &Cell, index: usize| {
+        cell.median(|figures| Some(of(figures)[index] / 1000.0).filter(|&ms| ms > 0.0))
+    };
+    let direct = direct.filter(|_| cell.kind != Kind::Direct);
+    let [p50, p99, p999] = [0, 1, 2].map(|index| {
+        let own = at(cell, index);
+        let added = own.zip(direct.and_then(|direct| at(direct, index))).map(|(own, direct)| own - direct);
+        (own, added)
+    });
+    [p50.0, p99.0, p999.0, p50.1, p99.1, p999.1]
 }
 
 #[cfg(test)]
@@ -262,8 +272,94 @@ mod tests {
         let direct =
             Cell { kind: Kind::Direct, rounds: vec![round(100.0, 0), round(10.0, 0), round(50.0, 0)] };
         let nginx = Cell { kind: Kind::Nginx, rounds: vec![round(50.0, 0), round(5.0, 0), round(50.0, 0)] };
-        let row = numbers(Measure::Answers, &nginx, Some(&direct));
-        assert_eq!((row[0], row[1], row[2], row[3]), (Some(50.0), Some(0.5), Some(1.0), Some(0.0)));
+        let row = rows(Measure::Answers, &nginx, Some(&direct)).remove(0);
+        assert_eq!(row[..3], [Some(50.0), Some(0.5), Some(1.0)]);
+    }
+
+    /// Direct and ours, ours twice as slow at every quantile.
+    fn both() -> [Cell; 2] {
+        let direct = Figures {
+            rate: 4915.0,
+            answer: [100.0, 200.0, 400.0],
+            first: [300.0, 2000.0, 9000.0],
+            event: [160.0, 1100.0, 5000.0],
+            done: 1000,
+            ..Figures::default()
+        };
+        let twice = |times: [f64; 3]| times.map(|us| us * 2.0);
+        let cocoon = Figures {
+            answer: twice(direct.answer),
+            first: twice(direct.first),
+            event: twice(direct.event),
+            cpu: Some(113.04),
+            memory_kib: Some(204_800.0),
+            ..direct.clone()
+        };
+        [Cell { kind: Kind::Direct, rounds: vec![direct] }, Cell { kind: Kind::Cocoon, rounds: vec![cocoon] }]
+    }
+
+    fn at_5000(measure: Measure) -> Results {
+        let mut results = Results::default();
+        let load = Load::new(measure, 5000, Duration::from_secs(1));
+        results.level(&load, &both(), &[(Kind::Litellm, 1000)]);
+        results
+    }
+
+    #[test]
+    fn answers_show_every_quantile_and_what_is_added_to_it() {
+        let text = at_5000(Measure::Answers).text();
+        let expected = "\
+### answers, 5000 connections
+
+| | req/s | ratio | p50 ms | p99 ms | p99.9 ms | added p50 | added p99 | added p99.9 | CPU us/request | MiB | errors |
+| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
+| direct | 4915 | 1.000 | 0.10 | 0.20 | 0.40 |  |  |  |  |  | 0 |
+| cocoon, all three nodes | 4915 | 1.000 | 0.20 | 0.40 | 0.80 | 0.10 | 0.20 | 0.40 | 113.0 | 200.0 | 0 |
+| LiteLLM proxy |  |  |  |  |  |  |  |  |  |  |  |
+";
+        assert!(text.starts_with(expected), "{text}");
+    }
+
+    #[test]
+    fn streams_show_the_first_event_and_each_event_in_tables_of_their_own() {
+        let text = at_5000(Measure::Streams).text();
+        let expected = "\
+### streams, 5000 connections, an event each 1000 ms
+
+| | events/s | ratio | first event p50 ms | p99 ms | p99.9 ms | added p50 | added p99 | added p99.9 | CPU us/event | MiB | errors |
+| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
+| direct | 4915 | 1.000 | 0.30 | 2.00 | 9.00 |  |  |  |  |  | 0 |
+| cocoon, all three nodes | 4915 | 1.000 | 0.60 | 4.00 | 18.00 | 0.30 | 2.00 | 9.00 | 113.0 | 200.0 | 0 |
+| LiteLLM proxy |  |  |  |  |  |  |  |  |  |  |  |
+
+### streams, 5000 connections, an event each 1000 ms: each event
+
+| | each event p50 ms | p99 ms | p99.9 ms | added p50 | added p99 | added p99.9 |
+| --- | ---: | ---: | ---: | ---: | ---: | ---: |
+| direct | 0.16 | 1.10 | 5.00 |  |  |  |
+| cocoon, all three nodes | 0.32 | 2.20 | 10.00 | 0.16 | 1.10 | 5.00 |
+| LiteLLM proxy |  |  |  |  |  |  |
+";
+        assert!(text.starts_with(expected), "{text}");
+    }
+
+    #[test]
+    fn json_has_what_the_tables_have() {
+        let answers = at_5000(Measure::Answers).json();
+        assert_eq!(answers["tables"][0]["rows"][1]["p999_added_ms"], 0.4);
+        let streams = at_5000(Measure::Bursts).json();
+        let [first, each] = [0, 1].map(|table| &streams["tables"][table]["rows"][1]);
+        assert_eq!((&first["first_p50_added_ms"], &first["first_p999_added_ms"]), (&json!(0.3), &json!(9.0)));
+        assert_eq!((&each["event_p99_ms"], &each["event_p999_added_ms"]), (&json!(2.2), &json!(5.0)));
+        assert_eq!(streams["tables"][0]["rows"][0]["first_p50_added_ms"], Value::Null);
+    }
+
+    #[test]
+    fn no_samples_leave_the_times_empty() {
+        let [direct, mut cocoon] = both();
+        cocoon.rounds[0].first = [0.0; 3];
+        assert_eq!(times(&cocoon, Some(&direct), |figures| &figures.first), [None; 6]);
+        assert_eq!(times(&direct, None, |figures| &figures.first)[3..], [None; 3]);
     }
 
     #[test]

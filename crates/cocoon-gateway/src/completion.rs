@@ -41,7 +41,7 @@ pub(crate) async fn complete(
     let started = Instant::now();
     let trail = Trail::begin(shared, endpoint, request.headers());
     let waiting = Waiting { shared, endpoint, trail: &trail, ended: false };
-    let answered = try_complete(shared, request, endpoint, started, Arc::clone(&trail)).await;
+    let answered = try_complete(shared, request, endpoint, Arc::clone(&trail)).await;
     waiting.end();
     // An error is an answer from here on, so that it has the request's id.
     let (mut response, code) = match answered {
@@ -84,7 +84,6 @@ async fn try_complete(
     shared: &Arc<Shared>,
     request: Request<Incoming>,
     endpoint: Endpoint,
-    started: Instant,
     trail: Arc<Trail>,
 ) -> Result<Response<Body>, ApiError> {
     let mut in_flight = InFlight::new(shared, trail);
@@ -97,6 +96,8 @@ async fn try_complete(
     }
     let (parts, body) = request.into_parts();
     let body = read_body(&mut in_flight, endpoint, &parts.headers, body).await?;
+    // A caller with a slow line has as much time for its answer as others.
+    let started = Instant::now();
     if let Some(slot) = parts.extensions.get::<Arc<Slot>>() {
         slot.heard();
     }

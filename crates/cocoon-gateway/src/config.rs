@@ -134,7 +134,7 @@ pub struct GatewayLimits {
     pub max_connections: usize,
     /// For the whole head of a request, also the longest that a connection may idle between two; 30 s.
     pub header_timeout: Duration,
-    /// For the whole body of a request; 60 s.
+    /// For the whole body of a request; 60 s, and a second more for each 64 KiB that have come.
     pub body_timeout: Duration,
     /// How long a caller may read nothing while an answer waits for it; 120 s.
     pub stall_timeout: Duration,

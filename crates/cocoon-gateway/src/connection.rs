@@ -32,6 +32,8 @@ const TICK: Duration = Duration::from_millis(50);
 /// A proxy that sends nothing for this long counts as gone for requests that have no answer yet. It is asked what its
 /// workers offer each second, so one that lives always says something.
 const SILENT_AFTER: Duration = Duration::from_millis(2500);
+/// After so much silence a proxy counts as gone for answers that it has begun, too: whoever waits for their rest hears so.
+const GONE_AFTER: Duration = Duration::from_secs(10);
 
 /// What is known of the machine that a proxy runs on.
 #[derive(Debug, Clone)]
@@ -213,9 +215,13 @@ impl Connection {
             && !self.channel.get().is_some_and(|channel| channel.is_leaving())
     }
 
+    fn silence(&self) -> Duration {
+        self.now().since(Time(self.heard.load(Ordering::Relaxed)))
+    }
+
     /// Whether the proxy says nothing at all, though it is asked all the time.
     pub(crate) fn is_silent(&self) -> bool {
-        self.now().since(Time(self.heard.load(Ordering::Relaxed))) >= SILENT_AFTER
+        self.silence() >= SILENT_AFTER
     }
 
     pub(crate) fn models(&self) -> Arc<Vec<ModelOffers>> {
@@ -324,6 +330,9 @@ impl Connection {
 
     fn on_time(&self) -> Result<(), String> {
         let now = self.now();
+        if self.in_flight.load(Ordering::Relaxed) > 0 && self.silence() >= GONE_AFTER {
+            return Err("the proxy fell silent".to_owned());
+        }
         if self.shared.vetting.demands().is_some() && self.terms().is_some() {
             self.look_at_workers(now)?;
         }

@@ -1,7 +1,7 @@
 //! A request's body on its way in: read within limits, and counted while it is held.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use cocoon_openai::{ApiError, Endpoint, PreparedRequest};
@@ -23,6 +23,8 @@ const MAX_DRAINED_BYTES: usize = 64 << 20;
 /// How long a body is read and dropped whose request is refused by its head, and how long the next bytes of one are
 /// waited for that is too large.
 const DISCARDING: Duration = Duration::from_secs(5);
+/// A body may take the time for it that is configured, and a second more for each so many bytes that have come.
+const LEAST_BYTES_PER_SECOND: usize = 64 * 1024;
 /// Bodies up to this size are always read: `max_connections` of them are no burden.
 const SMALL_BODY_BYTES: usize = 64 * 1024;
 /// A body above this is not worked on where others would have to wait for it.
@@ -148,69 +150,70 @@ pub(crate) async fn read_body(
 ) -> Result<Bytes, ApiError> {
     let limits = in_flight.shared.limits;
     let limit = limits.body_bytes(endpoint);
+    let began = Instant::now();
     let announced = body.size_hint().exact().map_or(0, |size| usize::try_from(size).unwrap_or(usize::MAX));
-    let reading = async {
-        // Room is taken for what has come, in steps: whoever announces much and sends little takes little from others.
-        let most = if announced == 0 { limit } else { announced.min(limit) };
-        if announced > limit && headers.contains_key(EXPECT) {
-            return Err(too_large(endpoint, limit));
-        }
-        let mut kept = true;
-        let mut first = Bytes::new();
-        let mut joined: Vec<u8> = Vec::new();
-        let mut received = 0_usize;
-        loop {
-            // Whoever announced too much and then sends nothing hears so.
-            let next = match announced > limit {
-                true => tokio::time::timeout(DISCARDING, body.frame()).await.unwrap_or(None),
-                false => body.frame().await,
-            };
-            let Some(frame) = next else { break };
-            let frame = frame.map_err(|_| {
-                ApiError::invalid_request(None, "incomplete_body", "The request's body broke off.")
-            })?;
-            let Ok(data) = frame.into_data() else { continue };
-            received = received.saturating_add(data.len());
-            if received > limit.saturating_add(MAX_DRAINED_BYTES) {
-                break;
-            }
-            kept &= received <= limit
-                && announced <= limit
-                && (received <= SMALL_BODY_BYTES
-                    || in_flight.make_room(received.next_multiple_of(ROOM_STEP_BYTES).min(most)));
-            if !kept {
-                // What was kept so far goes, the rest is read and dropped, so that the caller gets to read why.
-                (first, joined) = Default::default();
-                continue;
-            }
-            if first.is_empty() && joined.is_empty() {
-                first = data;
-                continue;
-            }
-            if joined.is_empty() {
-                let known = if in_flight.room.is_some() { announced } else { 0 };
-                joined.reserve(known.max(received));
-                joined.extend_from_slice(&std::mem::take(&mut first));
-            }
-            joined.extend_from_slice(&data);
-        }
-        if received > limit || announced > limit {
-            return Err(too_large(endpoint, limit));
-        }
-        if !kept {
-            let message = "Too many large requests are under way; try again in a moment.";
-            return Err(ApiError::workers_busy(message, BUSY_RETRY_SECONDS));
-        }
-        Ok(if joined.is_empty() { first } else { joined.into() })
-    };
-    match tokio::time::timeout(limits.body_timeout, reading).await {
-        Ok(read) => read,
-        Err(_) if announced > limit => Err(too_large(endpoint, limit)),
-        Err(_) => Err(ApiError::new(
-            408,
-            "invalid_request_error",
-            "slow_request",
-            "The request's body did not arrive in time.",
-        )),
+    // Room is taken for what has come, in steps: whoever announces much and sends little takes little from others.
+    let most = if announced == 0 { limit } else { announced.min(limit) };
+    if announced > limit && headers.contains_key(EXPECT) {
+        return Err(too_large(endpoint, limit));
     }
+    let mut kept = true;
+    let mut first = Bytes::new();
+    let mut joined: Vec<u8> = Vec::new();
+    let mut received = 0_usize;
+    loop {
+        // Whoever keeps to the least rate is given the time that it needs.
+        let earned = Duration::from_millis((received * 1000 / LEAST_BYTES_PER_SECOND) as u64);
+        let mut until = began + limits.body_timeout + earned;
+        if announced > limit {
+            until = until.min(Instant::now() + DISCARDING);
+        }
+        let next = match tokio::time::timeout_at(until.into(), body.frame()).await {
+            Ok(next) => next,
+            // It announced too much and sends nothing.
+            Err(_) if announced > limit => None,
+            Err(_) => return Err(slow()),
+        };
+        let Some(frame) = next else { break };
+        let frame = frame.map_err(|_| {
+            ApiError::invalid_request(None, "incomplete_body", "The request's body broke off.")
+        })?;
+        let Ok(data) = frame.into_data() else { continue };
+        received = received.saturating_add(data.len());
+        if received > limit.saturating_add(MAX_DRAINED_BYTES) {
+            break;
+        }
+        kept &= received <= limit
+            && announced <= limit
+            && (received <= SMALL_BODY_BYTES
+                || in_flight.make_room(received.next_multiple_of(ROOM_STEP_BYTES).min(most)));
+        if !kept {
+            // What was kept so far goes, the rest is read and dropped, so that the caller gets to read why.
+            (first, joined) = Default::default();
+            continue;
+        }
+        if first.is_empty() && joined.is_empty() {
+            first = data;
+            continue;
+        }
+        if joined.is_empty() {
+            let known = if in_flight.room.is_some() { announced } else { 0 };
+            joined.reserve(known.max(received));
+            joined.extend_from_slice(&std::mem::take(&mut first));
+        }
+        joined.extend_from_slice(&data);
+    }
+    if received > limit || announced > limit {
+        return Err(too_large(endpoint, limit));
+    }
+    if !kept {
+        let message = "Too many large requests are under way; try again in a moment.";
+        return Err(ApiError::workers_busy(message, BUSY_RETRY_SECONDS));
+    }
+    Ok(if joined.is_empty() { first } else { joined.into() })
+}
+
+fn slow() -> ApiError {
+    let message = "The request's body did not arrive in time.";
+    ApiError::new(408, "invalid_request_error", "slow_request", message)
 }

@@ -494,6 +494,28 @@ async fn a_caller_that_drips_is_cut_off_and_others_are_not() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_caller_with_a_slow_line_is_waited_for() {
+    const PIECE: usize = 16 * 1024;
+    let limits = GatewayLimits { body_timeout: Duration::from_millis(300), ..GatewayLimits::default() };
+    let network = Network::start(Plan { limits, ..Plan::default() }, vec![answers()]).await;
+    let body = ask(&json!({"user": "x".repeat(8 * PIECE)})).to_string();
+    let mut tcp = TcpStream::connect(network.gateway.http_addr()).await.unwrap();
+    let head = format!(
+        "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    tcp.write_all(head.as_bytes()).await.unwrap();
+    // 160 KiB a second, for longer than a body may take that does not move.
+    for piece in body.as_bytes().chunks(PIECE) {
+        tcp.write_all(piece).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let mut reply = Vec::new();
+    tokio::time::timeout(support::SOON, tcp.read_to_end(&mut reply)).await.unwrap().unwrap();
+    assert!(reply.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&reply));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_shutdown_waits_for_answers_under_way() {
     let engine = Scripted::new(|_| async {
         tokio::time::sleep(Duration::from_millis(400)).await;

@@ -370,12 +370,30 @@ fn attested(peer: &PeerIdentity) -> Result<Attested, EvidenceTooLarge> {
 
 fn log_end(end: &RequestEnd) {
     let took_ms = end.took.as_millis();
+    // What its caller and its gateway call it, and what its worker does: together they join the logs of all three.
+    let (request, attempt) = (|| hex::encode(end.client_request), || hex::encode(end.attempt));
     match &end.failure {
-        None => tracing::debug!(model = end.model, charged = end.charged, took_ms, "request answered"),
-        Some(failure) if failure.code == ErrorCode::CANCELLED => {
-            tracing::debug!(model = end.model, charged = end.charged, took_ms, "the caller left");
-        }
+        None => tracing::debug!(
+            request = request(),
+            attempt = attempt(),
+            model = end.model,
+            charged = end.charged,
+            attempts = end.attempts,
+            took_ms,
+            "request answered"
+        ),
+        Some(failure) if failure.code == ErrorCode::CANCELLED => tracing::debug!(
+            request = request(),
+            attempt = attempt(),
+            model = end.model,
+            charged = end.charged,
+            attempts = end.attempts,
+            took_ms,
+            "the caller left"
+        ),
         Some(failure) => tracing::info!(
+            request = request(),
+            attempt = attempt(),
             model = end.model,
             charged = end.charged,
             why = failure.code.name(),
@@ -387,6 +405,8 @@ fn log_end(end: &RequestEnd) {
     }
     if end.overrun > 0 {
         tracing::warn!(
+            request = request(),
+            attempt = attempt(),
             model = end.model,
             worker = end.worker.map(|conn| conn.0),
             overrun = end.overrun,

@@ -7,9 +7,11 @@ mod support;
 use std::time::Duration;
 
 use bytes::Bytes;
+use cocoon_session::proxy::BLAME_AFTER;
 use cocoon_session::{ErrorCode, INITIAL_CREDIT_BYTES, MAX_PART_BYTES};
 use cocoon_wire::codec::{ByteStr, from_boxed, to_boxed};
 use cocoon_wire::frame::MAX_FRAME_PAYLOAD;
+use cocoon_wire::tl::tcp::Packet;
 use cocoon_wire::tl::{ProxyToClient, ProxyToWorker, client, ext, http, proxy, worker};
 use support::*;
 
@@ -203,6 +205,26 @@ fn who_finds_fault_with_every_request_is_heard_beside_another() {
 }
 
 #[test]
+fn an_answer_whose_worker_falls_silent_ends_long_before_its_time() {
+    let (mut net, mut client, mut workers) = world(1);
+    client.say(&mut net, &query(1)).unwrap();
+    let (_, request) = asked_of(&mut net, &mut workers);
+    workers[0].say(&mut net, &head(request, None)).unwrap();
+    assert!(matches!(answers(&mut net, &mut client).as_slice(), [ProxyToClient::QueryAnswerEx(_)]));
+    // An engine may think for long: as long as its worker answers pings, that is no silence.
+    for _ in 0..30 {
+        net.pass(Duration::from_secs(1));
+        workers[0].send(&mut net, &Packet::Pong { id: 0 }).unwrap();
+    }
+    assert_eq!(answers(&mut net, &mut client), []);
+    net.pass(BLAME_AFTER + Duration::from_secs(1));
+    let ended = answers(&mut net, &mut client);
+    let [ProxyToClient::QueryAnswerErrorEx(ended)] = ended.as_slice() else { panic!("{ended:?}") };
+    assert_eq!(ended.error_code, ErrorCode::NOT_READY.0);
+    assert_eq!(standing(&net), (true, 1));
+}
+
+#[test]
 fn an_error_before_the_head_goes_elsewhere_and_counts_whatever_its_worker_calls_it() {
     let hasty =
         [(ErrorCode::CANCELLED, 0), (ErrorCode::ERROR, 1), (ErrorCode::NONE, 0), (ErrorCode::TIMEOUT, 0)];
@@ -341,7 +363,11 @@ fn a_stream_that_goes_silent_is_blamed_and_one_that_nobody_reads_is_not() {
         if reads {
             answers(&mut net, &mut client);
         }
-        net.pass(Duration::from_secs(30));
+        for _ in 0..30 {
+            net.pass(Duration::from_secs(1));
+            workers[0].send(&mut net, &Packet::Pong { id: 0 }).unwrap();
+        }
+        net.pass(Duration::from_millis(100));
         assert_eq!(standing(&net).0, blamed, "{reads}");
     }
     // One that goes on until the time is up has done what it could.

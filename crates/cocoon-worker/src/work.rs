@@ -46,7 +46,7 @@ pub(crate) async fn run(shared: Arc<Shared>, link: Arc<Link>, work: Work, runnin
     let before = shared.active.fetch_add(1, Ordering::AcqRel);
     let end = if let Some(why) = link.hold(&shared) {
         shared.counts.refused.fetch_add(1, Ordering::Relaxed);
-        tracing::debug!(why, "refused a request");
+        tracing::debug!(attempt = hex::encode(id), why, "refused a request");
         End::failed(ErrorCode::NOT_READY, "the worker takes no requests of this proxy now")
     } else if before >= shared.config.max_active as usize {
         shared.counts.refused.fetch_add(1, Ordering::Relaxed);
@@ -66,6 +66,12 @@ pub(crate) async fn run(shared: Arc<Shared>, link: Arc<Link>, work: Work, runnin
         shared.counts.estimated.fetch_add(1, Ordering::Relaxed);
     }
     let tokens = tokens_used(&end.tokens);
+    tracing::debug!(
+        attempt = hex::encode(id),
+        failure = end.failure.as_ref().map(|failure| failure.code.name()),
+        tokens = end.tokens.total().0,
+        "a request ended"
+    );
     // Before the last word: the proxy may answer it with the next request at once.
     shared.active.fetch_sub(1, Ordering::AcqRel);
     // In one step, so that a short answer leaves in one packet.
@@ -122,7 +128,8 @@ async fn serve(
     let coefficient = pricing.coefficient.get();
     if !shared.asks(coefficient) {
         shared.counts.refused.fetch_add(1, Ordering::Relaxed);
-        tracing::warn!(coefficient, "refused a request at a price that was not asked");
+        let attempt = hex::encode(work.id);
+        tracing::warn!(attempt, coefficient, "refused a request at a price that was not asked");
         return End::failed(ErrorCode::NOT_READY, "the worker asks another price");
     }
     let (request, coming) = match engine_request(shared, link, &work, running).await {
@@ -137,13 +144,14 @@ async fn serve(
         Some(Err(_)) if let Some(why) = coming.refused() => return End::failed(ErrorCode::PROTOCOL, why),
         Some(Err(EngineError::Unsupported(why))) => return End::failed(ErrorCode::PROTOCOL, why),
         Some(Err(error)) => {
-            tracing::warn!(%error, "the engine did not answer");
+            tracing::warn!(attempt = hex::encode(work.id), %error, "the engine did not answer");
             return End::failed(ErrorCode::ERROR, "the engine did not answer");
         }
     };
     // An engine that refuses the request need not have read it to its end; one that serves it has.
     if response.status.is_success() && !coming.is_whole() {
-        tracing::warn!("the engine answered before it had the whole request");
+        let attempt = hex::encode(work.id);
+        tracing::warn!(attempt, "the engine answered before it had the whole request");
         return End::failed(ErrorCode::ERROR, "the engine answered before it had the whole request");
     }
     let Some(arriving) = coming.into_read() else {
@@ -186,7 +194,7 @@ async fn answer(
             Some(None) => break,
             Some(Some(Ok(chunk))) => chunk,
             Some(Some(Err(error))) => {
-                tracing::warn!(%error, "the engine's answer broke off");
+                tracing::warn!(attempt = hex::encode(id), %error, "the engine's answer broke off");
                 broken = Some(RequestFailure::new(ErrorCode::ERROR, "the engine's answer broke off"));
                 break;
             }

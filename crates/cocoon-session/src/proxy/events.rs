@@ -40,8 +40,12 @@ pub enum ProxyEvent {
 /// How a request ended, for logs and metrics.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RequestEnd {
-    /// The proxy's id for it.
+    /// The proxy's own id for it: the reservation's, and its place in a trace.
     pub request: [u8; 32],
+    /// The client's id for it, which its caller is told.
+    pub client_request: [u8; 32],
+    /// The id by which the worker knows it that was asked last.
+    pub attempt: [u8; 32],
     /// Model name without `@...`.
     pub model: String,
     /// The worker's connection, if one was chosen.

@@ -30,6 +30,8 @@ mod choice;
 mod events;
 mod generation;
 mod handshake;
+mod last_word;
+mod lost;
 mod offers;
 mod payment;
 mod peer;
@@ -87,7 +89,8 @@ pub const PROBE_AFTER: Duration = Duration::from_millis(500);
 /// A worker with work in flight leaves routing after this much silence.
 pub const SUSPECT_AFTER: Duration = Duration::from_secs(2);
 /// A worker that sends nothing for a request for this long until the request's time is up, though nobody else is waited
-/// for, is to blame for it. A caller in a greater hurry is not its fault.
+/// for, is to blame for it. A caller in a greater hurry is not its fault. One that sends nothing at all for so long, though
+/// it is pinged, will not go on with answers that it has begun.
 pub const BLAME_AFTER: Duration = Duration::from_secs(10);
 /// A worker's handshake must be done within this after its connection came up.
 pub const WORKER_HANDSHAKE_TIME: Duration = Duration::from_secs(60);
@@ -302,7 +305,7 @@ impl Proxy {
 
     /// Does what is due. Call at least every 100 ms.
     pub fn on_time(&mut self, now: Time) {
-        let mut suspects = Vec::new();
+        let (mut suspects, mut mute) = (Vec::new(), Vec::new());
         let mut broken = Vec::new();
         for (&id, conn) in &mut self.conns {
             if let Peer::Worker(worker) = &mut conn.peer {
@@ -313,6 +316,9 @@ impl Proxy {
                 if working && !worker.suspect && silence >= SUSPECT_AFTER {
                     worker.suspect = true;
                     suspects.push(id);
+                }
+                if worker.suspect && silence >= BLAME_AFTER {
+                    mute.push(id);
                 }
             }
             if conn.dawdles(now) {
@@ -335,6 +341,9 @@ impl Proxy {
         }
         for conn in suspects {
             self.retry_unanswered(conn, now);
+        }
+        for conn in mute {
+            self.end_broken_off(conn, now);
         }
         self.hurry(now);
         self.end_stalled_uploads(now);

@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use cocoon_ledger::{Adjusted, ClaimBound, Coefficient, clamp_claim};
+use cocoon_ledger::{ClaimBound, Coefficient};
 use cocoon_wire::codec::{ByteStr, Message as _, from_boxed, to_boxed};
-use cocoon_wire::tl::{self, WorkerToProxy, client, ext, http, proxy};
+use cocoon_wire::tl::{WorkerToProxy, client, ext, http};
 
 use super::blame::{Outcome, blames_request};
 use super::choice::Begun;
+use super::last_word::{LastWord, claim};
 use super::request::{Phase, Rejection};
 use super::{ConnId, End, Proxy, ProxyEvent, RequestEnd, RequestKey};
 use crate::answer::{
@@ -26,38 +27,6 @@ use crate::{
 /// Longest debug text of a worker that is passed on, in bytes.
 const MAX_DEBUG_BYTES: usize = 16 * 1024;
 
-/// What the worker says at the end of its answer.
-pub(super) struct LastWord {
-    tokens: tl::TokensUsed,
-    worker_start: f64,
-    worker_end: f64,
-    debug: Option<ByteStr>,
-}
-
-impl LastWord {
-    pub(super) fn none() -> Self {
-        Self { tokens: tl::TokensUsed::default(), worker_start: 0.0, worker_end: 0.0, debug: None }
-    }
-
-    fn old(tokens: tl::TokensUsed) -> Self {
-        Self { tokens: natural(tokens), ..Self::none() }
-    }
-}
-
-impl From<proxy::QueryFinalInfo> for LastWord {
-    fn from(info: proxy::QueryFinalInfo) -> Self {
-        let (worker_start, worker_end) =
-            info.timings.map_or((0.0, 0.0), |timings| (timings.worker_start_time, timings.worker_end_time));
-        let moment = |seconds: f64| if seconds.is_finite() { seconds.max(0.0) } else { 0.0 };
-        Self {
-            tokens: natural(info.tokens_used),
-            worker_start: moment(worker_start),
-            worker_end: moment(worker_end),
-            debug: info.worker_debug,
-        }
-    }
-}
-
 /// Whether the answer comes piece by piece as its engine goes on.
 fn is_event_stream(head: &http::Response) -> bool {
     head.headers.iter().any(|header| {
@@ -65,29 +34,6 @@ fn is_event_stream(head: &http::Response) -> bool {
         header.name.as_bytes().eq_ignore_ascii_case(b"content-type")
             && value.get(..17).is_some_and(|start| start.eq_ignore_ascii_case(b"text/event-stream"))
     })
-}
-
-/// What a worker claims, per class. What it calls the total counts for nothing.
-fn claim(tokens: &tl::TokensUsed) -> Adjusted {
-    clamp_claim(&[
-        tokens.prompt_tokens_used,
-        tokens.cached_tokens_used,
-        tokens.completion_tokens_used,
-        tokens.reasoning_tokens_used,
-        tokens.total_tokens_used,
-    ])
-}
-
-/// What clients are shown of a claim is what it is settled by: no class below zero, and the total their sum.
-fn natural(tokens: tl::TokensUsed) -> tl::TokensUsed {
-    let claimed = claim(&tokens);
-    tl::TokensUsed {
-        prompt_tokens_used: claimed.prompt().to_wire(),
-        cached_tokens_used: claimed.cached().to_wire(),
-        completion_tokens_used: claimed.completion().to_wire(),
-        reasoning_tokens_used: claimed.reasoning().to_wire(),
-        total_tokens_used: claimed.total().to_wire(),
-    }
 }
 
 impl Proxy {
@@ -353,6 +299,8 @@ impl Proxy {
         self.stats.overrun = self.stats.overrun.saturating_add(overrun);
         self.events.push_back(ProxyEvent::Ended(RequestEnd {
             request: request.id,
+            client_request: request.client_request,
+            attempt: request.attempt,
             started: request.started,
             parent,
             model: request.model,

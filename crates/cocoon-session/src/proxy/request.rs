@@ -13,7 +13,7 @@ use super::account::Credit;
 use super::blame::Outcome;
 use super::choice::{Begun, no_worker};
 use super::handshake::MAX_MODEL_NAME;
-use super::reply::LastWord;
+use super::last_word::LastWord;
 use super::upload::{MAX_WHOLE_QUERY, Upload, is_kept, most_held};
 use super::{
     ConnId, DRAIN_TIME, MAX_ATTEMPTS, MAX_QUERY_BYTES_HELD, MAX_QUERY_BYTES_HELD_PER_CLIENT, MAX_REQUESTS,
@@ -390,7 +390,7 @@ impl Proxy {
     }
 
     /// A worker that has not been tried for this request.
-    fn other_worker(&self, request: &Request) -> Result<ConnId, NoWorker> {
+    pub(super) fn other_worker(&self, request: &Request) -> Result<ConnId, NoWorker> {
         let (client, model, cap) = (request.client, &request.model, request.max_coefficient);
         self.choose_worker(client, model, cap, &request.options, &request.tried, request.query.len())
     }
@@ -437,47 +437,6 @@ impl Proxy {
         {
             link.packet(&ext::Cancel { request_id });
         }
-    }
-
-    /// A worker stays silent: what it has not begun goes to others.
-    pub(super) fn retry_unanswered(&mut self, conn: ConnId, now: Time) {
-        let Some(worker) = self.worker(conn) else { return };
-        let keys: Vec<_> = worker.work.values().copied().collect();
-        for key in keys {
-            let Some(request) = self.requests.get(&key) else { continue };
-            if request.phase == Phase::Asked && !request.can_begin_again() {
-                // Its sender can give it to the other one.
-                if self.other_worker(request).is_ok() {
-                    self.market.ended(conn, true, now.0);
-                    self.note_resend(key);
-                    self.give_up(
-                        key,
-                        RequestFailure::new(ErrorCode::NOT_READY, "the worker fell silent"),
-                        now,
-                    );
-                }
-            } else if request.phase == Phase::Asked {
-                let (old_conn, old_attempt) = (conn, self.requests.get(&key).map(|request| request.attempt));
-                if self.retry(key, Outcome::Failed, now)
-                    && self.worker(old_conn).is_some_and(|worker| worker.extensions)
-                    && let Some(request_id) = old_attempt
-                    && let Some(link) = self.link_mut(old_conn)
-                {
-                    link.packet(&ext::Cancel { request_id });
-                }
-            }
-        }
-    }
-
-    /// A worker's connection is gone.
-    pub(super) fn worker_lost(&mut self, key: RequestKey, now: Time) {
-        let Some(request) = self.requests.get(&key) else { return };
-        if request.phase == Phase::Asked && self.retry(key, Outcome::Failed, now) {
-            return;
-        }
-        self.note_resend(key);
-        let failure = RequestFailure::new(ErrorCode::NOT_READY, "the worker went away");
-        self.finish(key, Some(failure), Outcome::Failed, LastWord::none(), now);
     }
 
     pub(super) fn on_deadline(&mut self, key: RequestKey, now: Time) {

@@ -7,7 +7,8 @@ use std::time::Duration;
 use cocoon_ledger::ClientId;
 use cocoon_wire::tl::http;
 
-use super::reply::{LastWord, final_info};
+use super::last_word::LastWord;
+use super::reply::final_info;
 use super::{ConnId, End, Peer, Proxy};
 use crate::outbox::Outbox;
 use crate::{ErrorCode, RequestFailure, Time, Violation};

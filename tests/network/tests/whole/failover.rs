@@ -1,10 +1,11 @@
 //! Workers that die, go silent, pause, change their price or are full.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cocoon_network_tests::{
-    Ask, FixedEngine, Log, Network, Options, ScriptedEngine, delta, ready_worker, usage_event, within,
-    worker_params,
+    Ask, FixedEngine, Fleet, Log, Mode, Network, Options, ScriptedEngine, Streaming, delta, ready_worker,
+    usage_event, within, worker_params,
 };
 use cocoon_wire::tl::proxy;
 
@@ -82,6 +83,24 @@ async fn a_worker_that_falls_silent_with_work_leaves_routing_and_its_work_is_giv
     drop(silent);
     assert_ne!(again.request_id, [0; 32]);
     assert_eq!(exchange.finish().await.status, 200);
+}
+
+#[tokio::test]
+async fn an_answer_whose_proxy_falls_silent_ends_with_an_error_long_before_its_time() {
+    let (engine, mut calls) = ScriptedEngine::new();
+    let fleet = Fleet::start(1, vec![Arc::new(engine)], |_| ()).await;
+    let ask = Ask::streamed();
+    let mut stream = Streaming::post(fleet.gateway.http_addr(), &ask.body).await;
+    let body = within("the call", calls.recv()).await.unwrap().stream();
+    assert!(body.send(delta("one")).await);
+    stream.until("one").await;
+    // Its socket stays open, and nothing comes any more.
+    fleet.gateway_links[0].set(Mode::Stall);
+    let began = Instant::now();
+    let reply = stream.finish().await;
+    let took = began.elapsed();
+    assert!(reply.body.contains("data: {\"error\":"), "{reply:?}");
+    assert!((Duration::from_secs(9)..Duration::from_secs(15)).contains(&took), "it took {took:?}");
 }
 
 #[tokio::test]

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 use cocoon_engine::Engine;
 use cocoon_gateway::Gateway;
 use cocoon_network_tests::{
-    FixedEngine, MODEL, Network, Options, Reply, ScriptedEngine, Streaming, delta, gateway_with, get, send,
-    until, usage_event, within,
+    Event, FixedEngine, Log, MODEL, Network, Options, Reply, ScriptedEngine, Streaming, delta, gateway_with,
+    get, send, until, usage_event, within,
 };
 use cocoon_trace::{Span, SpanSink, Tracing, Value};
 use cocoon_worker::Worker;
@@ -74,6 +74,26 @@ impl World {
         let headers = [&["Content-Type: application/json"], headers].concat();
         send(self.gateway.http_addr(), "/v1/chat/completions", &headers, body.to_string().as_bytes()).await
     }
+}
+
+#[tokio::test]
+async fn one_request_can_be_followed_through_the_logs_of_all_nodes() {
+    let log = Log::capture();
+    let world = World::start(false).await;
+    let reply = world.ask(&["X-Request-Id: mine"]).await;
+    let told = reply.head.lines().find_map(|line| line.strip_prefix("x-cocoon-request-id: "));
+    let told = told.unwrap_or_else(|| panic!("no id: {}", reply.head));
+    let is = |name: &'static str, value: &str| {
+        let value = value.to_owned();
+        move |line: &Event| line.field(name) == value
+    };
+    let at_gateway = log.wait("its id at the gateway", is("cocoon_request_id", told)).await;
+    assert_eq!(at_gateway.field("request_id"), "mine");
+    let at_proxy = log.wait("its id at the proxy", is("request", told)).await;
+    let attempt = at_proxy.field("attempt");
+    let ended = |line: &Event| line.message == "a request ended" && line.field("attempt") == attempt;
+    let at_worker = log.wait("the attempt's id at the worker", ended).await;
+    assert_eq!(at_worker.field("failure"), "", "{at_worker:?}");
 }
 
 #[tokio::test]
