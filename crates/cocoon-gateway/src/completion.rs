@@ -80,6 +80,28 @@ impl Drop for Waiting<'_> {
     }
 }
 
+/// A request without an answer yet. Where this is dropped, its caller went away.
+struct Sending<'a> {
+    asked: &'a Asked<'a>,
+    endpoint: Endpoint,
+    error: Option<&'static str>,
+}
+
+impl Sending<'_> {
+    fn end(mut self, error: Option<&'static str>) {
+        self.error = error;
+    }
+}
+
+impl Drop for Sending<'_> {
+    fn drop(&mut self) {
+        let Some(error) = self.error else { return };
+        let Asked { shared, model, started, .. } = self.asked;
+        let model = shared.pool.knows(model).then_some(model.as_str());
+        shared.metrics.unanswered(self.endpoint, model, error, started.elapsed());
+    }
+}
+
 async fn try_complete(
     shared: &Arc<Shared>,
     request: Request<Incoming>,
@@ -154,9 +176,14 @@ async fn answer(
     let affinity = beginnings(&shared.affinity_key, caller, &base_model, &prepared.body);
     let asked =
         Asked { shared, prepared, query, body, model: base_model, started, hedge, affinity, in_flight };
+    let sending = Sending { asked: &asked, endpoint, error: Some("cancelled") };
     match asked.send().await {
-        Ok(answered) => asked.answer(answered).await,
+        Ok(answered) => {
+            sending.end(None);
+            asked.answer(answered).await
+        }
         Err(failure) => {
+            sending.end(Some(failure.kind.name()));
             let mut available = models::names(&shared.pool.all());
             if shared.pool.knows(&asked.model) && !available.contains(&asked.model) {
                 available.push(asked.model.clone());

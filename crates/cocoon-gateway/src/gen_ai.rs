@@ -2,8 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
-use cocoon_trace::GEN_AI_SECONDS;
+use cocoon_openai::Endpoint;
+use cocoon_trace::{GEN_AI_PROVIDER, GEN_AI_SECONDS};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::Histogram;
@@ -67,7 +69,8 @@ pub(crate) struct GenAi {
 
 impl GenAi {
     pub(crate) fn new() -> Self {
-        let mut registry = Registry::default();
+        let provider = (GEN_AI_PROVIDER.0.into(), GEN_AI_PROVIDER.1.into());
+        let mut registry = Registry::with_labels(std::iter::once(provider));
         let seconds: fn() -> Histogram = || Histogram::new(GEN_AI_SECONDS);
         let tokens: fn() -> Histogram = || Histogram::new(TOKENS);
         let duration = Histograms::new_with_constructor(seconds);
@@ -102,6 +105,22 @@ impl GenAi {
             models.insert(model.to_owned());
         }
         model.to_owned()
+    }
+
+    /// A request failed before its answer began; `model`: its name, unless it is one of a caller's own making.
+    pub(crate) fn failed(
+        &self,
+        endpoint: Endpoint,
+        model: Option<&str>,
+        error_type: &'static str,
+        took: Duration,
+    ) {
+        let labels = Ended {
+            gen_ai_operation_name: endpoint.operation(),
+            gen_ai_request_model: model.map_or_else(|| "other".to_owned(), |model| self.label(model)),
+            error_type,
+        };
+        self.duration.get_or_create(&labels).observe(took.as_secs_f64());
     }
 
     pub(crate) fn answered(&self, charged: &Charged<'_>) {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use cocoon_access::Counts;
 use cocoon_ledger::DisputeReason;
+use cocoon_openai::Endpoint;
 use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -285,6 +286,17 @@ impl Metrics {
         self.duration.observe(took.as_secs_f64());
     }
 
+    /// A request came to no answer; `model`: its name, unless it is one of a caller's own making.
+    pub(crate) fn unanswered(
+        &self,
+        endpoint: Endpoint,
+        model: Option<&str>,
+        error: &'static str,
+        took: Duration,
+    ) {
+        self.gen_ai.failed(endpoint, model, error, took);
+    }
+
     /// What an answer came to that its caller saw.
     pub(crate) fn charged(&self, charged: &Charged<'_>) {
         self.ended(charged.end, charged.took);
@@ -409,9 +421,9 @@ mod tests {
             "cocoon_gateway_request_duration_seconds_count 1",
             "cocoon_gateway_proxies_ready 1",
             "cocoon_gateway_spent_nanoton 0",
-            "gen_ai_client_operation_duration_seconds_count{gen_ai_operation_name=\"chat\",gen_ai_request_model=\"m\",error_type=\"\"} 1",
-            "gen_ai_client_token_usage_sum{gen_ai_operation_name=\"chat\",gen_ai_request_model=\"m\",gen_ai_token_type=\"input\"} 9.0",
-            "gen_ai_client_operation_time_to_first_chunk_seconds_count{gen_ai_operation_name=\"chat\",gen_ai_request_model=\"m\"} 1",
+            "gen_ai_client_operation_duration_seconds_count{gen_ai_provider_name=\"cocoon\",gen_ai_operation_name=\"chat\",gen_ai_request_model=\"m\",error_type=\"\"} 1",
+            "gen_ai_client_token_usage_sum{gen_ai_provider_name=\"cocoon\",gen_ai_operation_name=\"chat\",gen_ai_request_model=\"m\",gen_ai_token_type=\"input\"} 9.0",
+            "gen_ai_client_operation_time_to_first_chunk_seconds_count{gen_ai_provider_name=\"cocoon\",gen_ai_operation_name=\"chat\",gen_ai_request_model=\"m\"} 1",
         ] {
             assert!(text.contains(line), "{line} is missing in:\n{text}");
         }

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Instant;
 
 use cocoon_openai::Endpoint;
-use cocoon_trace::{Span, SpanId, SpanKind, TraceContext, Value};
+use cocoon_trace::{GEN_AI_PROVIDER, Span, SpanId, SpanKind, TraceContext, Value};
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::Shared;
@@ -140,7 +140,7 @@ impl Trail {
         let model = if shared.pool.knows(model) { model } else { "other" };
         let mut attributes = vec![
             ("gen_ai.operation.name", operation.into()),
-            ("gen_ai.provider.name", "cocoon".into()),
+            ("gen_ai.provider.name", GEN_AI_PROVIDER.1.into()),
             ("gen_ai.request.model", model.into()),
         ];
         attributes.extend(more);

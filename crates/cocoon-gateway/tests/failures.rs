@@ -209,6 +209,13 @@ async fn a_price_over_the_callers_cap_is_told() {
     assert_eq!((reply.error().0, reply.json()["error"]["param"].clone()), (503, json!("max_price")));
     assert!(reply.text().contains("max_price, 7 nanoton"), "{}", reply.text());
     assert_eq!(client.post(&ask(&json!({"max_coefficient": 5000}))).await.status, 200);
+    let metrics = client.get("/metrics").await.text();
+    let model = MODEL.split('@').next().unwrap();
+    let counted = format!(
+        "gen_ai_client_operation_duration_seconds_count{{gen_ai_provider_name=\"cocoon\",gen_ai_operation_name=\"chat\",\
+         gen_ai_request_model=\"{model}\",error_type=\"too_dear\"}} 2"
+    );
+    assert!(metrics.contains(&counted), "{counted} is missing in: {metrics}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

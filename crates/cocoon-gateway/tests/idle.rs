@@ -1,47 +1,70 @@
-//! Thousands of idle connections, in a process in which nothing else takes memory.
+//! Ten thousand idle connections, in a process in which nothing else takes memory; their other ends are in a child of it.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod support;
 
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpStream;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::json;
 use support::{Network, Scripted, ask, chat, json_answer};
-use tokio::io::AsyncWriteExt as _;
-use tokio::net::TcpStream;
 
-/// A figure of this process, from a file under `/proc/self`.
-fn figure(file: &str, name: &str) -> usize {
-    let text = std::fs::read_to_string(format!("/proc/self/{file}")).unwrap();
-    let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap();
-    line.split_whitespace().next().unwrap().parse().unwrap_or(usize::MAX)
+const WANTED: usize = 10_000;
+/// What the child is told: the gateway's address, and how many connections.
+const TOLD: &str = "COCOON_TEST_IDLE";
+/// What it says once all are open.
+const OPEN: &str = "all open";
+
+/// Memory of this process, in KiB.
+fn memory() -> usize {
+    let text = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.split_whitespace().next().unwrap().parse().unwrap()
 }
 
-/// Both ends of each connection are in this process.
+/// As many open files as this process may have.
+fn raise_open_files() -> usize {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).unwrap();
+    maximum.map_or(usize::MAX, |maximum| usize::try_from(maximum).unwrap())
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn thousands_of_idle_connections_cost_little_and_hinder_nobody() {
-    const WANTED: usize = 10_000;
-    /// Both ends, and whatever the allocator keeps.
+async fn ten_thousand_idle_connections_cost_little_and_hinder_nobody() {
     const MAX_BYTES_EACH: usize = 32 * 1024;
+    let files = raise_open_files();
+    let count = WANTED.min(files.saturating_sub(300));
+    #[allow(clippy::print_stderr)]
+    if count < WANTED {
+        eprintln!(
+            "ONLY {count} OF {WANTED} CONNECTIONS: a process may have no more than {files} files open here"
+        );
+    }
     let engine = Scripted::new(|_| async { Ok(json_answer(200, &chat(11, 4))) });
     let network = Network::with(engine).await;
     let gateway = network.gateway.http_addr();
-    let count = WANTED.min(figure("limits", "Max open files").saturating_sub(500) / 2);
     let mut client = network.client().await;
     assert_eq!(client.post(&ask(&json!({}))).await.status, 200);
-    let before = figure("status", "VmRSS:");
-    let mut idle = Vec::with_capacity(count);
-    for number in 0..count {
-        let mut tcp = TcpStream::connect(gateway).await.unwrap();
-        // Some have spoken before, some have begun to speak, some have said nothing.
-        match number % 3 {
-            0 => tcp.write_all(b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap(),
-            1 => tcp.write_all(b"POST /v1/chat/completions HTTP/1.1\r\nho").await.unwrap(),
-            _ => {}
-        }
-        idle.push(tcp);
-    }
+    let before = memory();
+    let mut callers = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "the_callers_of_the_other_test", "--ignored", "--nocapture"])
+        .env(TOLD, format!("{gateway} {count}"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = BufReader::new(callers.stdout.take().unwrap()).lines();
+    let opening = tokio::task::spawn_blocking(move || {
+        let open = said.any(|line| line.unwrap().contains(OPEN));
+        (open, said)
+    });
+    // What it says is taken to its end.
+    let (open, _said) = opening.await.unwrap();
+    assert!(open);
     let metric = |text: &str| -> usize {
         let line = text.lines().find_map(|line| line.strip_prefix("cocoon_gateway_connections "));
         line.unwrap().trim().parse().unwrap()
@@ -49,7 +72,7 @@ async fn thousands_of_idle_connections_cost_little_and_hinder_nobody() {
     while metric(&client.get("/metrics").await.text()) < count {
         tokio::task::yield_now().await;
     }
-    let each = figure("status", "VmRSS:").saturating_sub(before) * 1024 / count;
+    let each = memory().saturating_sub(before) * 1024 / count;
     #[allow(clippy::print_stderr)]
     let told = || eprintln!("{count} idle connections, {each} bytes each");
     told();
@@ -60,4 +83,35 @@ async fn thousands_of_idle_connections_cost_little_and_hinder_nobody() {
         assert_eq!(network.client().await.post(&ask(&json!({}))).await.status, 200);
     }
     assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    drop(callers.stdin.take());
+    assert!(callers.wait().unwrap().success());
+}
+
+/// Runs in a process of its own, as the other test's child: opens connections, and holds them until it is told to end.
+#[test]
+#[ignore = "the other test runs it"]
+fn the_callers_of_the_other_test() {
+    let Ok(told) = std::env::var(TOLD) else { return };
+    let (gateway, count) = told.split_once(' ').unwrap();
+    raise_open_files();
+    let idle = (0..count.parse().unwrap()).map(|number: usize| {
+        let mut tcp = TcpStream::connect(gateway).unwrap();
+        // Some have spoken before, some have begun to speak, some have said nothing.
+        match number % 3 {
+            0 => {
+                tcp.write_all(b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n").unwrap();
+                // At the gateway's pace: the system's queue for connections is short.
+                tcp.read_exact(&mut [0]).unwrap();
+            }
+            1 => tcp.write_all(b"POST /v1/chat/completions HTTP/1.1\r\nho").unwrap(),
+            _ => {}
+        }
+        tcp
+    });
+    let idle: Vec<_> = idle.collect();
+    let mut stdout = std::io::stdout();
+    writeln!(stdout, "\n{OPEN}").unwrap();
+    stdout.flush().unwrap();
+    std::io::stdin().read_to_end(&mut Vec::new()).unwrap();
+    drop(idle);
 }

@@ -14,6 +14,9 @@ use std::sync::Arc;
 const TRACEPARENT_BYTES: usize = 55;
 /// Longest text of an attribute, in bytes; longer ones are cut.
 pub const MAX_TEXT_BYTES: usize = 256;
+/// Who serves the models, as OpenTelemetry's conventions for generative AI want it said: the label of metrics, and the
+/// value of the attribute `gen_ai.provider.name`.
+pub const GEN_AI_PROVIDER: (&str, &str) = ("gen_ai_provider_name", "cocoon");
 /// The bounds by which OpenTelemetry's conventions for generative AI count how long requests take, in seconds.
 pub const GEN_AI_SECONDS: [f64; 14] =
     [0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92];

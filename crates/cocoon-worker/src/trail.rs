@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use cocoon_openai::{Endpoint, Usage};
 use cocoon_session::worker::Work;
-use cocoon_trace::{GEN_AI_SECONDS, Span, SpanKind, TraceContext};
+use cocoon_trace::{GEN_AI_PROVIDER, GEN_AI_SECONDS, Span, SpanKind, TraceContext};
 use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::Histogram;
@@ -45,7 +45,8 @@ pub(crate) struct GenAi {
 
 impl GenAi {
     pub(crate) fn new() -> Self {
-        let mut registry = Registry::default();
+        let provider = (GEN_AI_PROVIDER.0.into(), GEN_AI_PROVIDER.1.into());
+        let mut registry = Registry::with_labels(std::iter::once(provider));
         let duration: fn() -> Histogram = || Histogram::new(GEN_AI_SECONDS);
         let first: fn() -> Histogram = || Histogram::new(FIRST_SECONDS);
         let each: fn() -> Histogram = || Histogram::new(TOKEN_SECONDS);
@@ -132,6 +133,7 @@ impl Trail {
         let (Some(tracing), Some(parent)) = (&shared.config.tracing, self.parent) else { return };
         let operation = seen.operation();
         let mut attributes = vec![
+            ("gen_ai.provider.name", GEN_AI_PROVIDER.1.into()),
             ("gen_ai.operation.name", operation.into()),
             ("gen_ai.request.model", model.into()),
             ("gen_ai.usage.input_tokens", seen.usage.prompt_tokens.into()),

@@ -1,4 +1,5 @@
-//! `kill -9` of proxies and workers under load: callers of the gateway do not notice, and nothing is paid twice.
+//! `kill -9` of proxies and workers under load, and processes that stand still for a while: callers of the gateway do not
+//! notice, and the books of all nodes agree.
 #![cfg(unix)]
 #![allow(clippy::unwrap_used)]
 
@@ -7,7 +8,7 @@ mod support;
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -20,6 +21,8 @@ const OWNER: &str = "0QBgPMq7ye2WRcudRHK_-yjHwMXjeN-UCzAuoo06TR6hmgHV";
 const MODEL: &str = "builtin/extractive-summary";
 const CALLERS: usize = 6;
 const KILLS: u64 = 12;
+/// How long a process stands still: longer than others wait for it.
+const STANDS_STILL: Duration = Duration::from_secs(4);
 /// Answers between two kills.
 const ANSWERS: u64 = 40;
 
@@ -57,6 +60,12 @@ impl Node {
         }
     }
 
+    /// Stops the process where it stands (`STOP`), or lets it go on (`CONT`).
+    fn signal(&self, name: &str) {
+        let id = self.child.as_ref().unwrap().id().to_string();
+        assert!(Command::new("kill").args(["-s", name, &id]).status().unwrap().success());
+    }
+
     fn stats(&self) -> Option<Value> {
         let (status, body) = exchange(&self.http, "GET", "/jsonstats", "")?;
         (status == 200).then(|| serde_json::from_str(&body).ok())?
@@ -65,6 +74,7 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
+        // SIGKILL ends a process that stands still, too.
         self.kill();
     }
 }
@@ -177,9 +187,17 @@ fn killed_proxies_and_workers_cost_callers_nothing_but_time() {
     for kill in 0..KILLS {
         // The second proxy and the second worker; the first ones stay.
         let victim = if kill % 2 == 0 { 1 } else { 3 };
-        nodes[victim].kill();
-        goes_on();
-        nodes[victim].revive();
+        if kill % 3 == 2 {
+            // Its connections stay open, and whoever waits for it goes elsewhere.
+            nodes[victim].signal("STOP");
+            std::thread::sleep(STANDS_STILL);
+            goes_on();
+            nodes[victim].signal("CONT");
+        } else {
+            nodes[victim].kill();
+            goes_on();
+            nodes[victim].revive();
+        }
         wait_for("it to be back", || nodes[victim].stats());
         goes_on();
     }

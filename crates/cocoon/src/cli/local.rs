@@ -58,7 +58,7 @@ pub(crate) struct Up {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=MAX_AT_ONCE))]
     pub(crate) max_active: Option<u32>,
 
-    /// HTTP connections at a time of the gateway [default: 4096]
+    /// HTTP connections at a time of the gateway [default: 16384]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=MAX_AT_ONCE))]
     pub(crate) max_connections: Option<u32>,
 

@@ -23,6 +23,8 @@ pub struct Seen {
     pub complete: AtomicU64,
     /// Streams that broke after their first byte, and said so.
     pub broken: AtomicU64,
+    /// What these were told that they cost, in adjusted tokens.
+    pub broken_tokens: AtomicU64,
     /// Errors before the first byte, in words.
     pub failed: Mutex<Vec<String>>,
     /// What no request may meet.
@@ -99,11 +101,23 @@ async fn one(gateway: SocketAddr, name: &str, streamed: bool, seen: &Seen, work:
         seen.complete.fetch_add(1, Ordering::Relaxed);
     } else if status == "200" && streamed && text.contains("data: {\"error\":") {
         seen.broken.fetch_add(1, Ordering::Relaxed);
+        let Some(told) = bill_of_broken(text) else { return wrong("a broken stream without a bill", text) };
+        if told > TOKENS {
+            wrong("a broken stream at the price of a whole one, or more", text);
+        }
+        seen.broken_tokens.fetch_add(told, Ordering::Relaxed);
     } else if status != "200" && text.contains("\"error\":{\"message\":") {
         seen.failed.lock().unwrap().push(format!("{name} after {took:?}: {status} {text}"));
     } else {
         wrong("neither an answer nor an error", &reply);
     }
+}
+
+/// The bill of a stream that broke, in adjusted tokens.
+fn bill_of_broken(text: &str) -> Option<u64> {
+    let comment = text.lines().find_map(|line| line.strip_prefix(": cocoon "))?;
+    let bill: Value = serde_json::from_str(comment).ok()?;
+    bill["tokens"]["total"].as_u64()
 }
 
 async fn exchange(gateway: SocketAddr, body: &str) -> String {
