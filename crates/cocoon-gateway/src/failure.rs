@@ -22,6 +22,8 @@ const BUSY_RETRY: Duration = Duration::from_secs(BUSY_RETRY_SECONDS as u64);
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(30);
 /// What a worker says that is at its limit, ours and the published one.
 const WORKER_FULL: &str = "too many active queries";
+/// What a proxy says whose workers are all at their limit.
+const ALL_BUSY: &str = "busy";
 /// Longest text of a peer that is shown, in characters.
 const MAX_WORDS: usize = 300;
 
@@ -172,7 +174,12 @@ impl Failure {
                 let seconds = named.map_or(BUSY_RETRY_SECONDS, |seconds| {
                     u32::try_from(seconds).unwrap_or(u32::MAX).max(BUSY_RETRY_SECONDS)
                 });
-                let message = format!("All workers for '{model}' are busy; try again in a moment.");
+                // A limit of the proxy's is another cause, in its own words.
+                let workers = words.is_empty() || words.contains(ALL_BUSY) || words.contains(WORKER_FULL);
+                let message = match workers {
+                    true => format!("All workers for '{model}' are busy; try again in a moment."),
+                    false => format!("The proxy takes no more for now: {words}."),
+                };
                 ApiError::workers_busy(message, seconds)
             }
             Kind::NoWorker => {
@@ -378,6 +385,8 @@ mod tests {
 
     #[test]
     fn busy_says_when_to_come_back_and_too_dear_says_the_price() {
+        let limited = Failure::new(Kind::Busy, "what was used is being charged").into_api_error("m", &[]);
+        assert!(limited.message.contains("being charged") && limited.retry_after.is_some(), "{limited}");
         let busy = Failure::new(Kind::Busy, "").into_api_error("m", &[]);
         assert_eq!(busy.retry_after, Some(BUSY_RETRY_SECONDS));
         for (named, told) in [(0, 1), (7, 7), (u64::MAX, 30)] {

@@ -213,7 +213,8 @@ pub(crate) async fn read_body(
     Ok(if joined.is_empty() { first } else { joined.into() })
 }
 
-fn slow() -> ApiError {
+/// 408: the body took too long.
+pub(crate) fn slow() -> ApiError {
     let message = "The request's body did not arrive in time.";
     ApiError::new(408, "invalid_request_error", "slow_request", message)
 }

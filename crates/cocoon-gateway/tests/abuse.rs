@@ -206,6 +206,46 @@ async fn requests_in_one_piece_are_answered_in_order() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_sends_requests_without_end_and_reads_nothing_is_worked_for_no_more() {
+    const REQUESTS: usize = 2000;
+    let engine = Scripted::new(|_| async {
+        let mut answer = chat(11, 4);
+        answer["choices"][0]["message"]["content"] = json!("x".repeat(128 * 1024));
+        Ok(json_answer(200, &answer))
+    });
+    let network = Network::with(engine.clone()).await;
+    let mut tcp = connect(network.gateway.http_addr()).await;
+    let (mut reading, mut writing) = tcp.split();
+    let flood = completion("").repeat(REQUESTS);
+    let flooding = async {
+        // Nobody takes all of it: the system's buffers fill up.
+        let _ = writing.write_all(flood.as_bytes()).await;
+        std::future::pending::<()>().await;
+    };
+    let others = async {
+        let mut before = 0;
+        loop {
+            for _ in 0..20 {
+                assert_eq!(network.client().await.get("/health").await.status, 200);
+            }
+            let asked = engine.asked.lock().unwrap().len();
+            if asked > 0 && asked == before {
+                return asked;
+            }
+            before = asked;
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    };
+    let asked = tokio::select! {
+        () = flooding => unreachable!(),
+        asked = tokio::time::timeout(support::SOON, others) => asked.unwrap(),
+    };
+    // As many answers as the system's buffers take, of 256 MiB.
+    assert!(asked <= REQUESTS / 10, "{asked} requests were worked on for a caller that does not read");
+    assert!(reading.read(&mut [0; 1024]).await.unwrap() > 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_caller_that_closes_only_its_sending_side_gets_its_answer() {
     for stream in [false, true] {
         let go = Arc::new(Notify::new());

@@ -4,6 +4,7 @@
 mod support;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -267,18 +268,27 @@ async fn pages_for_operators_and_browsers() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_slow_reader_stalls_nobody_else() {
+async fn a_slow_reader_stalls_nobody_else_and_its_answer_waits_in_the_engine() {
+    /// What all nodes and all sockets between engine and caller hold together, at most.
+    const HELD: usize = 16 << 20;
+    const PIECE: usize = 8192;
+    let taken = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&taken);
     let chunk = Bytes::from(format!(
         "data: {{\"choices\":[{{\"index\":0,\"delta\":{{\"content\":\"{}\"}}}}]}}\n\n",
-        "x".repeat(8192)
+        "x".repeat(PIECE)
     ));
     let engine = Scripted::new(move |request| {
-        let chunk = chunk.clone();
+        let (chunk, counter) = (chunk.clone(), Arc::clone(&counter));
         async move {
             let big = request.body.windows(3).any(|window| window == b"big");
             let chunks = vec![chunk; if big { 8192 } else { 4 }];
             let end = [finish(), usage(9, 2), done()];
-            Ok(sse(chunks.into_iter().chain(end).collect()))
+            let pieces = stream::iter(chunks.into_iter().chain(end)).map(move |piece| {
+                counter.fetch_add(usize::from(big), Ordering::Relaxed);
+                Ok(piece)
+            });
+            Ok(respond(200, "text/event-stream", pieces))
         }
     });
     let network = Network::with(engine).await;
@@ -296,6 +306,8 @@ async fn a_slow_reader_stalls_nobody_else() {
     while let Some(seen) = others.next().await {
         assert!(seen.ends_with("data: [DONE]\n\n"));
     }
+    let held = taken.load(Ordering::Relaxed) * PIECE;
+    assert!(held < HELD, "{held} bytes were taken from the engine for a caller that does not read");
     let rest = tokio::time::timeout(support::SOON, unread.collect()).await.unwrap().unwrap().to_bytes();
     assert!(rest.ends_with(b"data: [DONE]\n\n"), "the slow reader gets all of it in the end");
 }

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use support::{cocoon, text, wait_for};
@@ -190,8 +190,10 @@ fn killed_proxies_and_workers_cost_callers_nothing_but_time() {
         if kill % 3 == 2 {
             // Its connections stay open, and whoever waits for it goes elsewhere.
             nodes[victim].signal("STOP");
-            std::thread::sleep(STANDS_STILL);
-            goes_on();
+            let began = Instant::now();
+            while began.elapsed() < STANDS_STILL {
+                goes_on();
+            }
             nodes[victim].signal("CONT");
         } else {
             nodes[victim].kill();

@@ -34,7 +34,7 @@ pub enum ProxyEvent {
         conn: ConnId,
     },
     /// A request ended.
-    Ended(RequestEnd),
+    Ended(Box<RequestEnd>),
 }
 
 /// How a request ended, for logs and metrics.

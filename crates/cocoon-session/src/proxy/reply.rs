@@ -297,7 +297,7 @@ impl Proxy {
         }
         self.stats.tokens = self.stats.tokens.saturating_add(charged.0);
         self.stats.overrun = self.stats.overrun.saturating_add(overrun);
-        self.events.push_back(ProxyEvent::Ended(RequestEnd {
+        let end = Box::new(RequestEnd {
             request: request.id,
             client_request: request.client_request,
             attempt: request.attempt,
@@ -310,7 +310,8 @@ impl Proxy {
             overrun,
             took: now.since(request.started),
             attempts: request.tried.len(),
-        }));
+        });
+        self.events.push_back(ProxyEvent::Ended(end));
         self.flush_records();
     }
 

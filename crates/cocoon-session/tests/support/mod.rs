@@ -180,7 +180,7 @@ impl Net {
                         self.commit();
                     }
                 }
-                ProxyEvent::Ended(end) => self.ends.push(end),
+                ProxyEvent::Ended(end) => self.ends.push(*end),
                 ProxyEvent::WorkerReady { .. } | ProxyEvent::ClientReady { .. } => {}
             }
         }

@@ -21,6 +21,7 @@ use super::refusal::no_key;
 use super::{Access, Visitor};
 use crate::Shared;
 use crate::body::Body;
+use crate::intake::slow;
 
 /// Where it begins.
 const ADMIN: &str = "/admin";
@@ -165,15 +166,16 @@ async fn serve_admin(shared: &Arc<Shared>, request: Request<Incoming>) -> Result
                 format!("The request is larger than {MAX_BODY_BYTES} bytes, the limit of the admin API.");
             return Err(ApiError::new(413, "invalid_request_error", "request_too_large", message));
         }
-        Ok(Err(_)) | Err(_) => {
-            let message = "The request's body broke off, or did not arrive in time.";
+        Ok(Err(_)) => {
+            let message = "The request's body broke off.";
             return Err(ApiError::invalid_request(None, "incomplete_body", message));
         }
+        Err(_) => return Err(slow()),
     };
     let is_json = |value: &HeaderValue| value.as_bytes().starts_with(b"application/json");
     if !body.is_empty() && !parts.headers.get(CONTENT_TYPE).is_some_and(is_json) {
         let message = "Send JSON, as `Content-Type: application/json`.";
-        return Err(ApiError::new(415, "invalid_request_error", "unsupported_content_type", message));
+        return Err(ApiError::new(415, "invalid_request_error", "unsupported_media_type", message));
     }
     let (path, query) = (parts.uri.path(), parts.uri.query().unwrap_or_default());
     let reply = access.operate(&parts.method, path, query, &body).await?;
