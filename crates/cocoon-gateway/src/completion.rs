@@ -118,8 +118,6 @@ async fn try_complete(
     }
     let (parts, body) = request.into_parts();
     let body = read_body(&mut in_flight, endpoint, &parts.headers, body).await?;
-    // A caller with a slow line has as much time for its answer as others.
-    let started = Instant::now();
     if let Some(slot) = parts.extensions.get::<Arc<Slot>>() {
         slot.heard();
     }
@@ -128,7 +126,7 @@ async fn try_complete(
     let run = {
         let (shared, headers, body) = (Arc::clone(shared), parts.headers.clone(), body.clone());
         let caller = caller.clone();
-        move || async move { answer(&shared, in_flight, &headers, &caller, body, endpoint, started).await }
+        move || async move { answer(&shared, in_flight, &headers, &caller, body, endpoint).await }
     };
     let Some(key) = key else { return run().await };
     let asked = idempotency::Request {
@@ -150,8 +148,9 @@ async fn answer(
     caller: &[u8],
     body: Bytes,
     endpoint: Endpoint,
-    started: Instant,
 ) -> Result<Response<Body>, ApiError> {
+    // Only now: a caller with a slow line has as much time for its answer as others.
+    let started = Instant::now();
     if let Some(pass) = in_flight.pass() {
         pass.begin();
     }
@@ -222,6 +221,10 @@ async fn prepare(
     let mut prepared = work_on(bytes, read).await??;
     if let Some(price) = prepared.max_price {
         let cap = coefficient_within(price, &tariff(&shared.root.borrow()));
+        if cap >= prepared.max_coefficient {
+            // The other cap is the one that binds, and that is told where it is too low.
+            prepared.max_price = None;
+        }
         prepared.max_coefficient = prepared.max_coefficient.min(cap);
     }
     Ok(prepared)

@@ -22,8 +22,6 @@ use crate::settle::{MIN_SECRET_BYTES, SettlementConfig};
 pub(crate) const HEADER_ALLOWANCE_BYTES: usize = 64 * 1024;
 /// The most that a limit on bodies can be set to, in bytes.
 const LARGEST_BODY_BYTES: usize = 1 << 30;
-/// The most that `max_held_bytes` can be set to: a semaphore counts it.
-const LARGEST_HELD_BYTES: usize = 1 << 40;
 
 /// What a gateway needs to know.
 #[derive(Clone)]
@@ -134,7 +132,7 @@ pub struct GatewayLimits {
     pub max_connections: usize,
     /// For the whole head of a request, also the longest that a connection may idle between two; 30 s.
     pub header_timeout: Duration,
-    /// For the whole body of a request; 60 s, and a second more for each 64 KiB that have come.
+    /// For the body of a request; 60 s. Each 64 KiB that come give a second of it back.
     pub body_timeout: Duration,
     /// How long a caller may read nothing while an answer waits for it; 120 s.
     pub stall_timeout: Duration,
@@ -206,25 +204,28 @@ impl Default for GatewayLimits {
 }
 
 impl GatewayLimits {
-    /// Says which limit makes no sense.
-    pub(crate) fn check(&self) -> Result<(), String> {
-        for (name, limit) in [
+    fn of_bodies(&self) -> [(&'static str, usize); 3] {
+        [
             ("max_body_bytes", self.max_body_bytes),
             ("max_conversation_bytes", self.max_conversation_bytes),
             ("max_upload_bytes", self.max_upload_bytes),
-        ] {
+        ]
+    }
+
+    /// How much of the room for bodies one key may have: half of it, and at least one body of any kind.
+    pub(crate) fn held_bytes_of_a_key(&self) -> usize {
+        self.of_bodies().into_iter().map(|(_, limit)| limit).fold(self.max_held_bytes / 2, usize::max)
+    }
+
+    /// Says which limit makes no sense.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        for (name, limit) in self.of_bodies() {
             if limit == 0 || limit > LARGEST_BODY_BYTES {
                 return Err(format!("{name} must be 1 to {LARGEST_BODY_BYTES}, not {limit}"));
             }
             if limit > self.max_held_bytes {
                 return Err(format!("{name} must be at most max_held_bytes, {}", self.max_held_bytes));
             }
-        }
-        if self.max_held_bytes > LARGEST_HELD_BYTES {
-            return Err(format!(
-                "max_held_bytes must be at most {LARGEST_HELD_BYTES}, not {}",
-                self.max_held_bytes
-            ));
         }
         if self.max_header_bytes < 8 << 10 || self.max_header_bytes > HEADER_ALLOWANCE_BYTES / 2 {
             let largest = HEADER_ALLOWANCE_BYTES / 2;

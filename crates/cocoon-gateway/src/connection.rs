@@ -81,6 +81,8 @@ pub(crate) struct Connection {
     pub(crate) in_flight: AtomicUsize,
     /// When the proxy last sent anything, in microseconds since 1970.
     heard: AtomicU64,
+    /// Since when it is known to say nothing, in microseconds since 1970; 0: it is not.
+    silent_since: AtomicU64,
     /// Set once requests can be sent.
     serving: OnceLock<ProxyTerms>,
     /// The channel on chain, once the proxy has named it.
@@ -122,6 +124,7 @@ impl Connection {
             peer,
             in_flight: AtomicUsize::new(0),
             heard: AtomicU64::new(clock.micros()),
+            silent_since: AtomicU64::new(0),
             serving: OnceLock::new(),
             channel: OnceLock::new(),
             root,
@@ -215,13 +218,26 @@ impl Connection {
             && !self.channel.get().is_some_and(|channel| channel.is_leaving())
     }
 
-    fn silence(&self) -> Duration {
-        self.now().since(Time(self.heard.load(Ordering::Relaxed)))
+    /// Whether the proxy owes answers and has said nothing for [`GONE_AFTER`]: counted from when the silence was first seen,
+    /// because it may be us who stood still. A published proxy takes large requests in one piece, and is asked nothing
+    /// meanwhile.
+    fn is_gone(&self, now: Time) -> bool {
+        let owes = self.in_flight.load(Ordering::Relaxed) > 0;
+        if !owes || !self.is_silent() || !self.terms().is_some_and(|terms| terms.extensions) {
+            self.silent_since.store(0, Ordering::Relaxed);
+            return false;
+        }
+        let seen = self.silent_since.load(Ordering::Relaxed);
+        if seen == 0 {
+            self.silent_since.store(now.0, Ordering::Relaxed);
+            return false;
+        }
+        now.since(Time(seen)) >= GONE_AFTER - SILENT_AFTER
     }
 
     /// Whether the proxy says nothing at all, though it is asked all the time.
     pub(crate) fn is_silent(&self) -> bool {
-        self.silence() >= SILENT_AFTER
+        self.now().since(Time(self.heard.load(Ordering::Relaxed))) >= SILENT_AFTER
     }
 
     pub(crate) fn models(&self) -> Arc<Vec<ModelOffers>> {
@@ -330,7 +346,7 @@ impl Connection {
 
     fn on_time(&self) -> Result<(), String> {
         let now = self.now();
-        if self.in_flight.load(Ordering::Relaxed) > 0 && self.silence() >= GONE_AFTER {
+        if self.is_gone(now) {
             return Err("the proxy fell silent".to_owned());
         }
         if self.shared.vetting.demands().is_some() && self.terms().is_some() {

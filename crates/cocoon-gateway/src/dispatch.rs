@@ -168,7 +168,7 @@ impl Asked<'_> {
     fn judges_still(&self, connection: &Connection) -> bool {
         // A worker that came this moment is not on our list yet.
         connection.ask_for_workers();
-        self.started.elapsed() < LISTED_WITHIN || connection.is_judging()
+        self.started.elapsed() < LISTED_WITHIN || connection.is_judging(&self.model)
     }
 
     fn choose(&self, tried: &[Arc<Connection>]) -> Option<Arc<Connection>> {

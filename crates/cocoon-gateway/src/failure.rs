@@ -182,6 +182,10 @@ impl Failure {
                 };
                 ApiError::workers_busy(message, seconds)
             }
+            // There may be workers; the proxy says in its own words why it asks none.
+            Kind::NoWorker if !words.is_empty() && !words.contains("worker") => {
+                ApiError::no_proxy(format!("No proxy can serve this request now: {words}."))
+            }
             Kind::NoWorker => {
                 ApiError::no_worker(format!("No worker for '{model}' is ready; try again later."))
             }
@@ -385,6 +389,8 @@ mod tests {
 
     #[test]
     fn busy_says_when_to_come_back_and_too_dear_says_the_price() {
+        let behind = Failure::new(Kind::NoWorker, "the proxy's disk is behind").into_api_error("m", &[]);
+        assert_eq!((behind.status, behind.code.as_deref()), (503, Some("no_proxy")));
         let limited = Failure::new(Kind::Busy, "what was used is being charged").into_api_error("m", &[]);
         assert!(limited.message.contains("being charged") && limited.retry_after.is_some(), "{limited}");
         let busy = Failure::new(Kind::Busy, "").into_api_error("m", &[]);

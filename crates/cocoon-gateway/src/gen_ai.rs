@@ -76,7 +76,7 @@ impl GenAi {
         let duration = Histograms::new_with_constructor(seconds);
         let first_chunk = Histograms::new_with_constructor(seconds);
         let tokens = Histograms::new_with_constructor(tokens);
-        let help = "From a request's head to the end of its answer";
+        let help = "From a request's last byte to the end of its answer";
         registry.register_with_unit(
             "gen_ai_client_operation_duration",
             help,

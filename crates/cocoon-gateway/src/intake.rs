@@ -4,18 +4,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use cocoon_access::KeyId;
 use cocoon_openai::{ApiError, Endpoint, PreparedRequest};
 use http::Request;
 use http::header::{EXPECT, HeaderMap};
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::Shared;
 use crate::access::Pass;
-use crate::config::GatewayLimits;
 use crate::failure::BUSY_RETRY_SECONDS;
+use crate::room::Place;
 use crate::trail::Trail;
 
 /// Bytes over the limit that are read and dropped, so that the caller gets to read why.
@@ -23,21 +23,19 @@ const MAX_DRAINED_BYTES: usize = 64 << 20;
 /// How long a body is read and dropped whose request is refused by its head, and how long the next bytes of one are
 /// waited for that is too large.
 const DISCARDING: Duration = Duration::from_secs(5);
-/// A body may take the time for it that is configured, and a second more for each so many bytes that have come.
+/// A body may take the time for it that is configured; each so many bytes that come give a second back.
 const LEAST_BYTES_PER_SECOND: usize = 64 * 1024;
 /// Bodies up to this size are always read: `max_connections` of them are no burden.
 const SMALL_BODY_BYTES: usize = 64 * 1024;
 /// A body above this is not worked on where others would have to wait for it.
 const LARGE_BODY_BYTES: usize = 256 * 1024;
-/// The unit in which room for larger ones is counted.
-const ROOM_UNIT_BYTES: usize = 1024;
 /// Room is taken in steps of so many bytes.
 const ROOM_STEP_BYTES: usize = 1 << 20;
 
 /// Counts a request as under way while it lives, and keeps its place among the large ones.
 pub(crate) struct InFlight {
     shared: Arc<Shared>,
-    room: Option<OwnedSemaphorePermit>,
+    room: Option<Place>,
     /// Whose request it is.
     pass: Option<Pass>,
     trail: Arc<Trail>,
@@ -73,18 +71,9 @@ impl InFlight {
 
     /// Takes room for a body of so many bytes, on top of what it has. Without it, the body must not be kept.
     fn make_room(&mut self, bytes: usize) -> bool {
-        let had = self.room.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
-        let more = bytes.div_ceil(ROOM_UNIT_BYTES).saturating_sub(had);
-        if more == 0 {
-            return true;
-        }
-        let units = u32::try_from(more).unwrap_or(u32::MAX);
-        let Ok(taken) = Arc::clone(&self.shared.room).try_acquire_many_owned(units) else { return false };
-        match &mut self.room {
-            Some(room) => room.merge(taken),
-            room => *room = Some(taken),
-        }
-        true
+        let key = self.pass.as_ref().map_or(KeyId::NONE, Pass::key);
+        let shared = &self.shared;
+        self.room.get_or_insert_with(|| Place::none(&shared.room, key)).grow_to(bytes)
     }
 }
 
@@ -92,12 +81,6 @@ impl Drop for InFlight {
     fn drop(&mut self) {
         self.shared.metrics.in_flight.dec();
     }
-}
-
-/// Room for the large bodies of all requests under way.
-pub(crate) fn room_for_bodies(limits: &GatewayLimits) -> Arc<Semaphore> {
-    let units = limits.max_held_bytes.div_ceil(ROOM_UNIT_BYTES);
-    Arc::new(Semaphore::new(units.min(Semaphore::MAX_PERMITS)))
 }
 
 /// Does work on a body of so many bytes: of a large one it takes milliseconds, on a thread for blocking work.
@@ -150,7 +133,7 @@ pub(crate) async fn read_body(
 ) -> Result<Bytes, ApiError> {
     let limits = in_flight.shared.limits;
     let limit = limits.body_bytes(endpoint);
-    let began = Instant::now();
+    let mut until = Instant::now() + limits.body_timeout;
     let announced = body.size_hint().exact().map_or(0, |size| usize::try_from(size).unwrap_or(usize::MAX));
     // Room is taken for what has come, in steps: whoever announces much and sends little takes little from others.
     let most = if announced == 0 { limit } else { announced.min(limit) };
@@ -162,13 +145,8 @@ pub(crate) async fn read_body(
     let mut joined: Vec<u8> = Vec::new();
     let mut received = 0_usize;
     loop {
-        // Whoever keeps to the least rate is given the time that it needs.
-        let earned = Duration::from_millis((received * 1000 / LEAST_BYTES_PER_SECOND) as u64);
-        let mut until = began + limits.body_timeout + earned;
-        if announced > limit {
-            until = until.min(Instant::now() + DISCARDING);
-        }
-        let next = match tokio::time::timeout_at(until.into(), body.frame()).await {
+        let within = if announced > limit { until.min(Instant::now() + DISCARDING) } else { until };
+        let next = match tokio::time::timeout_at(within.into(), body.frame()).await {
             Ok(next) => next,
             // It announced too much and sends nothing.
             Err(_) if announced > limit => None,
@@ -180,6 +158,9 @@ pub(crate) async fn read_body(
         })?;
         let Ok(data) = frame.into_data() else { continue };
         received = received.saturating_add(data.len());
+        // What comes earns time, but no more than there was at first: whoever was quick may not be idle for that.
+        until += Duration::from_millis((data.len() * 1000 / LEAST_BYTES_PER_SECOND) as u64);
+        until = until.min(Instant::now() + limits.body_timeout);
         if received > limit.saturating_add(MAX_DRAINED_BYTES) {
             break;
         }

@@ -37,6 +37,7 @@ mod outgoing;
 mod pool;
 mod price;
 mod reply;
+mod room;
 mod routes;
 mod server;
 mod settle;
@@ -55,9 +56,11 @@ use cocoon_session::client::{ClientSecret, ClientSettings};
 use cocoon_ton::{Address, RootConfig};
 use cocoon_trace::Tracing;
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
+
+use crate::room::Room;
 
 pub use access::{AccessConfig, OfflineKeys, OfflineReply, RequireKeys};
 pub use attestation::WorkerDemands;
@@ -137,7 +140,7 @@ pub(crate) struct Shared {
     /// `None` where nothing moves on chain.
     pub(crate) settlement: Option<Arc<Settlement>>,
     /// For large bodies.
-    pub(crate) room: Arc<Semaphore>,
+    pub(crate) room: Arc<Room>,
     /// With it the beginnings of requests are hashed: random, and never leaves the process.
     pub(crate) affinity_key: [u8; 32],
     pub(crate) tracing: Option<Tracing>,
@@ -281,7 +284,7 @@ pub async fn start(
         metrics: Metrics::new(),
         debug_log: DebugLog::default(),
         settlement: settlement.clone(),
-        room: intake::room_for_bodies(&config.limits),
+        room: Room::new(config.limits.max_held_bytes, config.limits.held_bytes_of_a_key()),
         idempotency: Arc::new(Idempotency::new(config.limits.idempotency, requests.clone(), abort.clone())),
         draining: CancellationToken::new(),
         under_way: TaskTracker::new(),

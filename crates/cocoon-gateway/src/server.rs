@@ -226,11 +226,15 @@ async fn route(
     visitor: &Visitor,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, ApiError> {
+    if let Err(error) = is_plain(request.headers()) {
+        discard(request).await;
+        return Err(error);
+    }
     let request = match Access::serve(shared, visitor, request).await {
         Ok(served) => return served,
         Err(request) => request,
     };
-    if let Err(error) = is_plain(request.headers()).and_then(|()| serves(shared, &request)) {
+    if let Err(error) = serves(shared, &request) {
         discard(request).await;
         return Err(error);
     }

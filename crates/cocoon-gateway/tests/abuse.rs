@@ -223,17 +223,18 @@ async fn whoever_sends_requests_without_end_and_reads_nothing_is_worked_for_no_m
         std::future::pending::<()>().await;
     };
     let others = async {
-        let mut before = 0;
+        let (mut before, mut unchanged) = (0, 0);
         loop {
             for _ in 0..20 {
                 assert_eq!(network.client().await.get("/health").await.status, 200);
             }
             let asked = engine.asked.lock().unwrap().len();
-            if asked > 0 && asked == before {
+            unchanged = if asked > 0 && asked == before { unchanged + 1 } else { 0 };
+            if unchanged == 10 {
                 return asked;
             }
             before = asked;
-            tokio::time::sleep(Duration::from_millis(200)).await;
+            tokio::time::sleep(Duration::from_millis(100)).await;
         }
     };
     let asked = tokio::select! {

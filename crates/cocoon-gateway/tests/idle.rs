@@ -9,9 +9,10 @@ use std::net::TcpStream;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use cocoon_gateway::GatewayLimits;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::json;
-use support::{Network, Scripted, ask, chat, json_answer};
+use support::{Network, Plan, Scripted, ask, chat, json_answer};
 
 const WANTED: usize = 10_000;
 /// What the child is told: the gateway's address, and how many connections.
@@ -45,7 +46,9 @@ async fn ten_thousand_idle_connections_cost_little_and_hinder_nobody() {
         );
     }
     let engine = Scripted::new(|_| async { Ok(json_answer(200, &chat(11, 4))) });
-    let network = Network::with(engine).await;
+    // However slow the machine is, nobody has idled for too long before all are there.
+    let limits = GatewayLimits { header_timeout: Duration::from_secs(600), ..GatewayLimits::default() };
+    let network = Network::start(Plan { limits, ..Plan::default() }, vec![engine]).await;
     let gateway = network.gateway.http_addr();
     let mut client = network.client().await;
     assert_eq!(client.post(&ask(&json!({}))).await.status, 200);
@@ -69,7 +72,9 @@ async fn ten_thousand_idle_connections_cost_little_and_hinder_nobody() {
         let line = text.lines().find_map(|line| line.strip_prefix("cocoon_gateway_connections "));
         line.unwrap().trim().parse().unwrap()
     };
+    let began = Instant::now();
     while metric(&client.get("/metrics").await.text()) < count {
+        assert!(began.elapsed() < Duration::from_secs(60), "not all connections were taken");
         tokio::task::yield_now().await;
     }
     let each = memory().saturating_sub(before) * 1024 / count;

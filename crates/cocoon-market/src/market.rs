@@ -206,6 +206,11 @@ impl<K: Copy + Ord> Market<K> {
         self.change(key, |entry| entry.observed.refused(now_us));
     }
 
+    /// See [`Observed::set_aside`].
+    pub fn set_aside(&mut self, key: K, now_us: u64) {
+        self.change(key, |entry| entry.observed.set_aside(now_us));
+    }
+
     /// A request ended; see [`Observed::ended`].
     pub fn ended(&mut self, key: K, failed: bool, now_us: u64) {
         self.change(key, |entry| entry.observed.ended(failed, now_us));

@@ -87,6 +87,12 @@ impl Observed {
         self.refusals = self.refusals.saturating_add(1);
     }
 
+    /// It would not serve a request that another worker served. For [`FULL_FOR`] it is given none: never longer, because
+    /// callers have a part in it.
+    pub fn set_aside(&mut self, now_us: u64) {
+        self.full_until_us = self.full_until_us.max(after(now_us, FULL_FOR));
+    }
+
     /// A request ended; `failed` only where the worker, not the caller, was the cause. An end that says nothing about the
     /// worker is none for this.
     pub fn ended(&mut self, failed: bool, now_us: u64) {

@@ -45,13 +45,16 @@ pub(crate) async fn serve(listener: PageListener, core: Arc<Core>) {
 }
 
 async fn health(State(core): State<Arc<Core>>) -> impl IntoResponse {
-    let (workers, clients) = core.look(|proxy| (proxy.workers(), proxy.client_connections()));
+    let (workers, clients, refuses) = core.look(|proxy| {
+        let refuses = proxy.takes_no_requests().map(str::to_owned);
+        (proxy.workers(), proxy.client_connections(), refuses)
+    });
     let ready = workers.iter().filter(|worker| worker.ready).count();
-    let status = if ready > 0 { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let word = match (workers.len(), ready) {
-        (0, _) => "no workers",
-        (_, 0) => "no worker is ready",
-        _ => "ok",
+    let (status, word) = match (&refuses, workers.len(), ready) {
+        (Some(why), ..) => (StatusCode::SERVICE_UNAVAILABLE, why.as_str()),
+        (None, 0, _) => (StatusCode::SERVICE_UNAVAILABLE, "no workers"),
+        (None, _, 0) => (StatusCode::SERVICE_UNAVAILABLE, "no worker is ready"),
+        _ => (StatusCode::OK, "ok"),
     };
     (
         status,

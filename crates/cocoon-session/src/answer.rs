@@ -146,8 +146,12 @@ pub(crate) const OWN_HEADERS: usize = 16;
 
 /// Whether these headers are of a size that may be kept and passed on; `own`: so many of them are the network's own.
 pub(crate) fn fits(headers: &[http::Header], own: usize) -> bool {
-    let bytes = headers.iter().map(|header| header.name.as_bytes().len() + header.value.as_bytes().len());
-    headers.len() <= MAX_HEADERS + own && bytes.sum::<usize>() <= MAX_HEAD_BYTES + 256 * own
+    headers.len() <= MAX_HEADERS + own && head_bytes(headers) <= MAX_HEAD_BYTES + 256 * own
+}
+
+/// What headers take, in bytes.
+pub(crate) fn head_bytes(headers: &[http::Header]) -> usize {
+    headers.iter().map(|header| header.name.as_bytes().len() + header.value.as_bytes().len()).sum()
 }
 
 /// Makes the head of a peer's answer safe to pass on: a published gateway builds an HTTP answer from it and dies of

@@ -31,6 +31,7 @@ pub struct Chunk<K, H, E> {
 #[derive(Debug)]
 struct Stream<H, E> {
     head: Option<H>,
+    head_bytes: usize,
     queue: VecDeque<Bytes>,
     /// Follows the queue.
     tail: BytesMut,
@@ -84,7 +85,7 @@ impl<H, E> Stream<H, E> {
 pub struct Outbox<K, H, E> {
     streams: BTreeMap<K, Stream<H, E>>,
     turn: VecDeque<K>,
-    /// Body bytes that wait, all requests together.
+    /// Bytes of heads and bodies that wait, all requests together.
     total: usize,
     with_credit: bool,
 }
@@ -101,6 +102,7 @@ impl<K: Ord + Copy, H, E> Outbox<K, H, E> {
         let credit = self.with_credit.then_some(INITIAL_CREDIT_BYTES);
         self.streams.entry(key).or_insert(Stream {
             head: None,
+            head_bytes: 0,
             queue: VecDeque::new(),
             tail: BytesMut::new(),
             queued: 0,
@@ -111,10 +113,12 @@ impl<K: Ord + Copy, H, E> Outbox<K, H, E> {
         });
     }
 
-    /// Queues the head. Nothing happens for a request that is not open (any more); so for the others below.
-    pub fn head(&mut self, key: K, head: H) {
+    /// Queues the head, of so many bytes. Nothing happens for a request that is not open (any more); so for the others
+    /// below.
+    pub fn head(&mut self, key: K, head: H, bytes: usize) {
         if let Some(stream) = self.streams.get_mut(&key) {
             stream.head = Some(head);
+            self.total = self.total + bytes - std::mem::replace(&mut stream.head_bytes, bytes);
         }
         self.enqueue(key);
     }
@@ -156,7 +160,7 @@ impl<K: Ord + Copy, H, E> Outbox<K, H, E> {
     /// Forgets a request.
     pub fn close(&mut self, key: K) {
         if let Some(stream) = self.streams.remove(&key) {
-            self.total -= stream.queued;
+            self.total -= stream.queued + stream.head_bytes;
         }
     }
 
@@ -194,7 +198,7 @@ impl<K: Ord + Copy, H, E> Outbox<K, H, E> {
         self.streams.get(&key).map_or(0, |stream| stream.queued)
     }
 
-    /// Body bytes that wait, all requests together.
+    /// Bytes of heads and bodies that wait, all requests together.
     #[must_use]
     pub fn total_queued(&self) -> usize {
         self.total
@@ -232,7 +236,7 @@ impl<K: Ord + Copy, H, E> Outbox<K, H, E> {
             }
             let head = stream.head.take();
             let data = stream.take_data();
-            self.total -= data.len();
+            self.total -= data.len() + std::mem::take(&mut stream.head_bytes);
             let end = if stream.queued == 0 { stream.end.take() } else { None };
             if end.is_some() {
                 self.streams.remove(&key);
@@ -298,6 +302,15 @@ mod tests {
         outbox.grant(3, 100);
         while outbox.next_chunk().is_some() {}
         assert_eq!((outbox.total_queued(), outbox.open_answers()), (0, 1));
+        outbox.open(4);
+        for (key, bytes) in [(3, 50), (4, 60), (4, 70)] {
+            outbox.head(key, "head", bytes);
+        }
+        assert_eq!(outbox.total_queued(), 120);
+        outbox.close(4);
+        assert_eq!(outbox.total_queued(), 50);
+        while outbox.next_chunk().is_some() {}
+        assert_eq!(outbox.total_queued(), 0);
     }
 
     #[test]
@@ -324,7 +337,7 @@ mod tests {
     fn head_small_pieces_and_end_leave_together() {
         let mut outbox = Plain::new(true);
         outbox.open(1);
-        outbox.head(1, "head");
+        outbox.head(1, "head", 4);
         outbox.data(1, Bytes::from_static(b"ab"));
         outbox.data(1, Bytes::from_static(b"cd"));
         outbox.end(1, "end");

@@ -188,6 +188,28 @@ fn who_hoards_answers_loses_a_connection_before_others_lose_an_answer() {
 }
 
 #[test]
+fn heads_that_nobody_reads_are_hoarded_too() {
+    const EACH: usize = 100_000;
+    let head = http::Response {
+        headers: vec![http::Header { name: "x".into(), value: "v".repeat(EACH).into() }],
+        payload: Bytes::new(),
+        ..from_boxed(http_head(200)).unwrap()
+    };
+    let mut net = Net::new(proxy_settings());
+    net.proxy.limit_answers(10 * EACH);
+    let mut worker = raw_worker(&mut net, true);
+    let mut hoarder = raw_client(&mut net, true);
+    for number in 0..10 {
+        assert!(net.doomed.is_empty(), "{number} heads are too many");
+        hoarder.say(&mut net, &client::RunQueryEx { request_id: numbered(number), ..query(1) }).unwrap();
+        let request_id = asked(&mut net, &mut worker);
+        let answer = proxy::QueryAnswerEx { request_id, answer: to_boxed(&head), final_info: None };
+        worker.say(&mut net, &answer).unwrap();
+    }
+    assert!(net.doomed.contains_key(&hoarder.conn), "{:?}", net.doomed);
+}
+
+#[test]
 fn an_answer_that_is_complete_and_never_read_is_given_up() {
     let mut net = Net::new(proxy_settings());
     let mut client = raw_client(&mut net, true);

@@ -170,7 +170,8 @@ mod tests {
         gen_ai.ended("m", &seen, None, Duration::from_secs(1));
         gen_ai.ended("m", &Seen::default(), Some("not_ready"), Duration::ZERO);
         let text = gen_ai.text();
-        let chat = "gen_ai_provider_name=\"cocoon\",gen_ai_operation_name=\"chat\",gen_ai_request_model=\"m\"";
+        let chat =
+            "gen_ai_provider_name=\"cocoon\",gen_ai_operation_name=\"chat\",gen_ai_request_model=\"m\"";
         for line in [
             format!("gen_ai_server_request_duration_seconds_count{{{chat},error_type=\"\"}} 1"),
             format!("gen_ai_server_time_to_first_token_seconds_sum{{{chat}}} 0.2"),

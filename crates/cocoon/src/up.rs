@@ -13,7 +13,7 @@ use crate::config::EngineFile;
 use crate::network::{Network, Plan};
 use crate::roles;
 use crate::signals::Signals;
-use crate::terminal::{self, Style};
+use crate::terminal::{self, Style, one_line};
 
 /// Said wherever results of a local network are shown.
 pub(crate) const SIMULATED: &str =
@@ -26,7 +26,7 @@ pub(crate) const SIMULATED: &str =
 pub(crate) async fn run(options: Up, signals: &mut Signals) -> anyhow::Result<()> {
     // The workers share the engine.
     let at_once = options.max_active.map(|each| each as usize * usize::from(options.workers));
-    let (engine, model) = engine(options.upstream.as_deref(), options.model, at_once).await?;
+    let (engine, model, note) = engine(options.upstream.as_deref(), options.model, at_once).await?;
     let engine_file =
         EngineFile { builtin: options.upstream.is_none(), url: options.upstream.clone(), abilities: None };
     let plan = Plan {
@@ -44,7 +44,8 @@ pub(crate) async fn run(options: Up, signals: &mut Signals) -> anyhow::Result<()
     if options.json {
         terminal::print(&format!("{}\n", network.endpoints()))?;
     } else {
-        terminal::print(&announcement(&network, options.upstream.is_none(), Style::stdout()))?;
+        let builtin = options.upstream.is_none();
+        terminal::print(&announcement(&network, builtin, note.as_deref(), Style::stdout()))?;
     }
     let failure = tokio::select! {
         () = signals.stop() => None,
@@ -57,27 +58,26 @@ pub(crate) async fn run(options: Up, signals: &mut Signals) -> anyhow::Result<()
     roles::outcome(failure)
 }
 
-/// The engine for all workers, and the name of its model; it is asked up to `at_once` things at a time.
+/// The engine for all workers, the name of its model, and what is to be said of that; it is asked up to `at_once` things at
+/// a time.
 async fn engine(
     upstream: Option<&str>,
     model: Option<String>,
     at_once: Option<usize>,
-) -> anyhow::Result<(Arc<dyn Engine>, String)> {
+) -> anyhow::Result<(Arc<dyn Engine>, String, Option<String>)> {
     let Some(url) = upstream else {
-        return Ok((Arc::new(ExtractiveSummary::new()), EXTRACTIVE_SUMMARY_MODEL.to_owned()));
+        return Ok((Arc::new(ExtractiveSummary::new()), EXTRACTIVE_SUMMARY_MODEL.to_owned(), None));
     };
     let engine = roles::open_upstream(url, at_once.unwrap_or_default(), None)?;
     let health = engine.probe().await;
     if let Some(model) = model {
-        if !health.models.is_empty() && !health.models.contains(&model) {
-            let lists = health.models.join(", ");
-            bail!("the model server at {url} does not list the model {model}; it lists: {lists}");
-        }
+        let unlisted = !health.models.is_empty() && !health.models.contains(&model);
+        let note = unlisted.then(|| format!("the model server does not list it, but {}", listed(&health.models)));
         roles::warn_unless_ready(health);
-        return Ok((engine, model));
+        return Ok((engine, model, note));
     }
     match health.models.into_iter().next() {
-        Some(first) => Ok((engine, first)),
+        Some(first) => Ok((engine, first, None)),
         None if health.ready => {
             bail!("the model server at {url} lists no model; name one with --model NAME")
         }
@@ -89,8 +89,16 @@ async fn engine(
     }
 }
 
+/// The first few of these models.
+fn listed(models: &[String]) -> String {
+    const SHOWN: usize = 5;
+    let more = if models.len() > SHOWN { ", ..." } else { "" };
+    let names: Vec<_> = models.iter().take(SHOWN).map(|name| one_line(name)).collect();
+    format!("{}{more}", names.join(", "))
+}
+
 /// What is shown when everything is ready.
-fn announcement(network: &Network, builtin: bool, style: Style) -> String {
+fn announcement(network: &Network, builtin: bool, note: Option<&str>, style: Style) -> String {
     let mut text = String::new();
     let gateway = format!("http://{}", network.gateway.role.http_addr());
     let proxy = &network.proxy.role;
@@ -101,7 +109,8 @@ fn announcement(network: &Network, builtin: bool, style: Style) -> String {
         let _ = writeln!(text, "  {} {value}", style.dim(&format!("{name:<16}")));
     };
     line("OpenAI base URL", style.bold(&format!("{gateway}/v1")));
-    line("Model", style.bold(model));
+    let note = note.map_or_else(String::new, |note| style.warn(&format!("  ({note})")));
+    line("Model", format!("{}{note}", style.bold(model)));
     line(
         "Price",
         format!(

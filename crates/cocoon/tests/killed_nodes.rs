@@ -23,6 +23,8 @@ const CALLERS: usize = 6;
 const KILLS: u64 = 12;
 /// How long a process stands still: longer than others wait for it.
 const STANDS_STILL: Duration = Duration::from_secs(4);
+/// Longer than nodes wait for a silent peer with answers that it has begun.
+const FROZEN: Duration = Duration::from_secs(12);
 /// Answers between two kills.
 const ANSWERS: u64 = 40;
 
@@ -201,6 +203,14 @@ fn killed_proxies_and_workers_cost_callers_nothing_but_time() {
             nodes[victim].revive();
         }
         wait_for("it to be back", || nodes[victim].stats());
+        goes_on();
+    }
+    // Whoever stood still for longer than it gives others must not take them for silent when it goes on.
+    for frozen in [&nodes[1], &gateway] {
+        let began = Instant::now();
+        frozen.signal("STOP");
+        wait_for("time to pass", || (began.elapsed() >= FROZEN).then_some(()));
+        frozen.signal("CONT");
         goes_on();
     }
     seen.stop.store(true, Ordering::Relaxed);

@@ -50,12 +50,19 @@ impl Connection {
         self.awaited().contains(worker)
     }
 
-    /// Whether a worker of this proxy may be allowed soon: it has yet to show its evidence, or to be judged by it.
-    pub(crate) fn is_judging(&self) -> bool {
-        self.workers.read().unwrap_or_else(PoisonError::into_inner).as_ref().is_some_and(|workers| {
-            let memory = &self.shared.vetting.memory;
-            let awaited = |worker: &Fingerprint| self.awaits_evidence(worker) && !memory.knows(worker);
-            workers.keys().any(awaited) || !self.shared.vetting.all_judged(workers.keys())
+    /// Whether a worker of this proxy for this model may see requests soon: it has yet to show its evidence or to be judged by
+    /// it, or the proxy has yet to hear what came of that.
+    pub(crate) fn is_judging(&self, model: &str) -> bool {
+        let vetting = &self.shared.vetting;
+        let (allowed, now) = (Arc::clone(&vetting.allowed().borrow()), self.now());
+        let unasked = *self.next_look() <= now;
+        self.workers().iter().any(|(worker, models)| {
+            models.iter().any(|full| full.split('@').next() == Some(model))
+                && (allowed.contains(worker)
+                    || match vetting.memory.knows(worker) {
+                        true => !vetting.all_judged(std::iter::once(worker)),
+                        false => unasked || self.awaits_evidence(worker),
+                    })
         })
     }
 

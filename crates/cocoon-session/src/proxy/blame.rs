@@ -97,10 +97,11 @@ impl Proxy {
 
     /// A worker finds fault with a request. Where it did so with the one before, too, and served none since, it may be one
     /// that nobody can please: another worker is asked. What that one says counts, and where it serves the request, the
-    /// first gets none for a while, longer each time, as if it were full. `false` where nobody else is asked.
+    /// first gets none for a moment, as if it were full. That is all, because callers choose what they send, and one worker
+    /// may be able to do what another one is not. `false` where nobody else is asked.
     pub(super) fn hear_another(&mut self, key: RequestKey, now: Time) -> bool {
         let Some(request) = self.requests.get(&key) else { return false };
-        let (conn, heard) = (request.worker, request.faulted_by.is_some());
+        let (conn, attempt, heard) = (request.worker, request.attempt, request.faulted_by.is_some());
         let Some(worker) = self.worker_mut(conn) else { return false };
         let again = std::mem::replace(&mut worker.finds_fault, true);
         if heard || !again || !self.retry(key, Outcome::Nothing, now) {
@@ -109,6 +110,8 @@ impl Proxy {
         if let Some(request) = self.requests.get_mut(&key) {
             request.faulted_by = Some(conn);
         }
+        // Nobody takes what it has still to say.
+        self.cancel(conn, attempt);
         true
     }
 

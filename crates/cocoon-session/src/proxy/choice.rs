@@ -50,7 +50,7 @@ impl Conn {
             in_flight: u32::try_from(worker.work.len()).unwrap_or(u32::MAX),
             limit: worker.limit,
             abilities: worker.abilities & !TAKES_STREAMS | if worker.extensions { TAKES_STREAMS } else { 0 },
-            ready: !worker.paused && !worker.suspect,
+            ready: !worker.paused && worker.suspect_since.is_none(),
             has_room: self.has_room(),
         })
     }

@@ -1,7 +1,5 @@
 //! Workers that fall silent or go away, and what becomes of the requests that they have.
 
-use cocoon_wire::tl::ext;
-
 use super::blame::Outcome;
 use super::last_word::LastWord;
 use super::request::Phase;
@@ -27,13 +25,9 @@ impl Proxy {
                     );
                 }
             } else if request.phase == Phase::Asked {
-                let (old_conn, old_attempt) = (conn, self.requests.get(&key).map(|request| request.attempt));
-                if self.retry(key, Outcome::Failed, now)
-                    && self.worker(old_conn).is_some_and(|worker| worker.extensions)
-                    && let Some(request_id) = old_attempt
-                    && let Some(link) = self.link_mut(old_conn)
-                {
-                    link.packet(&ext::Cancel { request_id });
+                let attempt = request.attempt;
+                if self.retry(key, Outcome::Failed, now) {
+                    self.cancel(conn, attempt);
                 }
             }
         }
@@ -47,7 +41,7 @@ impl Proxy {
         let keys: Vec<_> = worker.work.values().copied().filter(begun).collect();
         for key in keys {
             self.market.ended(conn, true, now.0);
-            let failure = RequestFailure::new(ErrorCode::NOT_READY, "the worker fell silent in its answer");
+            let failure = RequestFailure::new(ErrorCode::ERROR, "the worker fell silent in its answer");
             self.give_up(key, failure, now);
         }
     }

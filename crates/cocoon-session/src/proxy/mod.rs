@@ -255,7 +255,7 @@ impl Proxy {
 
     fn note_alive(&mut self, conn: ConnId) {
         if let Some(worker) = self.worker_mut(conn)
-            && std::mem::take(&mut worker.suspect)
+            && worker.suspect_since.take().is_some()
         {
             self.tell_market(conn);
         }
@@ -313,11 +313,18 @@ impl Proxy {
                 conn.link.probe_after(working.then_some(PROBE_AFTER));
                 // An idle worker is silent with right: its time counts from when it got work.
                 let silence = conn.link.silent_for(now).min(now.since(worker.busy_since));
-                if working && !worker.suspect && silence >= SUSPECT_AFTER {
-                    worker.suspect = true;
+                if working && worker.suspect_since.is_none() && silence >= SUSPECT_AFTER {
+                    worker.suspect_since = Some(now);
                     suspects.push(id);
                 }
-                if worker.suspect && silence >= BLAME_AFTER {
+                // Counted from when it was first seen, because it may be us who stood still; and not where a large query on
+                // its way keeps pings from it.
+                if worker.extensions
+                    && conn.link.unsent() == 0
+                    && worker
+                        .suspect_since
+                        .is_some_and(|since| now.since(since) >= BLAME_AFTER - SUSPECT_AFTER)
+                {
                     mute.push(id);
                 }
             }

@@ -139,8 +139,8 @@ pub(super) struct WorkerPeer {
     pub(super) paused: bool,
     /// What it can do: bits of [`ability`](crate::ability).
     pub(super) abilities: u32,
-    /// Silent with work in flight.
-    pub(super) suspect: bool,
+    /// Since when it is known to be silent with work in flight.
+    pub(super) suspect_since: Option<Time>,
     /// It found fault with a request and has served none since.
     pub(super) finds_fault: bool,
     /// When it last went from idle to working.
@@ -168,7 +168,7 @@ impl WorkerPeer {
             limit: 0,
             paused: true,
             abilities: ability::UNTOLD,
-            suspect: false,
+            suspect_since: None,
             finds_fault: false,
             busy_since: now,
             work: BTreeMap::new(),

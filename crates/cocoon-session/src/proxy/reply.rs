@@ -13,7 +13,7 @@ use super::last_word::{LastWord, claim};
 use super::request::{Phase, Rejection};
 use super::{ConnId, End, Proxy, ProxyEvent, RequestEnd, RequestKey};
 use crate::answer::{
-    ERROR_HEADER, PROXY_HEADER, RESEND_HEADER, WORKER_HEADER, error_body, fits, framing_header,
+    ERROR_HEADER, PROXY_HEADER, RESEND_HEADER, WORKER_HEADER, error_body, fits, framing_header, head_bytes,
     resend_header, retry_after_header, sanitize, seconds_header, status_body, worker_header,
 };
 use crate::body::compact;
@@ -24,6 +24,8 @@ use crate::{
     Violation,
 };
 
+/// How a request ends whose client leaves too much unread.
+const READS_TOO_SLOWLY: &str = "the client reads too slowly";
 /// Longest debug text of a worker that is passed on, in bytes.
 const MAX_DEBUG_BYTES: usize = 16 * 1024;
 
@@ -142,30 +144,39 @@ impl Proxy {
             Phase::Draining => {}
             Phase::Asked => {
                 // Before the phase changes: this worker's failure to speak HTTP is one before the first byte.
-                let Some(mut head) = sanitize(head) else {
+                let Some(head) = sanitize(head) else {
                     return Err(Violation::Unexpected("answer that is no HTTP"));
                 };
                 if self.doubt_status(key, head.status_code, now) {
                     return Ok(());
                 }
-                let Some(request) = self.requests.get_mut(&key) else { return Ok(()) };
-                request.phase = Phase::Answering;
-                let streamed = is_event_stream(&head);
-                request.begun = Some(Begun { status: head.status_code, streamed, first_byte: None });
-                let (client_conn, started) = (request.client, request.started);
-                let (client_request, fingerprint) = (request.client_request, request.fingerprint);
-                head.headers.push(seconds_header("X-Cocoon-Proxy-Start", started));
-                head.headers.push(seconds_header("X-Cocoon-Proxy-End", now));
-                if let Some(client) = self.client_mut(client_conn) {
-                    if client.extensions {
-                        head.headers.push(worker_header(&fingerprint));
-                    }
-                    client.outbox.head(client_request, head);
-                }
+                self.pass_head(key, head, now);
             }
         }
         self.on_body(key, data, end, now);
         Ok(())
+    }
+
+    /// An answer begins.
+    fn pass_head(&mut self, key: RequestKey, mut head: http::Response, now: Time) {
+        let Some(request) = self.requests.get_mut(&key) else { return };
+        let (client_conn, client_request) = (request.client, request.client_request);
+        let bytes = head_bytes(&head.headers);
+        if self.shares.of(request.account).queued.saturating_add(bytes) > MAX_HELD_BYTES_PER_CLIENT {
+            self.give_up(key, RequestFailure::new(ErrorCode::ERROR, READS_TOO_SLOWLY), now);
+            return;
+        }
+        request.phase = Phase::Answering;
+        let streamed = is_event_stream(&head);
+        request.begun = Some(Begun { status: head.status_code, streamed, first_byte: None });
+        let (started, fingerprint) = (request.started, request.fingerprint);
+        head.headers.push(seconds_header("X-Cocoon-Proxy-Start", started));
+        head.headers.push(seconds_header("X-Cocoon-Proxy-End", now));
+        if self.client(client_conn).is_some_and(|client| client.extensions) {
+            head.headers.push(worker_header(&fingerprint));
+        }
+        self.change_answers(client_conn, |answers| answers.head(client_request, head, bytes));
+        self.end_hoarding();
     }
 
     fn on_part(
@@ -206,7 +217,7 @@ impl Proxy {
             };
             self.woken.insert(conn);
             if queued > MAX_HELD_BYTES || self.shares.of(account).queued > MAX_HELD_BYTES_PER_CLIENT {
-                let failure = RequestFailure::new(ErrorCode::ERROR, "the client reads too slowly");
+                let failure = RequestFailure::new(ErrorCode::ERROR, READS_TOO_SLOWLY);
                 self.change_answers(conn, |answers| answers.discard_data(client_request));
                 self.give_up(key, failure, now);
             }
@@ -344,8 +355,9 @@ impl Proxy {
                         head.headers.push(resend_header());
                     }
                 }
+                let bytes = head_bytes(&head.headers);
                 self.change_answers(conn, |answers| {
-                    answers.head(id, head);
+                    answers.head(id, head, bytes);
                     answers.data(id, body);
                     answers.end(id, End::Complete(info));
                 });

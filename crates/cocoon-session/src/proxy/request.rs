@@ -298,20 +298,22 @@ impl Proxy {
 
     /// Whether requests are taken at all now, from this connection.
     fn check_taking_requests(&self, conn: ConnId) -> Result<(), Rejection> {
-        let unavailable = |why: &str| Err((503, "service_unavailable", why.to_owned()));
-        if let Some(leaving) = self.conns.get(&conn).and_then(|conn| conn.leaving.as_ref()) {
-            return unavailable(leaving.why);
-        }
-        if self.draining {
-            return unavailable("the proxy is shutting down");
-        }
-        if self.log_behind {
-            return unavailable("the proxy's disk is behind; try again");
-        }
-        match &self.hold {
-            Some(hold) => unavailable(&hold.message),
+        let leaving = self.conns.get(&conn).and_then(|conn| conn.leaving.as_ref()).map(|leaving| leaving.why);
+        match leaving.or_else(|| self.takes_no_requests()) {
+            Some(why) => Err((503, "service_unavailable", why.to_owned())),
             None => Ok(()),
         }
+    }
+
+    /// Why no requests are taken now, whoever asks; `None`: they are.
+    pub fn takes_no_requests(&self) -> Option<&str> {
+        if self.draining {
+            return Some("the proxy is shutting down");
+        }
+        if self.log_behind {
+            return Some("the proxy's disk is behind; try again");
+        }
+        self.hold.as_ref().map(|hold| hold.message.as_str())
     }
 
     /// Gives a request to a worker.
@@ -416,8 +418,11 @@ impl Proxy {
         match outcome {
             Outcome::Served => {
                 self.market.ended(conn, false, now.0);
-                if let Some(other) = faulted_by {
-                    self.market.refused(other, now.0);
+                // Unless it has served others meanwhile.
+                if let Some(other) = faulted_by
+                    && self.worker(other).is_some_and(|worker| worker.finds_fault)
+                {
+                    self.market.set_aside(other, now.0);
                     self.tell_market(other);
                 }
             }
@@ -431,11 +436,15 @@ impl Proxy {
     /// Tells a worker of ours to stop.
     pub(super) fn stop_worker(&mut self, key: RequestKey) {
         let Some(request) = self.requests.get(&key) else { return };
-        let (conn, request_id) = (request.worker, request.attempt);
+        self.cancel(request.worker, request.attempt);
+    }
+
+    /// The same for an attempt that the request is no longer at.
+    pub(super) fn cancel(&mut self, conn: ConnId, attempt: [u8; 32]) {
         if self.worker(conn).is_some_and(|worker| worker.extensions)
             && let Some(link) = self.link_mut(conn)
         {
-            link.packet(&ext::Cancel { request_id });
+            link.packet(&ext::Cancel { request_id: attempt });
         }
     }
 

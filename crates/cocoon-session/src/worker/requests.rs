@@ -7,7 +7,7 @@ use cocoon_wire::codec::{ByteStr, from_boxed, to_boxed};
 use cocoon_wire::tl::{self, ext, http, proxy};
 
 use super::{WorkerEvent, WorkerSession};
-use crate::answer::{self, error_body, seconds_header};
+use crate::answer::{self, error_body, head_bytes, seconds_header};
 use crate::body::{Incoming, compact};
 use crate::options::Options;
 use crate::outbox::Chunk;
@@ -145,7 +145,8 @@ impl WorkerSession {
         running.has_head = true;
         head.headers.push(seconds_header("X-Cocoon-Worker-Start", running.started));
         head.headers.push(seconds_header("X-Cocoon-Worker-End", now));
-        self.outbox.head(request, head);
+        let bytes = head_bytes(&head.headers);
+        self.outbox.head(request, head, bytes);
     }
 
     /// Queues body bytes, and says how many more are welcome now: at 0, wait for [`WorkerEvent::Room`].
@@ -172,7 +173,8 @@ impl WorkerSession {
         let Some((info, running)) = self.forget(&request, tokens, now) else { return };
         if !running.has_head && !self.extensions() {
             let (head, body) = error_body(&failure);
-            self.outbox.head(request, head);
+            let bytes = head_bytes(&head.headers);
+            self.outbox.head(request, head, bytes);
             self.outbox.data(request, body);
             self.outbox.end(request, End::Complete(info));
             return;

@@ -66,6 +66,11 @@ pub(super) async fn run(options: &VerifyEvidence) -> anyhow::Result<ExitCode> {
         terminal::print(&format!("{report:#}\n"))?;
     } else {
         print(&all, court.now)?;
+        if !good && options.simulated_seed.is_none() {
+            terminal::print(
+                "Nodes of `cocoon up` are simulated; their evidence verifies with --simulated-seed DIR/simulated-seed.hex.\n",
+            )?;
+        }
     }
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -48,24 +48,34 @@ impl Fault {
         }
     }
 
-    fn begin(self, fleet: &mut Fleet, rng: &mut StdRng) {
+    /// Whether the gateway loses a proxy by it, with what is on its way from there.
+    fn begin(self, fleet: &mut Fleet, rng: &mut StdRng) -> bool {
         let link = match self {
-            Self::Proxy(proxy) => return fleet.kill_proxy(proxy),
-            Self::Worker(worker) => return fleet.kill_worker(worker),
+            Self::Proxy(proxy) => {
+                let lives = fleet.proxies[proxy].is_some();
+                fleet.kill_proxy(proxy);
+                return lives;
+            }
+            Self::Worker(worker) => {
+                fleet.kill_worker(worker);
+                return false;
+            }
             Self::Paused(worker) => {
                 if let Some(worker) = &fleet.workers[worker] {
                     worker.set_paused(true);
                 }
-                return;
+                return false;
             }
             Self::GatewayLink(proxy) => &fleet.gateway_links[proxy],
             Self::WorkerLink(worker, proxy) => &fleet.worker_links[worker][proxy],
         };
-        match rng.random_range(0..3) {
+        let how = rng.random_range(0..3);
+        match how {
             0 => link.cut(),
             1 => link.set(Mode::Stall),
             _ => link.set(Mode::Slow(Duration::from_millis(rng.random_range(5..60)))),
         }
+        how < 2 && matches!(self, Self::GatewayLink(_))
     }
 
     async fn end(self, fleet: &mut Fleet) {
@@ -109,8 +119,7 @@ async fn whatever_breaks_callers_get_their_answers_once_and_pay_them_once() {
         tokio::time::sleep(Duration::from_millis(rng.random_range(50..350))).await;
         let fault = Fault::draw(&mut rng);
         killed_proxies += u64::from(matches!(fault, Fault::Proxy(proxy) if fleet.proxies[proxy].is_some()));
-        lost_links += u64::from(matches!(fault, Fault::Proxy(_) | Fault::GatewayLink(_)));
-        fault.begin(&mut fleet, &mut rng);
+        lost_links += u64::from(fault.begin(&mut fleet, &mut rng));
         begun += 1;
         faults.push((Instant::now() + Duration::from_millis(rng.random_range(200..4000)), fault));
         let (over, left) = faults.into_iter().partition(|(until, _)| *until <= Instant::now());

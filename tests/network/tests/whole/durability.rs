@@ -10,7 +10,7 @@ use cocoon_attest::Policy;
 use cocoon_chain::StaticChain;
 use cocoon_ledger::{ClientId, Ledger, Nanoton};
 use cocoon_network_tests::{
-    Ask, FixedEngine, Log, Network, Notice, Options, TestClient, post, proxy_config, root, tls, until,
+    Ask, FixedEngine, Log, Network, Notice, Options, TestClient, get, post, proxy_config, root, tls, until,
     wallet, within,
 };
 use cocoon_store::{SqliteStore, Store as _, wait_durable};
@@ -264,6 +264,8 @@ async fn a_proxy_whose_log_cannot_be_written_for_a_while_takes_no_requests_and_g
     })
     .await;
     assert_eq!(refused.status, 503);
+    let health = get(network.proxy.http_addr(), "/health").await;
+    assert!(health.status == 503 && health.body.contains("the proxy's disk is behind"), "{health:?}");
     assert!(answered > 0);
     assert_eq!(client.charged(), 0, "nothing is acknowledged that is not durable");
     other.execute_batch("ROLLBACK").unwrap();
