@@ -104,7 +104,9 @@ mod tests {
         drop(first);
         assert!(nobodys.grow_to(40) && !nobodys.grow_to(41));
         drop((second, others, nobodys));
-        assert_eq!((room.held().bytes, room.held().by_key.len()), (0, 0));
+        let held = room.held();
+        assert!(held.bytes == 0 && held.by_key.is_empty(), "{held:?}");
+        drop(held);
         let mut alone = Place::none(&room, KeyId::NONE);
         assert!(alone.grow_to(100));
     }

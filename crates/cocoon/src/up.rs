@@ -72,7 +72,8 @@ async fn engine(
     let health = engine.probe().await;
     if let Some(model) = model {
         let unlisted = !health.models.is_empty() && !health.models.contains(&model);
-        let note = unlisted.then(|| format!("the model server does not list it, but {}", listed(&health.models)));
+        let note =
+            unlisted.then(|| format!("the model server does not list it, but {}", listed(&health.models)));
         roles::warn_unless_ready(health);
         return Ok((engine, model, note));
     }
