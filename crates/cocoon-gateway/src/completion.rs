@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use cocoon_openai::{ApiError, Endpoint, PreparedRequest, RequestForm, Wishes};
+use cocoon_openai::{ApiError, Endpoint, PreparedRequest, RequestForm, Wishes, ability};
 use cocoon_session::client::MAX_QUERY_BYTES;
 use cocoon_session::tariff;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap};
@@ -18,9 +18,10 @@ use crate::body::Body;
 use crate::dispatch::Asked;
 use crate::idempotency;
 use crate::intake::{InFlight, discard, read_body, too_large, work_on};
+use crate::market;
 use crate::models;
 use crate::outgoing::query;
-use crate::price::coefficient_within;
+use crate::price::{coefficient_within, price_of};
 use crate::server::failed;
 use crate::slots::Slot;
 use crate::trail::{REQUEST_ID, Trail};
@@ -196,9 +197,15 @@ async fn answer(
                     None => failure,
                 };
             let failure = match asked.prepared.max_price {
-                Some(price) => failure.under_price_cap(price),
+                Some(price) => {
+                    let tariff = tariff(&shared.root.borrow());
+                    failure.under_price_cap(price, |coefficient| price_of(coefficient, &tariff))
+                }
                 None => failure,
             };
+            let needed: Vec<_> = ability::names(asked.prepared.needs).collect();
+            let failure =
+                failure.lacking(&needed, market::abilities(&shared.pool.all(), &asked.model).as_deref());
             Err(failure.into_api_error(&asked.prepared.model, &available))
         }
     }

@@ -111,12 +111,26 @@ impl Failure {
         }
     }
 
-    /// The same, where the caller capped the price of tokens, and the network was told of a coefficient.
-    pub(crate) fn under_price_cap(self, nanoton_per_million: u64) -> Self {
-        match self.kind {
-            Kind::TooDear => Self { price_cap: Some(nanoton_per_million), ..self },
-            _ => self,
+    /// The same, where the caller capped the price of tokens: in that unit, as `price_of` a coefficient tells it.
+    pub(crate) fn under_price_cap(self, nanoton_per_million: u64, price_of: impl Fn(u32) -> u64) -> Self {
+        if self.kind != Kind::TooDear {
+            return self;
         }
+        let cheapest = self.words.rsplit("coefficient=").next().and_then(|text| text.parse().ok());
+        let words = cheapest.map(|cheapest| format!("the cheapest asks {}", price_of(cheapest)));
+        Self { words: words.unwrap_or(self.words), price_cap: Some(nanoton_per_million), ..self }
+    }
+
+    /// The same, where no worker can do what the request needs: with what that is, and what the model's workers can do.
+    pub(crate) fn lacking(self, needed: &[&str], there: Option<&[&str]>) -> Self {
+        if self.kind != Kind::Unable {
+            return self;
+        }
+        let there = there.map_or_else(
+            || "/v1/models says what they can do".to_owned(),
+            |there| format!("they can do: {}", there.join(", ")),
+        );
+        Self { words: format!("it needs {}; {there}", needed.join(", ")), ..self }
     }
 
     /// The same, said by one who may be asked again after so long.
@@ -202,14 +216,13 @@ impl Failure {
                 404,
                 "invalid_request_error",
                 "unsupported_by_model",
-                format!(
-                    "No worker for '{model}' serves this endpoint with what the request asks for; /v1/models says what \
-                     they can do."
-                ),
+                format!("No worker for '{model}' can serve this request: {words}."),
             ),
             Kind::TooDear => {
                 let (param, cap) = match self.price_cap {
-                    Some(price) => ("max_price", format!("max_price, {price} nanoton per million tokens")),
+                    Some(price) => {
+                        ("max_price", format!("max_price, {price} nanoton per million completion tokens"))
+                    }
                     None => ("max_coefficient", "max_coefficient".to_owned()),
                 };
                 let message = format!(

@@ -106,6 +106,12 @@ pub(crate) fn coefficient_within(nanoton_per_million: u64, tariff: &Tariff) -> i
     i32::try_from(most).unwrap_or(i32::MAX)
 }
 
+/// What a million completion tokens cost at a coefficient, in nanoton, rounded up.
+pub(crate) fn price_of(coefficient: u32, tariff: &Tariff) -> u64 {
+    let per_coefficient = u128::from(tariff.completion.get()) * u128::from(tariff.price_per_token.get());
+    u64::try_from((u128::from(coefficient) * per_coefficient).div_ceil(10)).unwrap_or(u64::MAX)
+}
+
 /// Holds a claim (the wire's five numbers) against what was received. `offered`: coefficients that were on offer.
 pub(crate) fn assess(
     order: &Order,

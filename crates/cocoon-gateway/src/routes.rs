@@ -25,7 +25,9 @@ const STATEFUL: [&str; 11] = [
 pub(crate) fn nothing_at(path: &str) -> ApiError {
     let quoted: String = path.chars().take(QUOTED).collect();
     let is_count = path.starts_with(Endpoint::InputTokens.path());
-    let why = if !is_count && STATEFUL.iter().any(|start| path.starts_with(start)) {
+    let why = if path.starts_with("/v1/v1/") {
+        " The client's base URL has a /v1 that the client adds by itself."
+    } else if !is_count && STATEFUL.iter().any(|start| path.starts_with(start)) {
         " Workers keep no state, so nothing that was asked before can be fetched, changed or continued."
     } else {
         ""

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 /// Weight of the newest time to the first byte, and of the newest success or failure, in the running averages.
 const NEWEST_WEIGHT: f64 = 0.2;
+/// Tokens that came at once count as if they had taken so long: how fast a worker is cannot be seen from them.
+const SHORTEST: Duration = Duration::from_millis(1);
 /// What is left of the weight of older answers in the running speed with each new one.
 const SPEED_MEMORY: f64 = 0.9;
 /// Time in which a failure rate halves by itself.
@@ -67,7 +69,7 @@ impl Observed {
         #[expect(clippy::cast_precision_loss, reason = "a measurement, no amount")]
         let tokens = tokens as f64;
         self.tokens = self.tokens * SPEED_MEMORY + tokens;
-        self.seconds = self.seconds * SPEED_MEMORY + time.as_secs_f64();
+        self.seconds = self.seconds * SPEED_MEMORY + time.max(SHORTEST).as_secs_f64();
         self.measured_at_us = now_us;
     }
 

@@ -72,7 +72,10 @@ async fn show(options: &Market) -> anyhow::Result<()> {
         Err(_) => options.gateway.clone(),
     };
     let gateway = GatewayClient::at(&url, key, None)?;
-    let (status, body) = gateway.ask(Method::GET, "/v1/market", Bytes::new()).await?;
+    let asked = gateway.ask(Method::GET, "/v1/market", Bytes::new()).await;
+    let hint =
+        "is a gateway running there? `cocoon up` starts a whole network; --gateway says where another one is";
+    let (status, body) = asked.context(hint)?;
     if status != 200 {
         bail!("{}", gateway_client::refusal(status, &body, sent_key));
     }
@@ -84,10 +87,10 @@ async fn show(options: &Market) -> anyhow::Result<()> {
         return Ok(terminal::print(&format!("{all:#}\n"))?);
     }
     let report: Report = serde_json::from_value(all).context("the gateway's answer is no market")?;
-    Ok(terminal::print(&table(&report, sent_key, Style::stdout()))?)
+    Ok(terminal::print(&table(&report, options.model.as_deref(), sent_key, Style::stdout()))?)
 }
 
-fn table(report: &Report, scoped: bool, style: Style) -> String {
+fn table(report: &Report, wanted: Option<&str>, scoped: bool, style: Style) -> String {
     let mut text = String::new();
     for model in &report.models {
         let name: String = one_line(&model.id).chars().take(MAX_NAME).collect();
@@ -120,11 +123,12 @@ fn table(report: &Report, scoped: bool, style: Style) -> String {
         text.push('\n');
     }
     if report.models.is_empty() {
-        text += if scoped {
-            "No worker offers anything that this key is for at the moment.\n"
-        } else {
-            "No worker offers anything at the moment.\n"
+        let what = match wanted {
+            Some(wanted) => format!("a model with '{}' in its name", one_line(wanted)),
+            None if scoped => "anything that this key is for".to_owned(),
+            None => "anything".to_owned(),
         };
+        text += &format!("No worker offers {what} at the moment.\n");
     }
     if report.truncated {
         text += "There is more than is shown.\n";
@@ -202,7 +206,7 @@ mod tests {
             "truncated": false,
         }))
         .unwrap();
-        let text = table(&report, false, Style::plain());
+        let text = table(&report, None, false, Style::plain());
         let lines: Vec<_> = text.lines().collect();
         assert!(
             lines[0].starts_with("llama") && lines[0].contains("INSECURE") && !text.contains('\u{1b}'),

@@ -186,12 +186,25 @@ impl Network {
             gateway.role.ready().await;
             wait_listed(gateway.role.http_addr(), &plan.model).await;
         };
-        ready("the gateway does not know the model", listed).await.map_err(|error| {
-            match gateway.role.last_failure() {
-                Some(why) => error.context(why),
-                None => error,
+        let listed = async {
+            tokio::select! {
+                () = listed => Ok(()),
+                why = left(&gateway.role) => Err(why),
             }
-        })?;
+        };
+        let known =
+            ready("the gateway does not know the model", listed).await.map_err(|error| {
+                match gateway.role.last_failure() {
+                    Some(why) => error.context(why),
+                    None => error,
+                }
+            })?;
+        if let Err(why) = known {
+            bail!(
+                "{why}\nWho has left does not come back: start a new network, with another --dir or after removing {}",
+                plan.dir.display()
+            );
+        }
         let model = plan.model;
         let files = Files { gateway: gateway_file, proxy: proxy_file, workers: worker_files };
         let network = Self { gateway, proxy, workers, model, treasury, chain_server, files, opening, dir };
@@ -396,11 +409,21 @@ impl Node {
     }
 }
 
-async fn ready(otherwise: &str, step: impl Future<Output = ()>) -> anyhow::Result<()> {
+async fn ready<T>(otherwise: &str, step: impl Future<Output = T>) -> anyhow::Result<T> {
     let limit = READY_LIMIT.as_secs();
     tokio::time::timeout(READY_LIMIT, step)
         .await
         .with_context(|| format!("{otherwise} within {limit} s; run again with --log info to see why"))
+}
+
+/// Until the proxy says that this gateway has left it for good.
+async fn left(gateway: &Gateway) -> String {
+    loop {
+        if let Some(why) = gateway.last_failure().filter(|why| why.contains("it has left")) {
+            return why;
+        }
+        tokio::time::sleep(READY_POLL).await;
+    }
 }
 
 /// Until the gateway lists the model.

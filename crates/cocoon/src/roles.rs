@@ -192,6 +192,13 @@ pub(crate) async fn start_gateway(file: &GatewayFile, backend: &Backend) -> anyh
     let role = cocoon_gateway::start(config, settings, Arc::clone(&backend.chain))
         .await
         .context("cannot start the gateway")?;
+    if !has_tls && !role.http_addr().ip().is_loopback() {
+        tracing::warn!(
+            http = %role.http_addr(),
+            "keys and texts reach this address in the clear: set tls.certificate and tls.key, or listen on 127.0.0.1 behind a \
+             server with TLS"
+        );
+    }
     // Where `cocoon keys` finds it, whatever the flags and the system made of the address.
     let address = AdminAddress::of(role.http_addr(), has_tls);
     crate::dir::write_whole(&dir.path().join(ADMIN_ADDRESS), &format!("{}\n", address.url))?;

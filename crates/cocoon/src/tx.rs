@@ -34,7 +34,10 @@ pub(crate) enum Undecodable {
     #[error("this holds neither a bag of cells nor one in hex or base64")]
     NotText,
     /// Bytes of something else.
-    #[error("this is no bag of cells: one begins with b5ee9c72 in hex, te6cc in base64")]
+    #[error(
+        "this is no bag of cells: one begins with b5ee9c72 in hex, te6cc in base64; an account's address goes with --url, the \
+         server of its chain"
+    )]
     NoCells,
     /// Over the limit.
     #[error("this is larger than any transaction can be: over 2 MiB of cells")]

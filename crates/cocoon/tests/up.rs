@@ -7,6 +7,7 @@ mod support;
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::{Mutex, mpsc};
 
 use serde_json::{Value, json};
@@ -171,6 +172,23 @@ fn a_request_under_way_gets_its_answer_before_the_end() {
     assert_eq!(waiting.running.wait(), Some(0));
     let (status, answer) = waiting.request.join().unwrap().unwrap();
     assert!(status == 200 && answer.contains("At last."), "{answer}");
+}
+
+#[test]
+fn who_starts_it_so_that_it_outlives_its_terminal_is_heeded() {
+    let directory = tempfile::tempdir().unwrap();
+    let plain = cocoon(&["up", "--dir", text(directory.path()), "--port-base", "0", "--json"]);
+    let mut command = Command::new("nohup");
+    command.arg(plain.get_program()).args(plain.get_args()).stdin(Stdio::null());
+    for (name, _) in plain.get_envs() {
+        command.env_remove(name);
+    }
+    let mut running = Running::start(command, Listen::Stdout);
+    let endpoints = running.json_with("gateway");
+    running.signal("HUP");
+    ask(&endpoints);
+    // Where the first signal had begun its end, this were the second.
+    assert_eq!(running.stop(), Some(0));
 }
 
 #[test]

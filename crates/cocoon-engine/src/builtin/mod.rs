@@ -120,9 +120,9 @@ impl Engine for ExtractiveSummary {
         Box::pin(std::future::ready(EngineHealth { ready: true, models, detail: None }))
     }
 
-    /// Chats and completions, whatever was known. Tools may be offered, which it never calls.
+    /// Chats and completions, whatever was known.
     fn explore<'a>(&'a self, _: &'a str, _: u32) -> BoxFuture<'a, u32> {
-        Box::pin(std::future::ready(ability::CHAT | ability::COMPLETIONS | ability::TOOLS))
+        Box::pin(std::future::ready(ability::CHAT | ability::COMPLETIONS))
     }
 }
 

@@ -49,7 +49,9 @@ impl Limits {
 
 /// Headers that belong to an error and not to all answers: whether a client should try again by itself.
 pub(crate) fn stamp_error(error: &ApiError, headers: &mut HeaderMap) {
-    if error.status == 429 && error.kind == "insufficient_quota" {
+    // Neither budget nor price changes within the moment that clients wait.
+    let of_price = error.code.as_deref() == Some("price_cap_too_low");
+    if of_price || (error.status == 429 && error.kind == "insufficient_quota") {
         headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
     }
     if error.status == 401 {
@@ -134,7 +136,7 @@ fn quota(which: Exhausted, wanted: u64, to_midnight: u64) -> ApiError {
     };
     let message = format!(
         "This key's {what} is {} TON, of which {} TON are spent or set aside; this request can cost up to {} TON. Lower \
-         max_tokens, or ask whoever gave you the key.",
+         max_tokens, or what a token may cost (max_coefficient, max_price), or ask whoever gave you the key.",
         ton(budget),
         ton(used),
         ton(wanted)

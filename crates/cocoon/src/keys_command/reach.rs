@@ -39,7 +39,9 @@ impl Reach {
             return Ok(Self::Running(Box::new(GatewayClient::at(url, Some(token), None)?)));
         }
         let file = args.load()?;
-        if !file.dir.exists() && !file.dir.parent().is_none_or(Path::exists) {
+        // A relative one of one part has an empty parent: where we are.
+        let parent = file.dir.parent().filter(|parent| !parent.as_os_str().is_empty());
+        if !file.dir.exists() && !parent.is_none_or(Path::exists) {
             bail!("there is no directory {}; name the gateway with --config or --dir", file.dir.display());
         }
         match StateDir::try_open(&file.dir)? {

@@ -46,8 +46,14 @@ impl Backend {
         let hint =
             "name a server with the chain's API in chain.url, or the JSON file of a fixed root configuration";
         let file = required(role, "root.file", root.file.as_ref(), hint)?;
-        let hint = "cannot read the root configuration";
-        let chain = Arc::new(StaticChain::from_file(file.clone()).await.context(hint)?);
+        let unread = || {
+            format!(
+                "cannot read the root configuration, {}: it is a JSON file with a fixed one (docs/operations.md); to take it \
+                 from a chain, set chain.url and root.address instead of root.file",
+                file.display()
+            )
+        };
+        let chain = Arc::new(StaticChain::from_file(file.clone()).await.with_context(unread)?);
         Ok(Self { chain: chain.clone(), settles: false, file: Some(chain) })
     }
 }

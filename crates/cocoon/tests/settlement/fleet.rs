@@ -1,12 +1,13 @@
 //! A chain, a proxy, two workers and a gateway as processes, each started from its configuration file and on ports
 //! that stay the same, so that any of them can be killed and started again.
 
+use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use cocoon_chain::wallet::WalletDriver;
@@ -345,12 +346,18 @@ async fn make_root(url: &str, http: &str, workers: u16, clients: u16) -> Address
 
 /// Free ports below those that the system gives to outgoing connections, so that they stay free while a process is dead.
 fn ports(count: usize) -> Vec<u16> {
-    let mut held = Vec::new();
-    while held.len() < count {
+    // Those of the other tests in this process, too, whose nodes may not have taken them yet.
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    let mut given = GIVEN.lock().unwrap();
+    let mut ports = Vec::new();
+    while ports.len() < count {
         let port = rand::rng().random_range(15_000..32_000);
-        held.extend(TcpListener::bind(("127.0.0.1", port)));
+        if !given.contains(&port) && TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            given.insert(port);
+            ports.push(port);
+        }
     }
-    held.iter().map(|listener| listener.local_addr().unwrap().port()).collect()
+    ports
 }
 
 /// One HTTP exchange; `None` where the answer is not whole.

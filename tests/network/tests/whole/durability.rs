@@ -1,6 +1,7 @@
 //! Processes that are killed in the middle of their work, and go on from their logs.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::process::Stdio;
 use std::sync::Arc;
@@ -62,9 +63,12 @@ impl Process {
 
 /// A port that is free now, outside the range from which the system gives ports to those who dial.
 fn free_port() -> u16 {
+    // Those of the other tests in this process, too, whose nodes may not have taken them yet.
+    static GIVEN: std::sync::Mutex<BTreeSet<u16>> = std::sync::Mutex::new(BTreeSet::new());
+    let mut given = GIVEN.lock().unwrap();
     (0..1000)
         .map(|_| rand::random_range(12_000..30_000))
-        .find(|&port| std::net::TcpListener::bind(("127.0.0.1", port)).is_ok())
+        .find(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok() && given.insert(*port))
         .unwrap()
 }
 
