@@ -288,6 +288,8 @@ impl From<&RequestFailure> for Failure {
             match failure.code {
                 ErrorCode::TIMEOUT => Kind::TimedOut,
                 ErrorCode::NOT_READY if says("connection to the proxy") => Kind::Lost,
+                // Its proxy is there, and says so.
+                ErrorCode::NOT_READY if says("the worker went away") => Kind::Engine,
                 ErrorCode::NOT_READY => Kind::Proxy,
                 ErrorCode::ERROR if says("too slowly") => Kind::Proxy,
                 ErrorCode::PROTOCOL if says("connection") || says("version") => Kind::Proxy,
@@ -386,6 +388,7 @@ mod tests {
             (651, "no ready workers for modelm", 503),
             (651, "can run this query with coefficient=7000", 503),
             (651, "all workers for model m are busy", 429),
+            (651, "the worker went away", 502),
             (651, "proxy is disabled", 503),
             (651, "client is closing", 503),
             (652, "timeout", 504),

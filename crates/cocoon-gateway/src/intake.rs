@@ -148,8 +148,8 @@ pub(crate) async fn read_body(
         let within = if announced > limit { until.min(Instant::now() + DISCARDING) } else { until };
         let next = match tokio::time::timeout_at(within.into(), body.frame()).await {
             Ok(next) => next,
-            // It announced too much and sends nothing.
-            Err(_) if announced > limit => None,
+            // Its request fails whatever may come.
+            Err(_) if !kept || announced > limit => None,
             Err(_) => return Err(slow()),
         };
         let Some(frame) = next else { break };
@@ -158,9 +158,6 @@ pub(crate) async fn read_body(
         })?;
         let Ok(data) = frame.into_data() else { continue };
         received = received.saturating_add(data.len());
-        // What comes earns time, but no more than there was at first: whoever was quick may not be idle for that.
-        until += Duration::from_millis((data.len() * 1000 / LEAST_BYTES_PER_SECOND) as u64);
-        until = until.min(Instant::now() + limits.body_timeout);
         if received > limit.saturating_add(MAX_DRAINED_BYTES) {
             break;
         }
@@ -171,8 +168,12 @@ pub(crate) async fn read_body(
         if !kept {
             // What was kept so far goes, the rest is read and dropped, so that the caller gets to read why.
             (first, joined) = Default::default();
+            in_flight.room = None;
             continue;
         }
+        // What is kept earns time, but no more than there was at first: whoever was quick may not be idle for that.
+        until += Duration::from_millis((data.len() * 1000 / LEAST_BYTES_PER_SECOND) as u64);
+        until = until.min(Instant::now() + limits.body_timeout);
         if first.is_empty() && joined.is_empty() {
             first = data;
             continue;

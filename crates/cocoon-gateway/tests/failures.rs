@@ -89,6 +89,32 @@ async fn whoever_announces_too_much_and_sends_nothing_hears_so() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_that_is_dropped_takes_no_room() {
+    let limits = GatewayLimits {
+        max_body_bytes: 1 << 20,
+        max_conversation_bytes: 1 << 20,
+        max_upload_bytes: 1 << 20,
+        max_held_bytes: 1 << 20,
+        ..GatewayLimits::default()
+    };
+    let network = Network::start(Plan { limits, ..Plan::default() }, vec![answers()]).await;
+    let mut tcp = TcpStream::connect(network.gateway.http_addr()).await.unwrap();
+    let head = "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n";
+    tcp.write_all(head.as_bytes()).await.unwrap();
+    // All the room there is, then more, and no end.
+    for _ in 0..17 {
+        tcp.write_all(format!("10000\r\n{}\r\n", " ".repeat(1 << 16)).as_bytes()).await.unwrap();
+    }
+    let mut client = network.client().await;
+    let large = ask(&json!({"user": "x".repeat(200_000)}));
+    let began = Instant::now();
+    while client.post(&large).await.status != 200 {
+        assert!(began.elapsed() < support::SOON, "the room stays taken");
+    }
+    drop(tcp);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_head_that_two_readers_could_take_for_two_requests_is_refused() {
     let network = Network::with(answers()).await;
     let body = ask(&json!({})).to_string();
