@@ -20,6 +20,8 @@ use crate::settle::{MIN_SECRET_BYTES, SettlementConfig};
 
 /// Bytes of a request that are left for its headers and framing beside the body.
 pub(crate) const HEADER_ALLOWANCE_BYTES: usize = 64 * 1024;
+/// The longest that a request or its body can be given.
+const LONGEST_TIMEOUT: Duration = Duration::from_secs(86_400);
 /// The most that a limit on bodies can be set to, in bytes.
 const LARGEST_BODY_BYTES: usize = 1 << 30;
 
@@ -251,6 +253,12 @@ impl GatewayLimits {
         if self.idempotency.answer_bytes > self.idempotency.bytes {
             return Err("idempotency_answer_bytes must be at most idempotency_bytes".to_owned());
         }
+        // Moments are reckoned from these.
+        for (name, time) in [("body_timeout", self.body_timeout), ("default_timeout", self.default_timeout)] {
+            if time > LONGEST_TIMEOUT {
+                return Err(format!("{name} must be at most {} seconds", LONGEST_TIMEOUT.as_secs()));
+            }
+        }
         if self.default_timeout.is_zero() {
             return Err("default_timeout must be above 0".to_owned());
         }
@@ -301,6 +309,7 @@ mod tests {
         assert!(refused(|limits| limits.retry.budget_percent = 1001).contains("retry_budget_percent"));
         assert!(refused(|limits| limits.default_max_tokens = u32::MAX).contains("default_max_tokens"));
         assert!(refused(|limits| limits.default_timeout = Duration::ZERO).contains("default_timeout"));
+        assert!(refused(|limits| limits.body_timeout = Duration::MAX).contains("body_timeout"));
     }
 
     #[test]

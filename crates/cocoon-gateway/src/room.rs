@@ -75,6 +75,7 @@ impl Drop for Place {
             return;
         }
         let mut held = self.room.held();
+        // All that a place has was added to both sums when it got it, and is taken away here alone.
         held.bytes -= self.bytes;
         if let Some(of_key) = held.by_key.get_mut(&self.key) {
             *of_key -= self.bytes;

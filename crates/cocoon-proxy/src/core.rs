@@ -372,7 +372,7 @@ fn log_end(end: &RequestEnd) {
     let took_ms = end.took.as_millis();
     // What its caller and its gateway call it, and what its worker does: together they join the logs of all three.
     let (request, attempt) = (|| hex::encode(end.client_request), || hex::encode(end.attempt));
-    match &end.failure {
+    match end.failure.as_ref().filter(|failure| failure.code != ErrorCode::CANCELLED) {
         None => tracing::debug!(
             request = request(),
             attempt = attempt(),
@@ -380,16 +380,8 @@ fn log_end(end: &RequestEnd) {
             charged = end.charged,
             attempts = end.attempts,
             took_ms,
-            "request answered"
-        ),
-        Some(failure) if failure.code == ErrorCode::CANCELLED => tracing::debug!(
-            request = request(),
-            attempt = attempt(),
-            model = end.model,
-            charged = end.charged,
-            attempts = end.attempts,
-            took_ms,
-            "the caller left"
+            "{}",
+            if end.failure.is_some() { "the caller left" } else { "request answered" }
         ),
         Some(failure) => tracing::info!(
             request = request(),
